@@ -1,0 +1,151 @@
+package creto
+
+import (
+	"context"
+	"strings"
+
+	"creto.dev/fault"
+)
+
+// The actions that policies speak of, each on one type of resource
+// (R-AZ-19…22 and docs/architecture.md).
+const (
+	CallModel      = "call_model"
+	CallTool       = "call_tool"
+	HTTPRequest    = "http_request"
+	NetworkEgress  = "network_egress"
+	SpawnSandbox   = "spawn_sandbox"
+	SendMessage    = "send_message"
+	AccessSecret   = "access_secret"
+	ConsumeQuota   = "consume_quota"
+	maxActionBytes = 64 << 10
+)
+
+// actionResources maps each action to its resource type.
+var actionResources = map[string]string{
+	CallModel:     "Model",
+	CallTool:      "Tool",
+	HTTPRequest:   "Url",
+	NetworkEgress: "Host",
+	SpawnSandbox:  "Image",
+	SendMessage:   "Agent",
+	AccessSecret:  "Secret",
+	ConsumeQuota:  "Meter",
+}
+
+// ActionNames returns the known actions, unordered.
+func ActionNames() []string {
+	names := make([]string, 0, len(actionResources))
+	for name := range actionResources {
+		names = append(names, name)
+	}
+	return names
+}
+
+// ResourceType returns the type of resource that action acts on.
+func ResourceType(action string) (string, bool) {
+	t, ok := actionResources[action]
+	return t, ok
+}
+
+// Resource is what an action acts on. Its text is Type::id.
+type Resource struct {
+	Type string
+	ID   string
+}
+
+// String returns Type::id.
+func (r Resource) String() string { return r.Type + "::" + r.ID }
+
+// Action is one thing that an agent asks to do.
+type Action struct {
+	// Name is one of the constants above.
+	Name string
+	// Resource is what it is done to.
+	Resource Resource
+	// Args is the exact request, as canonical bytes. Its digest is what a
+	// consent and a receipt are bound to; the bytes themselves are shown to
+	// an approver and never written to the audit log.
+	Args []byte
+	// Context holds the attributes that policies may read: strings, bools,
+	// int64, and json.Number, map[string]any and []any of those.
+	Context map[string]any
+	// IdempotencyKey makes a retry attach to the first attempt. Optional.
+	IdempotencyKey string
+	// Sandbox names the run that asks, if any.
+	Sandbox string
+}
+
+// Validate reports whether a is well formed.
+//
+// Errors: InvalidArgument (Permanent).
+func (a Action) Validate() error {
+	const op fault.Op = "creto.Action.Validate"
+	want, ok := ResourceType(a.Name)
+	switch {
+	case !ok:
+		return fault.New(op, fault.InvalidArgument, "%q is no action", a.Name)
+	case a.Resource.Type != want:
+		return fault.New(op, fault.InvalidArgument, "%s acts on %s, not on %q", a.Name, want, a.Resource.Type)
+	case a.Resource.ID == "" || len(a.Resource.ID) > maxActionBytes:
+		return fault.New(op, fault.InvalidArgument, "the resource's id has %d bytes; allowed are 1 to %d", len(a.Resource.ID), maxActionBytes)
+	case strings.ToValidUTF8(a.Resource.ID, "") != a.Resource.ID:
+		return fault.New(op, fault.InvalidArgument, "the resource's id is not UTF-8")
+	}
+	return nil
+}
+
+// ArgsDigest returns the digest of Args; zero without any.
+func (a Action) ArgsDigest() Digest {
+	if len(a.Args) == 0 {
+		return Digest{}
+	}
+	return DigestOf(a.Args)
+}
+
+// ParseResource reads what a person types: Type::id, or a bare id where action
+// has one type of resource.
+//
+// Errors: InvalidArgument (Permanent).
+func ParseResource(action, text string) (Resource, error) {
+	const op fault.Op = "creto.ParseResource"
+	want, ok := ResourceType(action)
+	if !ok {
+		return Resource{}, fault.New(op, fault.InvalidArgument, "%q is no action", action)
+	}
+	r := Resource{Type: want, ID: text}
+	if t, id, found := strings.Cut(text, "::"); found && !strings.ContainsAny(t, "/:.") {
+		r = Resource{Type: t, ID: id}
+	}
+	return r, Action{Name: action, Resource: r}.Validate()
+}
+
+type contextKey int
+
+const (
+	traceKey contextKey = iota
+	callerKey
+)
+
+// WithTrace returns ctx carrying a W3C trace id (32 hexadecimal digits).
+func WithTrace(ctx context.Context, traceID string) context.Context {
+	return context.WithValue(ctx, traceKey, traceID)
+}
+
+// TraceOf returns the trace id that ctx carries, or "".
+func TraceOf(ctx context.Context) string {
+	id, _ := ctx.Value(traceKey).(string)
+	return id
+}
+
+// WithCaller returns ctx carrying the verified principal on whose behalf an
+// administrative call runs. Only a listener that authenticated it sets this.
+func WithCaller(ctx context.Context, id ID) context.Context {
+	return context.WithValue(ctx, callerKey, id)
+}
+
+// CallerOf returns the principal that ctx carries, or the zero ID.
+func CallerOf(ctx context.Context) ID {
+	id, _ := ctx.Value(callerKey).(ID)
+	return id
+}

@@ -1,0 +1,245 @@
+// Package creto is the shared vocabulary of Creto: who acts ([ID]), what they
+// do ([Action] on a [Resource]), when ([Timestamp]), and the [Digest] that
+// names content. Every other package speaks in these types; this one knows
+// only package fault and the standard library.
+//
+// Creto runs AI agents under authority. docs/architecture.md follows one
+// action from token to receipt through the packages.
+package creto
+
+import (
+	"crypto/rand"
+	"crypto/sha3"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"creto.dev/fault"
+)
+
+// Kind says what sort of principal an ID names.
+type Kind string
+
+// The kinds of principals.
+const (
+	KindAgent    Kind = "agent"
+	KindHuman    Kind = "human"
+	KindWorkload Kind = "workload"
+)
+
+// DefaultTenant is the tenant of a node that was given none.
+const DefaultTenant = "default"
+
+// maxNameBytes bounds each part of an ID, as DNS bounds a label.
+const maxNameBytes = 63
+
+// ID names a principal inside a trust domain and tenant. Its text is a SPIFFE
+// id: spiffe://<trust-domain>/<tenant>/<kind>/<name>. The zero ID names nobody
+// and is valid nowhere. IDs are comparable.
+type ID struct {
+	TrustDomain string
+	Tenant      string
+	Kind        Kind
+	Name        string
+}
+
+// String returns the SPIFFE id, or "" for the zero ID.
+func (id ID) String() string {
+	if id == (ID{}) {
+		return ""
+	}
+	return "spiffe://" + id.TrustDomain + "/" + id.Tenant + "/" + string(id.Kind) + "/" + id.Name
+}
+
+// IsZero reports whether id names nobody.
+func (id ID) IsZero() bool { return id == ID{} }
+
+// MarshalText implements encoding.TextMarshaler.
+func (id ID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler; it accepts what [ParseID]
+// accepts, and "" as the zero ID.
+func (id *ID) UnmarshalText(text []byte) error {
+	if len(text) == 0 {
+		*id = ID{}
+		return nil
+	}
+	parsed, err := ParseID(string(text))
+	if err == nil {
+		*id = parsed
+	}
+	return err
+}
+
+// ParseID reads a SPIFFE id of Creto's form. Names are 1 to 63 of a–z, 0–9,
+// '-', '_' and '.', beginning with a letter or digit; trust domains likewise.
+//
+// Errors: InvalidArgument (Permanent).
+func ParseID(text string) (ID, error) {
+	const op fault.Op = "creto.ParseID"
+	rest, ok := strings.CutPrefix(text, "spiffe://")
+	parts := strings.Split(rest, "/")
+	if !ok || len(parts) != 4 {
+		return ID{}, fault.New(op, fault.InvalidArgument, "%q is not of the form spiffe://<trust-domain>/<tenant>/<kind>/<name>", text)
+	}
+	id := ID{TrustDomain: parts[0], Tenant: parts[1], Kind: Kind(parts[2]), Name: parts[3]}
+	return id, id.Validate()
+}
+
+// Validate reports whether id names somebody.
+//
+// Errors: InvalidArgument (Permanent).
+func (id ID) Validate() error {
+	const op fault.Op = "creto.ID.Validate"
+	switch id.Kind {
+	case KindAgent, KindHuman, KindWorkload:
+	default:
+		return fault.New(op, fault.InvalidArgument, "%q is not a kind of principal; use agent, human or workload", id.Kind)
+	}
+	for what, name := range map[string]string{"trust domain": id.TrustDomain, "tenant": id.Tenant, "name": id.Name} {
+		if !validName(name) {
+			return fault.New(op, fault.InvalidArgument, "%q is no %s: use 1 to %d of a-z, 0-9, '-', '_' and '.', beginning with a letter or digit", name, what, maxNameBytes)
+		}
+	}
+	return nil
+}
+
+func validName(s string) bool {
+	if s == "" || len(s) > maxNameBytes {
+		return false
+	}
+	for i, c := range []byte(s) {
+		alnum := 'a' <= c && c <= 'z' || '0' <= c && c <= '9'
+		if !alnum && (i == 0 || c != '-' && c != '_' && c != '.') {
+			return false
+		}
+	}
+	return true
+}
+
+// Digest is a SHA3-256 digest (R-CRY-15). The zero Digest stands for absent
+// content.
+type Digest [32]byte
+
+// digestPrefix names the algorithm in a digest's text.
+const digestPrefix = "sha3-256:"
+
+// DigestOf returns the digest of data.
+func DigestOf(data []byte) Digest { return sha3.Sum256(data) }
+
+// IsZero reports whether d stands for absent content.
+func (d Digest) IsZero() bool { return d == Digest{} }
+
+// String returns "sha3-256:" and 64 hexadecimal digits.
+func (d Digest) String() string { return digestPrefix + hex.EncodeToString(d[:]) }
+
+// MarshalText implements encoding.TextMarshaler.
+func (d Digest) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Digest) UnmarshalText(text []byte) error {
+	parsed, err := ParseDigest(string(text))
+	if err == nil {
+		*d = parsed
+	}
+	return err
+}
+
+// ParseDigest reads what [Digest.String] writes.
+//
+// Errors: InvalidArgument (Permanent).
+func ParseDigest(text string) (Digest, error) {
+	const op fault.Op = "creto.ParseDigest"
+	var d Digest
+	digits, ok := strings.CutPrefix(text, digestPrefix)
+	if !ok || hex.DecodedLen(len(digits)) != len(d) || digits != strings.ToLower(digits) {
+		return d, fault.New(op, fault.InvalidArgument, "%q is no digest; expected %s and 64 hexadecimal digits", text, digestPrefix)
+	}
+	if _, err := hex.Decode(d[:], []byte(digits)); err != nil {
+		return Digest{}, fault.New(op, fault.InvalidArgument, "%q is no digest; expected %s and 64 hexadecimal digits", text, digestPrefix)
+	}
+	return d, nil
+}
+
+// UUID is a random 128-bit identifier (RFC 9562, version 4).
+type UUID [16]byte
+
+// NewUUID returns a fresh random identifier. It never fails: crypto/rand ends
+// the process rather than return weak bytes.
+func NewUUID() UUID {
+	var u UUID
+	_, _ = rand.Read(u[:]) // documented never to return an error
+	u[6] = u[6]&0x0f | 0x40
+	u[8] = u[8]&0x3f | 0x80
+	return u
+}
+
+// IsZero reports whether u is absent.
+func (u UUID) IsZero() bool { return u == UUID{} }
+
+// String returns the usual text form.
+func (u UUID) String() string {
+	return fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (u UUID) MarshalText() ([]byte, error) { return []byte(u.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (u *UUID) UnmarshalText(text []byte) error {
+	parsed, err := ParseUUID(string(text))
+	if err == nil {
+		*u = parsed
+	}
+	return err
+}
+
+// ParseUUID reads what [UUID.String] writes.
+//
+// Errors: InvalidArgument (Permanent).
+func ParseUUID(text string) (UUID, error) {
+	var u UUID
+	raw, err := hex.DecodeString(strings.ReplaceAll(text, "-", ""))
+	if err != nil || len(raw) != len(u) || UUID(raw).String() != text {
+		return u, fault.New("creto.ParseUUID", fault.InvalidArgument, "%q is no UUID", text)
+	}
+	return UUID(raw), nil
+}
+
+// Secret is text that must not be seen: it prints as *** wherever it is
+// formatted, logged or marshalled. Only Reveal shows it.
+type Secret struct{ text string }
+
+// NewSecret hides text.
+func NewSecret(text string) Secret { return Secret{text} }
+
+// Reveal returns the hidden text. Call it where the text is used, not before.
+func (s Secret) Reveal() string { return s.text }
+
+// IsZero reports whether there is nothing hidden.
+func (s Secret) IsZero() bool { return s.text == "" }
+
+// redacted is what a secret prints as.
+const redacted = "***"
+
+// String hides the text.
+func (Secret) String() string { return redacted }
+
+// GoString hides the text from %#v.
+func (Secret) GoString() string { return redacted }
+
+// Format hides the text from every verb.
+func (Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
+
+// LogValue hides the text from log/slog.
+func (Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// MarshalText hides the text from encoders.
+func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+// UnmarshalText takes the text in, as from a configuration file.
+func (s *Secret) UnmarshalText(text []byte) error {
+	s.text = string(text)
+	return nil
+}

@@ -1,0 +1,3 @@
+module creto.dev
+
+go 1.26
