@@ -1,0 +1,55 @@
+package localpqc_test
+
+import (
+	"encoding/json"
+	"os"
+	"testing"
+
+	"creto.dev/pqc"
+	"creto.dev/pqc/localpqc"
+	"creto.dev/pqc/pqctest"
+)
+
+func TestProvider(t *testing.T) {
+	pqctest.Run(t, func(*testing.T) pqc.Provider { return localpqc.New() })
+}
+
+// The draft's own vector, signed by another implementation.
+func TestCompositeVector(t *testing.T) {
+	data, err := os.ReadFile("testdata/composite.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v struct {
+		M, Ctx, PK, SK []byte
+		S              []byte `json:"sWithContext"`
+	}
+	if err := json.Unmarshal(data, &v); err != nil {
+		t.Fatal(err)
+	}
+	p := localpqc.New()
+	public := pqc.PublicKey{Algorithm: pqc.MLDSA65Ed25519, Bytes: v.PK}
+	sig := pqc.Signature{Algorithm: pqc.MLDSA65Ed25519, Bytes: v.S}
+	if err := p.Verify(pqc.Purpose(v.Ctx), v.M, sig, public); err != nil {
+		t.Errorf("Verify of the draft's signature: %v", err)
+	}
+	key := pqc.SigningKey{Algorithm: pqc.MLDSA65Ed25519, Seed: v.SK}
+	got, err := p.Public(key)
+	if err != nil || string(got.Bytes) != string(v.PK) {
+		t.Errorf("Public of the draft's secret key differs from its public key (err %v)", err)
+	}
+}
+
+func BenchmarkSign(b *testing.B) {
+	p := localpqc.New()
+	key, err := p.GenerateSigningKey(pqc.MLDSA65Ed25519)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := p.Sign(pqc.PurposeRecord, []byte("message"), key); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
