@@ -170,20 +170,28 @@ func RetryAfter(err error) time.Duration {
 	return 0
 }
 
+// constantMessage is all that a caller learns of why something did not decrypt:
+// a reason would be a decryption oracle (B-10).
+const constantMessage = "decryption failed"
+
 // Message returns what a client may see: the messages of the faults in err's
 // chain, outermost first, and never the text of a foreign cause. The detail of
-// an Internal fault is never shown (R-NHI-20).
+// an Internal fault, and of whatever caused it, is never shown (R-NHI-20); that
+// of a failed decryption is always the same (B-10).
 func Message(err error) string {
 	if err == nil {
 		return ""
 	}
-	if CodeOf(err).Kind() == Internal {
+	switch code := CodeOf(err); {
+	case code.Kind() == Internal:
 		return Internal.String()
+	case undecrypted(code):
+		return constantMessage
 	}
 	var text string
 	for at := err; at != nil; {
 		e, ok := errors.AsType[*Error](at)
-		if !ok {
+		if !ok || e.code.Kind() == Internal || undecrypted(e.code) {
 			break
 		}
 		if e.message != "" {
@@ -198,4 +206,9 @@ func Message(err error) string {
 		return CodeOf(err).String()
 	}
 	return text
+}
+
+// undecrypted reports whether c says that something did not decrypt.
+func undecrypted(c Code) bool {
+	return c == CryptoDecryptionFailed || c == CryptoKeyDecapsulationFailed || c == CryptoInvalidCiphertext
 }
