@@ -134,6 +134,21 @@ func (d Digest) IsZero() bool { return d == Digest{} }
 // String returns "sha3-256:" and 64 hexadecimal digits.
 func (d Digest) String() string { return digestPrefix + hex.EncodeToString(d[:]) }
 
+// MarshalBinary implements encoding.BinaryMarshaler: the 32 bytes.
+func (d Digest) MarshalBinary() ([]byte, error) { return d[:], nil }
+
+// UnmarshalBinary implements encoding.BinaryUnmarshaler.
+func (d *Digest) UnmarshalBinary(data []byte) error { return fill("creto.Digest", d[:], data) }
+
+// fill copies data to target if it has just that length.
+func fill(op fault.Op, target, data []byte) error {
+	if len(data) != len(target) {
+		return fault.New(op, fault.InvalidArgument, "%d bytes instead of %d", len(data), len(target))
+	}
+	copy(target, data)
+	return nil
+}
+
 // MarshalText implements encoding.TextMarshaler.
 func (d Digest) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
@@ -182,6 +197,12 @@ func (u UUID) IsZero() bool { return u == UUID{} }
 func (u UUID) String() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
 }
+
+// MarshalBinary implements encoding.BinaryMarshaler: the 16 bytes.
+func (u UUID) MarshalBinary() ([]byte, error) { return u[:], nil }
+
+// UnmarshalBinary implements encoding.BinaryUnmarshaler.
+func (u *UUID) UnmarshalBinary(data []byte) error { return fill("creto.UUID", u[:], data) }
 
 // MarshalText implements encoding.TextMarshaler.
 func (u UUID) MarshalText() ([]byte, error) { return []byte(u.String()), nil }

@@ -1,0 +1,133 @@
+package nhi_test
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+	"time"
+
+	"creto.dev"
+	"creto.dev/fault"
+	"creto.dev/nhi"
+	"creto.dev/pqc"
+	"creto.dev/pqc/localpqc"
+)
+
+// chainOf makes a valid chain alice → boss → helper and lets edit change the
+// second link before it is signed.
+func chainOf(t *testing.T, edit func(*nhi.Link)) ([]nhi.SignedLink, pqc.PublicKey) {
+	t.Helper()
+	p := localpqc.New()
+	key := func() (pqc.SigningKey, pqc.PublicKey) {
+		k, err := p.GenerateSigningKey(pqc.MLDSA65Ed25519)
+		if err != nil {
+			t.Fatal(err)
+		}
+		public, err := p.Public(k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k, public
+	}
+	sign := func(k pqc.SigningKey, l nhi.Link) nhi.SignedLink {
+		s, err := nhi.SignLink(p, k, l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	id := func(kind creto.Kind, name string) creto.ID {
+		return creto.ID{TrustDomain: "test.local", Tenant: "default", Kind: kind, Name: name}
+	}
+	root, rootPublic := key()
+	boss, bossPublic := key()
+	_, helperPublic := key()
+	first := nhi.Link{
+		Issuer: id(creto.KindHuman, "alice"), Subject: id(creto.KindAgent, "boss"), SubjectKey: bossPublic,
+		Scope: nhi.Scope{Actions: []string{"call_*"}, Resources: []string{"*"}}, NotBefore: 1000, NotAfter: 2000, MaxDepth: 2,
+		Proof: nhi.Proof{Kind: nhi.ProofBootstrap}, Nonce: creto.NewUUID(),
+	}
+	signed := sign(root, first)
+	second := nhi.Link{
+		Issuer: first.Subject, Subject: id(creto.KindAgent, "helper"), SubjectKey: helperPublic,
+		Scope: nhi.Scope{Actions: []string{"call_model"}, Resources: []string{"Model::*"}}, NotBefore: 1000, NotAfter: 1900, MaxDepth: 1,
+		Parent: signed.Digest(), Nonce: creto.NewUUID(),
+	}
+	if edit != nil {
+		edit(&second)
+	}
+	return []nhi.SignedLink{signed, sign(boss, second)}, rootPublic
+}
+
+func TestVerifyDelegation(t *testing.T) {
+	at := time.Unix(1500, 0)
+	verify := func(links []nhi.SignedLink, root pqc.PublicKey, now time.Time) error {
+		_, err := nhi.VerifyDelegation(t.Context(), links, []pqc.PublicKey{root}, localpqc.New(), now, nil)
+		return err
+	}
+	links, root := chainOf(t, nil)
+	if err := verify(links, root, at); err != nil {
+		t.Fatalf("a good chain: %v", err)
+	}
+	refuse := func(name string, err error) {
+		t.Helper()
+		if !errors.Is(err, fault.NHIDelegationVerificationFailed) {
+			t.Errorf("%s: %v, want NHIDelegationVerificationFailed", name, err)
+		}
+	}
+	refuse("no links", verify(nil, root, at))
+	refuse("too early", verify(links, root, time.Unix(999, 0)))
+	refuse("too late", verify(links, root, time.Unix(1900, 0)))
+	refuse("without its head", verify(links[1:], root, at))
+	refuse("in another order", verify([]nhi.SignedLink{links[1], links[0]}, root, at))
+	_, other := chainOf(t, nil)
+	refuse("another root", verify(links, other, at))
+	for i := range links[1].Body {
+		flipped := []nhi.SignedLink{links[0], {Body: bytes.Clone(links[1].Body), Signature: links[1].Signature}}
+		flipped[1].Body[i] ^= 1
+		if i%37 == 0 {
+			refuse("a flipped byte", verify(flipped, root, at))
+		}
+	}
+	for name, edit := range map[string]func(*nhi.Link){
+		"more actions":      func(l *nhi.Link) { l.Scope.Actions = []string{"*"} },
+		"outlives":          func(l *nhi.Link) { l.NotAfter = 2001 },
+		"too deep":          func(l *nhi.Link) { l.MaxDepth = 2 },
+		"another tenant":    func(l *nhi.Link) { l.Subject.Tenant = "other" },
+		"another issuer":    func(l *nhi.Link) { l.Issuer.Name = "stranger" },
+		"another parent":    func(l *nhi.Link) { l.Parent = creto.DigestOf(nil) },
+		"to a human":        func(l *nhi.Link) { l.Subject.Kind = creto.KindHuman },
+		"claims a proof":    func(l *nhi.Link) { l.Proof.Kind = nhi.ProofBootstrap },
+		"issued by a human": func(l *nhi.Link) { l.Issuer.Kind = creto.KindHuman },
+	} {
+		links, root := chainOf(t, edit)
+		refuse(name, verify(links, root, at))
+	}
+}
+
+func TestScopeWithin(t *testing.T) {
+	for _, test := range []struct {
+		child, parent string
+		want          bool
+	}{
+		{"a", "a", true}, {"a", "b", false}, {"a", "*", true}, {"*", "a", false},
+		{"ab", "a*", true}, {"a*", "a*", true}, {"ab*", "a*", true}, {"a*", "ab*", false},
+		{"a*", "a", false}, {"", "*", true}, {"*", "*", true}, {"*", "a*", false},
+	} {
+		child := nhi.Scope{Actions: []string{test.child}, Resources: []string{"*"}}
+		parent := nhi.Scope{Actions: []string{test.parent}, Resources: []string{"*"}}
+		if got := child.Within(parent); got != test.want {
+			t.Errorf("%q within %q = %v, want %v", test.child, test.parent, got, test.want)
+		}
+	}
+}
+
+func FuzzParseLink(f *testing.F) {
+	f.Add([]byte{0xa0})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		link, err := nhi.SignedLink{Body: data}.Link()
+		if err == nil && link.Version != 1 {
+			t.Errorf("accepted version %d", link.Version)
+		}
+	})
+}
