@@ -1,0 +1,210 @@
+// Package call puts policies around a call to a contract: a deadline, a time
+// limit for each attempt, retries, and what the log and the metrics hear of it.
+// They are written once, here, and nest in one order (R-PAT-5):
+//
+//	deadline → retry → time limit → the call
+//
+// A retry is spent only on a fault that says it may help ([fault.Retryable]), only
+// on a call that may safely be repeated ([Read], or [Write] with an idempotency
+// key), and never beyond the caller's deadline.
+package call
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"creto.dev/fault"
+)
+
+// The defaults of a [Policy] (R-PAT-1).
+const (
+	DefaultAttempts     = 3
+	DefaultInitialDelay = 100 * time.Millisecond
+	DefaultMaxDelay     = time.Second
+)
+
+// maxAttempts bounds a configured number of attempts.
+const maxAttempts = 100
+
+// maxPatience is the longest that a call without any deadline waits because the
+// other side asked for it.
+const maxPatience = time.Minute
+
+// Policy is how calls to one contract are made. The zero value is ready: no
+// deadline but the caller's, three attempts, silent. A Policy is never changed;
+// it may be copied and used by many goroutines at once.
+type Policy struct {
+	// Deadline bounds the whole call, its retries and waits included. 0 means
+	// the caller's deadline alone.
+	Deadline time.Duration
+	// Timeout bounds each attempt. 0 means no bound.
+	Timeout time.Duration
+	// Attempts is how often the call is made at most, the first included
+	// . 0 means DefaultAttempts; 1 means no retry.
+	Attempts int
+	// InitialDelay is the upper bound of the wait before the second attempt; it
+	// doubles with each further one. 0 means DefaultInitialDelay.
+	InitialDelay time.Duration
+	// MaxDelay is where the doubling stops. 0 means DefaultMaxDelay.
+	MaxDelay time.Duration
+	// Budget, if any, is shared by the calls to one dependency and bounds their
+	// retries together.
+	Budget *Budget
+	// Observer hears of every attempt. The zero value is silent.
+	Observer Observer
+}
+
+// Validate reports every problem of p.
+//
+// Errors: InvalidArgument (Permanent).
+func (p Policy) Validate() error {
+	var errs []error
+	for _, d := range []struct {
+		name  string
+		value time.Duration
+	}{
+		{"deadline", p.Deadline}, {"timeout", p.Timeout}, {"initial delay", p.InitialDelay}, {"max delay", p.MaxDelay},
+	} {
+		if d.value < 0 {
+			errs = append(errs, fmt.Errorf("%s: %v is negative", d.name, d.value))
+		}
+	}
+	if p.Attempts < 0 || p.Attempts > maxAttempts {
+		errs = append(errs, fmt.Errorf("attempts: %d is outside 0 to %d", p.Attempts, maxAttempts))
+	}
+	if initial, limit := p.delays(); initial > limit {
+		errs = append(errs, fmt.Errorf("initial delay: %v is more than the max delay %v", initial, limit))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fault.WrapAs("call.Policy.Validate", fault.InvalidArgument, err, "%s", err)
+	}
+	return nil
+}
+
+func (p Policy) attempts() int {
+	if p.Attempts <= 0 {
+		return DefaultAttempts
+	}
+	return p.Attempts
+}
+
+func (p Policy) delays() (initial, limit time.Duration) {
+	initial, limit = DefaultInitialDelay, DefaultMaxDelay
+	if p.InitialDelay > 0 {
+		initial = p.InitialDelay
+	}
+	if p.MaxDelay > 0 {
+		limit = p.MaxDelay
+	}
+	return initial, limit
+}
+
+// Operation is what is called and whether doing it twice is safe. Only [Read]
+// and [Write] make one; the zero Operation is never repeated.
+type Operation struct {
+	name       fault.Op
+	repeatable bool
+}
+
+// Read is an operation that changes nothing and may be repeated.
+func Read(name fault.Op) Operation { return Operation{name, true} }
+
+// Write is an operation that changes something. It is repeated only if key, the
+// idempotency key that the call carries to the other side, is not empty: without
+// one, a lost answer would be done twice (B-29).
+func Write(name fault.Op, key string) Operation { return Operation{name, key != ""} }
+
+// Do makes the call and returns its result. The ctx that fn receives ends with
+// the attempt: fn must return when it does, and must not keep it. fn runs on the
+// caller's goroutine, once at a time, and its panics pass through.
+//
+// Waits are chosen evenly between 0 and the bound that doubles from InitialDelay
+// to MaxDelay (full jitter). Where a fault says how long to wait (B-26), the wait
+// is at least that. If it would outlast the deadline, Do returns the fault at
+// once instead of using up the caller's time; without any deadline it waits for
+// at most a minute.
+//
+// Errors: that of the last attempt, with its code; Canceled (Permanent) or
+// DeadlineExceeded (Transient) if ctx ended first. On an error the result is
+// the zero T.
+func Do[T any](ctx context.Context, p Policy, o Operation, fn func(context.Context) (T, error)) (T, error) {
+	if p.Deadline > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, p.Deadline)
+		defer cancel()
+	}
+	p.Budget.earn()
+	var zero T
+	if err := ctx.Err(); err != nil {
+		return zero, fault.Wrap(o.name, err)
+	}
+	for attempt := 1; ; attempt++ {
+		start := time.Now()
+		result, err := try(ctx, p.Timeout, fn)
+		e := Event{Op: o.name, Attempt: attempt, Duration: time.Since(start), Err: err}
+		if err != nil {
+			e.Retry, e.Wait = p.next(ctx, o, attempt, err)
+		}
+		p.Observer.observe(ctx, e)
+		switch {
+		case err == nil:
+			return result, nil
+		case !e.Retry:
+			return zero, fault.Wrap(o.name, err)
+		}
+		if ended := sleep(ctx, e.Wait); ended != nil {
+			return zero, fault.WrapAs(o.name, fault.CodeOf(ended), errors.Join(ended, err), "no time left to try again")
+		}
+	}
+}
+
+// try makes one attempt.
+func try[T any](ctx context.Context, limit time.Duration, fn func(context.Context) (T, error)) (T, error) {
+	if limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	return fn(ctx)
+}
+
+// next reports whether another attempt follows err, and after what wait.
+func (p Policy) next(ctx context.Context, o Operation, attempt int, err error) (retry bool, wait time.Duration) {
+	if !o.repeatable || attempt >= p.attempts() || !fault.Retryable(err) || ctx.Err() != nil {
+		return false, 0
+	}
+	initial, limit := p.delays()
+	bound := limit
+	// A shift past limit's own size would overflow; by then the limit holds.
+	if shift := attempt - 1; shift < 32 && initial <= limit>>shift {
+		bound = initial << shift
+	}
+	left := maxPatience
+	if deadline, ok := ctx.Deadline(); ok {
+		left = time.Until(deadline)
+	}
+	asked := fault.RetryAfter(err)
+	if asked > left {
+		return false, 0
+	}
+	wait = asked + rand.N(bound+1) //nolint:gosec // spreads load; nothing depends on its secrecy
+	if _, bounded := ctx.Deadline(); bounded && wait >= left || !p.Budget.spend() {
+		return false, 0
+	}
+	return true, wait
+}
+
+// sleep waits for d or the end of ctx, and returns why ctx ended.
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return ctx.Err()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
