@@ -1,0 +1,203 @@
+// Package audit is the contract for the log of everything that happened: append
+// only, in a Merkle tree, so that a record cannot be changed or removed without
+// the proof of every later reader failing (R-AUD-1…32).
+package audit
+
+import (
+	"context"
+
+	"creto.dev"
+	"creto.dev/pqc"
+)
+
+// RecordID names a record. It is chosen by who makes the record, so that a
+// retry is the same record.
+type RecordID = creto.UUID
+
+// MaxRecordBytes bounds a record's canonical encoding.
+const MaxRecordBytes = 64 << 10
+
+// Outcome says how an action ended (R-AUD-8).
+type Outcome string
+
+// The outcomes. Unknown is an action whose result never came, as after a
+// crash.
+const (
+	Success Outcome = "success"
+	Failure Outcome = "failure"
+	Denied  Outcome = "denied"
+	Timeout Outcome = "timeout"
+	Unknown Outcome = "unknown"
+)
+
+// The events that records speak of beside the actions of package creto
+// (R-AUD-22…26).
+const (
+	EventSandboxSpawned     = "sandbox_spawned"
+	EventSandboxTerminated  = "sandbox_terminated"
+	EventOversightRequested = "oversight_requested"
+	EventApproved           = "approved"
+	EventOversightDenied    = "denied"
+	EventOversightExpired   = "oversight_expired"
+	EventDelegationIssued   = "delegation_issued"
+	EventDelegationRevoked  = "delegation_revoked"
+	EventTokenIssued        = "token_issued"
+	EventPolicyChanged      = "policy_changed"
+	EventNodeStarted        = "node_started"
+)
+
+// Decision is the policy decision that a record is about.
+type Decision struct {
+	Kind   string `cbor:"1,keyasint" json:"kind"`
+	Reason string `cbor:"2,keyasint,omitempty" json:"reason,omitempty"`
+	// Policies name what decided, each with the digest of its text.
+	Policies []PolicyRef `cbor:"3,keyasint,omitempty" json:"policies,omitempty"`
+	// Version is the digest of the whole policy set.
+	Version creto.Digest `cbor:"4,keyasint,omitzero" json:"version"`
+}
+
+// PolicyRef names one policy and its exact text.
+type PolicyRef struct {
+	ID     string       `cbor:"1,keyasint" json:"id"`
+	Digest creto.Digest `cbor:"2,keyasint" json:"digest"`
+}
+
+// Consent is who allowed an action that policy wanted a person to see.
+type Consent struct {
+	// Request is the digest of the exact request that was shown.
+	Request creto.Digest `cbor:"1,keyasint" json:"request"`
+	// ID names the oversight request.
+	ID string `cbor:"2,keyasint" json:"id"`
+	// Approver decided, in Channel, known by Verification.
+	Approver     string `cbor:"3,keyasint" json:"approver"`
+	Channel      string `cbor:"4,keyasint" json:"channel"`
+	Verification string `cbor:"5,keyasint" json:"verification"`
+	// Human is false if no person took part.
+	Human bool `cbor:"6,keyasint" json:"human"`
+}
+
+// Usage is what a model call consumed.
+type Usage struct {
+	PromptTokens     int64 `cbor:"1,keyasint" json:"prompt_tokens"`
+	CompletionTokens int64 `cbor:"2,keyasint" json:"completion_tokens"`
+	// Estimated says that the provider did not count.
+	Estimated bool `cbor:"3,keyasint,omitempty" json:"estimated,omitempty"`
+}
+
+// Record is one entry. Its canonical CBOR encoding is a leaf of the tree.
+type Record struct {
+	ID    RecordID        `cbor:"1,keyasint" json:"id"`
+	Stamp creto.Timestamp `cbor:"2,keyasint" json:"stamp"`
+	// Who acted; in an action's record the agent.
+	Who creto.ID `cbor:"3,keyasint" json:"who"`
+	// OnBehalfOf is the human at the root of Who's chain.
+	OnBehalfOf creto.ID `cbor:"4,keyasint,omitzero" json:"on_behalf_of"`
+	// Chain is the digest of the verified chain; zero where none is involved.
+	Chain creto.Digest `cbor:"5,keyasint,omitzero" json:"chain"`
+	// What happened: an action's name or an event.
+	What string `cbor:"6,keyasint" json:"what"`
+	// Resource it happened to, as Type::id.
+	Resource string `cbor:"7,keyasint" json:"resource"`
+	// Args is the digest of the action's exact arguments.
+	Args creto.Digest `cbor:"8,keyasint,omitzero" json:"args"`
+	// Why is the reason that the actor gave, or that an outcome has.
+	Why      string    `cbor:"9,keyasint,omitempty" json:"why,omitempty"`
+	Outcome  Outcome   `cbor:"10,keyasint" json:"outcome"`
+	Decision *Decision `cbor:"11,keyasint,omitempty" json:"decision,omitempty"`
+	Consent  *Consent  `cbor:"12,keyasint,omitempty" json:"consent,omitempty"`
+	Usage    *Usage    `cbor:"13,keyasint,omitempty" json:"usage,omitempty"`
+	// Sandbox is the run, and Isolation the kind of its walls.
+	Sandbox   string `cbor:"14,keyasint,omitempty" json:"sandbox,omitempty"`
+	Isolation string `cbor:"15,keyasint,omitempty" json:"isolation,omitempty"`
+	Trace     string `cbor:"16,keyasint,omitempty" json:"trace,omitempty"`
+	// Detail holds facts of this kind of record, such as an HTTP status.
+	Detail map[string]string `cbor:"17,keyasint,omitempty" json:"detail,omitempty"`
+	// Signature is the agent's own, where it gave one, and SignatureStatus
+	// what became of it: "valid" or "invalid" (X-8).
+	Signature       *pqc.Signature `cbor:"18,keyasint,omitempty" json:"-"`
+	SignatureStatus string         `cbor:"19,keyasint,omitempty" json:"signature_status,omitempty"`
+}
+
+// SecurityRelevant reports whether the record must be on disk before its action
+// goes on: everything but allowed model, tool and egress calls without consent.
+func (r Record) SecurityRelevant() bool {
+	switch r.What {
+	case creto.CallModel, creto.CallTool, creto.HTTPRequest, creto.NetworkEgress, creto.SendMessage, creto.ConsumeQuota:
+		return r.Outcome == Denied || r.Consent != nil || r.Signature != nil
+	}
+	return true
+}
+
+// Entry is a record in the tree.
+type Entry struct {
+	Record Record
+	// Index is the leaf's index.
+	Index int64
+	// Leaf is the canonical encoding.
+	Leaf []byte
+}
+
+// Checkpoint is a signed head of the tree: a C2SP tlog-checkpoint note.
+type Checkpoint struct {
+	Size int64
+	Root [32]byte
+	Note []byte
+}
+
+// Filter selects records. Empty fields select everything.
+type Filter struct {
+	Actor   string // a principal's name or SPIFFE id
+	What    string
+	Outcome Outcome
+	// Before selects records of a smaller index; 0 means from the newest.
+	Before int64
+	// Limit bounds the page. 0 means 50; the most is 1,000.
+	Limit int
+}
+
+// Log accepts records and proves that they are in it. Safe for concurrent use.
+//
+// Errors of every method: AuditUnavailable (Degraded), AuditTimeout (Transient).
+type Log interface {
+	// Log accepts r and returns its id. When Log returns, r survives the death
+	// of this process, and, if it is security relevant, a power cut; its index
+	// in the tree is assigned later. The log keeps no reference to r. A second
+	// record with the same id is not added again.
+	//
+	// Errors: AuditValidationFailed (Permanent) if r is incomplete or larger
+	// than MaxRecordBytes; AuditUnavailable (Degraded) if there was no room
+	// until ctx ended.
+	Log(ctx context.Context, r Record) (RecordID, error)
+
+	// LogSigned is Log for a record that its actor signed, and always durable.
+	// The signature is over SigningBytes for pqc.PurposeRecord. If it does
+	// not verify, the record is kept with the signature as evidence and
+	// SignatureStatus "invalid", and the call fails (X-8).
+	//
+	// Errors: those of Log; AuditInvalidSignature (Security).
+	LogSigned(ctx context.Context, r Record, sig pqc.Signature, key pqc.PublicKey) (RecordID, error)
+
+	// Entry returns a record that has its place in the tree, waiting for it
+	// until ctx ends if it was accepted a moment ago.
+	//
+	// Errors: AuditNotFound (Permanent).
+	Entry(ctx context.Context, id RecordID) (Entry, error)
+
+	// Query returns a page of records, the newest first.
+	Query(ctx context.Context, f Filter) ([]Entry, error)
+
+	// Checkpoint returns a signed head that includes every record accepted
+	// before the call.
+	Checkpoint(ctx context.Context) (Checkpoint, error)
+
+	// Proof returns the RFC 6962 inclusion proof of a leaf in the tree of
+	// that size.
+	//
+	// Errors: AuditNotFound (Permanent) if the tree has no such leaf or was
+	// never of that size.
+	Proof(ctx context.Context, index, size int64) ([][32]byte, error)
+
+	// Ping reports whether the log can accept and prove. It adds nothing
+	// (B-16).
+	Ping(ctx context.Context) error
+}

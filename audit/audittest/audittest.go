@@ -1,0 +1,245 @@
+// Package audittest is what every implementation of package audit must do.
+package audittest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"creto.dev"
+	"creto.dev/audit"
+	"creto.dev/fault"
+	"creto.dev/pqc"
+)
+
+// Harness is an empty log and how to verify it.
+type Harness struct {
+	Log      audit.Log
+	Provider pqc.Provider
+	Origin   string
+	Key      pqc.PublicKey // of the checkpoints
+}
+
+// Run tests the logs that open returns, a fresh one a case.
+func Run(t *testing.T, open func(*testing.T) Harness) {
+	for name, test := range map[string]func(*testing.T, Harness){
+		"records come back":           testEntry,
+		"every record is proven":      testProofs,
+		"a retry is the same record":  testRetry,
+		"queries page and filter":     testQuery,
+		"signatures are kept":         testSigned,
+		"incomplete ones are refused": testInvalid,
+		"ping adds nothing":           testPing,
+		"concurrent callers":          testConcurrent,
+	} {
+		t.Run(name, func(t *testing.T) { test(t, open(t)) })
+	}
+}
+
+// Record returns a complete record for tests.
+func Record(what string, n int) audit.Record {
+	return audit.Record{
+		ID:   creto.NewUUID(),
+		Who:  creto.ID{TrustDomain: "test.local", Tenant: "default", Kind: creto.KindAgent, Name: "bot"},
+		What: what, Resource: fmt.Sprintf("Model::m%d", n), Outcome: audit.Success,
+	}
+}
+
+func add(t *testing.T, h Harness, r audit.Record) audit.RecordID {
+	t.Helper()
+	id, err := h.Log.Log(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func testEntry(t *testing.T, h Harness) {
+	r := Record(creto.CallModel, 1)
+	r.Detail = map[string]string{"b": "2", "a": "1"}
+	id := add(t, h, r)
+	e, err := h.Log.Entry(t.Context(), id)
+	if err != nil || e.Record.ID != r.ID || e.Record.Stamp.IsZero() || e.Record.Detail["a"] != "1" {
+		t.Fatalf("Entry = %+v, %v; want the record that was logged, stamped", e, err)
+	}
+	leaf, err := e.Record.Encode()
+	if err != nil || !bytes.Equal(leaf, e.Leaf) {
+		t.Errorf("the record does not encode to its leaf (err %v)", err)
+	}
+	if _, err := h.Log.Entry(t.Context(), creto.NewUUID()); !errors.Is(err, fault.AuditNotFound) {
+		t.Errorf("Entry of an unknown id = %v, want AuditNotFound", err)
+	}
+}
+
+func testProofs(t *testing.T, h Harness) {
+	const records = 37 // no power of two
+	var ids []audit.RecordID
+	for i := range records {
+		ids = append(ids, add(t, h, Record(creto.CallModel, i)))
+	}
+	checkpoint, err := h.Log.Checkpoint(t.Context())
+	if err != nil || checkpoint.Size < records {
+		t.Fatalf("Checkpoint = size %d, %v; want at least %d", checkpoint.Size, err, records)
+	}
+	got, err := audit.VerifyCheckpoint(h.Provider, checkpoint.Note, h.Origin, h.Key)
+	if err != nil || got.Root != checkpoint.Root || got.Size != checkpoint.Size {
+		t.Fatalf("VerifyCheckpoint = %+v, %v", got, err)
+	}
+	for i := 0; i < len(checkpoint.Note); i += 61 {
+		flipped := bytes.Clone(checkpoint.Note)
+		flipped[i] ^= 1
+		if _, err := audit.VerifyCheckpoint(h.Provider, flipped, h.Origin, h.Key); err == nil {
+			t.Fatalf("a checkpoint with byte %d flipped verifies", i)
+		}
+	}
+	for _, id := range ids {
+		e, err := h.Log.Entry(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		proof, err := h.Log.Proof(t.Context(), e.Index, checkpoint.Size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := audit.VerifyProof(e.Leaf, e.Index, checkpoint.Size, checkpoint.Root, proof); err != nil {
+			t.Errorf("leaf %d: %v", e.Index, err)
+		}
+		e.Leaf[len(e.Leaf)/2] ^= 1
+		if err := audit.VerifyProof(e.Leaf, e.Index, checkpoint.Size, checkpoint.Root, proof); !errors.Is(err, fault.AuditProofVerificationFailed) {
+			t.Errorf("a changed leaf %d: %v, want AuditProofVerificationFailed", e.Index, err)
+		}
+	}
+	if _, err := h.Log.Proof(t.Context(), checkpoint.Size, checkpoint.Size); !errors.Is(err, fault.AuditNotFound) {
+		t.Errorf("Proof behind the end = %v, want AuditNotFound", err)
+	}
+}
+
+func testRetry(t *testing.T, h Harness) {
+	r := Record(creto.CallModel, 1)
+	for range 3 {
+		add(t, h, r)
+	}
+	if page, err := h.Log.Query(t.Context(), audit.Filter{}); err != nil || len(page) != 1 {
+		t.Errorf("three times the same record are %d in the tree (err %v)", len(page), err)
+	}
+}
+
+func testQuery(t *testing.T, h Harness) {
+	for i := range 5 {
+		add(t, h, Record(creto.CallModel, i))
+	}
+	denied := Record(creto.HTTPRequest, 9)
+	denied.Outcome, denied.Who.Name = audit.Denied, "other"
+	add(t, h, denied)
+	for _, test := range []struct {
+		filter audit.Filter
+		want   int
+	}{
+		{audit.Filter{}, 6},
+		{audit.Filter{What: creto.CallModel}, 5},
+		{audit.Filter{Outcome: audit.Denied}, 1},
+		{audit.Filter{Actor: "bot"}, 5},
+		{audit.Filter{Actor: denied.Who.String()}, 1},
+		{audit.Filter{Actor: "ot"}, 0},
+		{audit.Filter{Limit: 2}, 2},
+		{audit.Filter{What: "'; DROP TABLE audit_record; --"}, 0},
+	} {
+		page, err := h.Log.Query(t.Context(), test.filter)
+		if err != nil || len(page) != test.want {
+			t.Errorf("Query(%+v) = %d records, %v; want %d", test.filter, len(page), err, test.want)
+		}
+	}
+	first, err := h.Log.Query(t.Context(), audit.Filter{Limit: 4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := h.Log.Query(t.Context(), audit.Filter{Limit: 4, Before: first[3].Index})
+	if err != nil || len(second) != 2 || second[0].Index != first[3].Index-1 {
+		t.Errorf("the second page has %d records (err %v), want 2 that follow", len(second), err)
+	}
+}
+
+func testSigned(t *testing.T, h Harness) {
+	key, err := h.Provider.GenerateSigningKey(pqc.MLDSA65Ed25519)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := h.Provider.Public(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := Record(creto.CallTool, 1)
+	message, err := r.SigningBytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sig, err := h.Provider.Sign(pqc.PurposeRecord, message, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Log.LogSigned(t.Context(), r, sig, public); err != nil {
+		t.Errorf("LogSigned = %v", err)
+	}
+	other := Record(creto.CallTool, 2)
+	id, err := h.Log.LogSigned(t.Context(), other, sig, public)
+	if !errors.Is(err, fault.AuditInvalidSignature) {
+		t.Errorf("LogSigned with another record's signature = %v, want AuditInvalidSignature", err)
+	}
+	e, err := h.Log.Entry(t.Context(), id)
+	if err != nil || e.Record.SignatureStatus != "invalid" || !bytes.Equal(e.Record.Signature.Bytes, sig.Bytes) {
+		t.Errorf("the evidence is %q (err %v), want it kept as invalid", e.Record.SignatureStatus, err)
+	}
+}
+
+func testInvalid(t *testing.T, h Harness) {
+	for name, edit := range map[string]func(*audit.Record){
+		"no actor":   func(r *audit.Record) { r.Who = creto.ID{} },
+		"no event":   func(r *audit.Record) { r.What = "" },
+		"no outcome": func(r *audit.Record) { r.Outcome = "" },
+		"too large":  func(r *audit.Record) { r.Why = strings.Repeat("x", audit.MaxRecordBytes) },
+	} {
+		r := Record(creto.CallModel, 1)
+		edit(&r)
+		if _, err := h.Log.Log(t.Context(), r); !errors.Is(err, fault.AuditValidationFailed) {
+			t.Errorf("Log with %s = %v, want AuditValidationFailed", name, err)
+		}
+	}
+}
+
+func testPing(t *testing.T, h Harness) {
+	add(t, h, Record(creto.CallModel, 1))
+	for range 3 {
+		if err := h.Log.Ping(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if page, err := h.Log.Query(t.Context(), audit.Filter{}); err != nil || len(page) != 1 {
+		t.Errorf("after three pings the log has %d records (err %v), want 1", len(page), err)
+	}
+}
+
+func testConcurrent(t *testing.T, h Harness) {
+	const callers, each = 8, 50
+	var group sync.WaitGroup
+	for c := range callers {
+		group.Go(func() {
+			for i := range each {
+				r := Record(creto.CallModel, c*each+i)
+				if i%5 == 0 {
+					r.Outcome = audit.Denied // durable
+				}
+				if _, err := h.Log.Log(t.Context(), r); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	group.Wait()
+	checkpoint, err := h.Log.Checkpoint(t.Context())
+	if err != nil || checkpoint.Size != callers*each {
+		t.Errorf("Checkpoint = size %d, %v; want %d", checkpoint.Size, err, callers*each)
+	}
+}

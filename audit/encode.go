@@ -1,0 +1,60 @@
+package audit
+
+import (
+	"golang.org/x/mod/sumdb/tlog"
+
+	"creto.dev"
+	"creto.dev/fault"
+	"creto.dev/internal/canon"
+)
+
+// Encode returns the record's leaf.
+//
+// Errors: AuditValidationFailed (Permanent).
+func (r Record) Encode() ([]byte, error) {
+	const op fault.Op = "audit.Encode"
+	switch {
+	case r.ID.IsZero(), r.Stamp.IsZero(), r.What == "", r.Outcome == "", r.Who.IsZero():
+		return nil, fault.New(op, fault.AuditValidationFailed, "a record needs an id, a stamp, who, what and an outcome")
+	}
+	leaf, err := canon.Marshal(r)
+	if err != nil {
+		return nil, fault.WrapAs(op, fault.AuditValidationFailed, err, "the record cannot be encoded")
+	}
+	if len(leaf) > MaxRecordBytes {
+		return nil, fault.New(op, fault.AuditValidationFailed, "the record is %d bytes, limit %d", len(leaf), MaxRecordBytes)
+	}
+	return leaf, nil
+}
+
+// SigningBytes returns what an actor signs: the record without stamp and
+// signature.
+//
+// Errors: AuditValidationFailed (Permanent).
+func (r Record) SigningBytes() ([]byte, error) {
+	r.Stamp, r.Signature, r.SignatureStatus = creto.Timestamp{}, nil, ""
+	data, err := canon.Marshal(r)
+	return data, fault.WrapAs("audit.SigningBytes", fault.AuditValidationFailed, err, "the record cannot be encoded")
+}
+
+// DecodeRecord reads a leaf.
+//
+// Errors: AuditValidationFailed (Permanent).
+func DecodeRecord(leaf []byte) (Record, error) {
+	var r Record
+	err := canon.Unmarshal(leaf, &r)
+	return r, fault.WrapAs("audit.DecodeRecord", fault.AuditValidationFailed, err, "not a record")
+}
+
+// VerifyProof checks that leaf is at index in the tree of that size and root
+// (R-AUD-5; nil is the only yes, B-1).
+//
+// Errors: AuditProofVerificationFailed (Security).
+func VerifyProof(leaf []byte, index, size int64, root [32]byte, proof [][32]byte) error {
+	hashes := make(tlog.RecordProof, len(proof))
+	for i, h := range proof {
+		hashes[i] = tlog.Hash(h)
+	}
+	err := tlog.CheckRecord(hashes, size, tlog.Hash(root), index, tlog.RecordHash(leaf))
+	return fault.WrapAs("audit.VerifyProof", fault.AuditProofVerificationFailed, err, "the inclusion proof does not lead to the root")
+}

@@ -1,0 +1,287 @@
+package localaudit_test
+
+import (
+	"bufio"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"creto.dev"
+	"creto.dev/audit"
+	"creto.dev/audit/audittest"
+	"creto.dev/audit/localaudit"
+	"creto.dev/consensus/localconsensus"
+	"creto.dev/fault"
+	"creto.dev/internal/db"
+	"creto.dev/pqc"
+	"creto.dev/pqc/localpqc"
+)
+
+const origin = "test.local/log"
+
+type opened struct {
+	log *localaudit.Log
+	db  *sql.DB
+	key pqc.PublicKey
+}
+
+// open opens the log in dir, with a signing key that does not change.
+func open(t testing.TB, dir string, edit func(*localaudit.Config)) opened {
+	t.Helper()
+	d, err := db.Open(t.Context(), filepath.Join(dir, "creto.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.Close() })
+	clock, err := localconsensus.Open(t.Context(), d, "n1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := localpqc.New()
+	key := pqc.SigningKey{Algorithm: pqc.MLDSA65Ed25519, Seed: make([]byte, pqc.CompositeSeedSize)}
+	public, err := p.Public(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := localaudit.Config{Dir: filepath.Join(dir, "audit"), Origin: origin, RingBytes: 1 << 20}
+	if edit != nil {
+		edit(&cfg)
+	}
+	l, err := localaudit.Open(t.Context(), cfg, d, p, clock, key, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return opened{log: l, db: d, key: public}
+}
+
+func TestLog(t *testing.T) {
+	audittest.Run(t, func(t *testing.T) audittest.Harness {
+		o := open(t, t.TempDir(), nil)
+		ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
+		done := make(chan error, 1)
+		go func() { done <- o.log.Run(ctx) }()
+		t.Cleanup(func() {
+			stop()
+			if err := errors.Join(<-done, o.log.Close()); err != nil {
+				t.Error(err)
+			}
+		})
+		return audittest.Harness{Log: o.log, Provider: localpqc.New(), Origin: origin, Key: o.key}
+	})
+}
+
+// What was accepted before a life ended without a farewell is there in the
+// next, in its order and once.
+func TestNextLife(t *testing.T) {
+	dir := t.TempDir()
+	first := open(t, dir, nil)
+	var ids []audit.RecordID
+	for i := range 10 {
+		id, err := first.log.Log(t.Context(), audittest.Record(creto.CallModel, i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, id)
+	}
+	if err := first.db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	second := open(t, dir, nil)
+	for i, id := range ids {
+		if e, err := second.log.Entry(t.Context(), id); err != nil || e.Index != int64(i) {
+			t.Errorf("record %d is at %d (err %v)", i, e.Index, err)
+		}
+	}
+}
+
+// The ring goes round many times, with records of every length.
+func TestRingLaps(t *testing.T) {
+	dir := t.TempDir()
+	o := open(t, dir, func(c *localaudit.Config) { c.RingBytes = 8 << 10 })
+	const records = 300
+	for i := range records {
+		r := audittest.Record(creto.CallModel, i)
+		r.Why = string(make([]byte, i*7%900))
+		if _, err := o.log.Log(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		if i%3 == 0 {
+			if _, err := o.log.Checkpoint(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if c, err := o.log.Checkpoint(t.Context()); err != nil || c.Size != records {
+		t.Errorf("Checkpoint = size %d, %v; want %d", c.Size, err, records)
+	}
+}
+
+// A full log makes its callers wait, and says so when their time is up.
+func TestFull(t *testing.T) {
+	o := open(t, t.TempDir(), func(c *localaudit.Config) { c.Slots = 2 })
+	for i := range 2 {
+		if _, err := o.log.Log(t.Context(), audittest.Record(creto.CallModel, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, err := o.log.Log(ctx, audittest.Record(creto.CallModel, 3)); !errors.Is(err, fault.AuditUnavailable) {
+		t.Errorf("Log into a full ring = %v, want AuditUnavailable", err)
+	}
+}
+
+// A frame that was being written when the process died ends the ring there.
+func TestTornFrame(t *testing.T) {
+	dir := t.TempDir()
+	first := open(t, dir, nil)
+	for i := range 3 {
+		if _, err := first.log.Log(t.Context(), audittest.Record(creto.CallModel, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(first.log.Close(), first.db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "audit", "front.ring")
+	ring, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	length := int(ring[0]) | int(ring[1])<<8 // of the first frame; the three have one length
+	second := (16 + length + 7) &^ 7
+	ring[2*second+40] ^= 1 // inside the third
+	if err := os.WriteFile(path, ring, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o := open(t, dir, nil)
+	if c, err := o.log.Checkpoint(t.Context()); err != nil || c.Size != 2 {
+		t.Errorf("Checkpoint = size %d, %v; want 2", c.Size, err)
+	}
+}
+
+// childEnv makes the test binary the victim of TestKill.
+const childEnv = "CRETO_TEST_AUDIT_DIR"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childEnv); dir != "" {
+		victim(dir)
+	}
+	os.Exit(m.Run())
+}
+
+// victim logs records and prints the id of each one that was acknowledged.
+func victim(dir string) {
+	ctx := context.Background()
+	d, err := db.Open(ctx, filepath.Join(dir, "creto.db"))
+	if err != nil {
+		panic(err)
+	}
+	clock, err := localconsensus.Open(ctx, d, "n1")
+	if err != nil {
+		panic(err)
+	}
+	key := pqc.SigningKey{Algorithm: pqc.MLDSA65Ed25519, Seed: make([]byte, pqc.CompositeSeedSize)}
+	l, err := localaudit.Open(ctx, localaudit.Config{Dir: filepath.Join(dir, "audit"), Origin: origin, RingBytes: 1 << 20, Flush: 5 * time.Millisecond}, d, localpqc.New(), clock, key, slog.New(slog.DiscardHandler))
+	if err != nil {
+		panic(err)
+	}
+	go func() { _ = l.Run(ctx) }()
+	for i := 0; ; i++ {
+		id, err := l.Log(ctx, audittest.Record(creto.CallModel, i))
+		if err != nil {
+			panic(err)
+		}
+		fmt.Println(id)
+	}
+}
+
+// kill -9 at random points: nothing acknowledged is lost or doubled.
+func TestKill(t *testing.T) {
+	dir := t.TempDir()
+	acknowledged := make(map[string]bool)
+	for life := range 5 {
+		child := exec.Command(os.Args[0])
+		child.Env = append(os.Environ(), childEnv+"="+dir)
+		out, err := child.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := child.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lines := bufio.NewScanner(out)
+		for n := 0; n < 200+life*137 && lines.Scan(); n++ {
+			acknowledged[lines.Text()] = true
+		}
+		_ = child.Process.Kill()
+		for lines.Scan() { // what it said before it died
+			acknowledged[lines.Text()] = true
+		}
+		_ = child.Wait() // killed
+	}
+	o := open(t, dir, nil)
+	checkpoint, err := o.log.Checkpoint(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text := range acknowledged {
+		id, err := creto.ParseUUID(text)
+		if err != nil {
+			continue // the last line, cut off by the kill
+		}
+		e, err := o.log.Entry(t.Context(), id)
+		if err != nil {
+			t.Fatalf("acknowledged record lost: %v", err)
+		}
+		proof, err := o.log.Proof(t.Context(), e.Index, checkpoint.Size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := audit.VerifyProof(e.Leaf, e.Index, checkpoint.Size, checkpoint.Root, proof); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(acknowledged) < 500 {
+		t.Errorf("only %d records were acknowledged; the test shows little", len(acknowledged))
+	}
+}
+
+func FuzzParseRecord(f *testing.F) {
+	r := audittest.Record(creto.CallModel, 1)
+	r.Stamp = creto.Timestamp{Logical: 1, Physical: 2, Source: creto.SourceConsensus, Node: "n"}
+	leaf, err := r.Encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(leaf)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if r, err := audit.DecodeRecord(data); err == nil {
+			if again, err := r.Encode(); err == nil && string(again) != string(data) {
+				t.Errorf("two encodings of one record: %x and %x", data, again)
+			}
+		}
+	})
+}
+
+func BenchmarkLog(b *testing.B) {
+	o := open(b, b.TempDir(), func(c *localaudit.Config) { c.RingBytes = 64 << 20; c.Slots = 1 << 20 })
+	ctx, stop := context.WithCancel(b.Context())
+	go func() { _ = o.log.Run(ctx) }()
+	defer stop()
+	r := audittest.Record(creto.CallModel, 1)
+	b.ReportAllocs()
+	for b.Loop() {
+		r.ID = creto.NewUUID()
+		if _, err := o.log.Log(b.Context(), r); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
