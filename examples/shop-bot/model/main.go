@@ -82,7 +82,11 @@ func serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	}
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 	defer cancel()
-	err := server.Shutdown(drain)
-	<-failed // always http.ErrServerClosed once Shutdown was called
-	return err
+	if err := server.Shutdown(drain); err != nil {
+		return err
+	}
+	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
 }

@@ -237,7 +237,7 @@ func (r *request) checkMessages() error {
 		at := fmt.Sprintf("messages.[%d]", i)
 		if m.Role == "tool" {
 			if !open[m.ToolCallID] {
-				return invalid(at+".role", "", "Invalid parameter: messages with role 'tool' must be a response to a preceeding message with 'tool_calls'.")
+				return invalid(at+".role", "", "Invalid parameter: messages with role 'tool' must be a response to a preceeding message with 'tool_calls'.") //nolint:misspell // the vendor's spelling
 			}
 			delete(open, m.ToolCallID)
 			continue
