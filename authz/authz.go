@@ -1,0 +1,134 @@
+// Package authz is the contract for deciding whether an agent may act: policy
+// first, then whether a human must be asked, then quota, then rate (R-AZ-1…31).
+package authz
+
+import (
+	"context"
+	"time"
+
+	"creto.dev"
+	"creto.dev/nhi"
+)
+
+// Kind is what a decision comes to. The zero value denies.
+type Kind uint8
+
+// The kinds of decisions (R-AZ-4…8).
+const (
+	Deny Kind = iota
+	Allow
+	RequiresOversight
+	QuotaExceeded
+	RateLimited
+)
+
+// String returns the kind's name on every wire and in every record.
+func (k Kind) String() string {
+	return [...]string{"deny", "allow", "requires_oversight", "quota_exceeded", "rate_limited"}[k]
+}
+
+// Decision is the answer to a check. A denial is an answer, not an error; the
+// zero Decision denies.
+type Decision struct {
+	Kind Kind
+	// Reason is for people; a denial's says what would permit the action.
+	Reason string
+	// Policies decided; Version is the digest of the whole set.
+	Policies []Policy
+	Version  creto.Digest
+	// Approvers is the group to ask, or Principal; Timeout is how long to
+	// wait for it, 0 if policy does not say. Set for RequiresOversight.
+	Approvers string
+	Timeout   time.Duration
+	// Reservation is set for Allow, if a quota applies: whoever acts commits
+	// or refunds it, once.
+	Reservation Reservation
+	// Limit, Used and ResetAt are set for QuotaExceeded.
+	Limit, Used int64
+	ResetAt     time.Time
+	// RetryAfter is set for RateLimited.
+	RetryAfter time.Duration
+}
+
+// Principal as the group of approvers means the human at the chain's root.
+const Principal = "principal"
+
+// Policy names one policy and its exact text.
+type Policy struct {
+	ID     string
+	Digest creto.Digest
+}
+
+// Reservation is an amount of quota that is held until it is committed or
+// refunded. The zero value holds nothing.
+type Reservation struct {
+	ID     uint64
+	Amount int64
+}
+
+// Request asks about one action.
+type Request struct {
+	Action   string
+	Resource creto.Resource
+	// Context holds what policies may read; see creto.Action.
+	Context map[string]any
+	// Consents turn RequiresOversight of their policy into Allow.
+	Consents []Consent
+}
+
+// Consent is a human's word for one policy, as oversight gives it. It fits one
+// exact text of that policy.
+type Consent struct{ policy Policy }
+
+// NewConsent is called by who verified that the human consented.
+func NewConsent(p Policy) Consent { return Consent{policy: p} }
+
+// For reports whether the consent is for just this policy.
+func (c Consent) For(p Policy) bool { return c.policy == p && p.ID != "" }
+
+// Session is a chain that an Authorizer has prepared for checks. It stays valid
+// when policies change. Safe for concurrent use.
+type Session interface {
+	Chain() nhi.VerifiedChain
+}
+
+// Authorizer decides. Safe for concurrent use.
+//
+// Everything fails closed: on any error the action is denied. Errors of every
+// method: AuthzUnavailable (Degraded), AuthzTimeout (Transient),
+// AuthzInvalidRequest (Permanent) for a malformed request.
+//
+// The order is fixed (R-GAP-5): an error in a forbid that is in scope → forbid
+// → no permit → oversight → quota → rate → Allow.
+type Authorizer interface {
+	// Bind prepares a chain. The zero chain binds, and is denied everything.
+	Bind(ctx context.Context, chain nhi.VerifiedChain) (Session, error)
+
+	// Check decides, and reserves quota as its last step and only if the
+	// answer is Allow.
+	Check(ctx context.Context, s Session, r Request) (Decision, error)
+
+	// Peek is Check without a reservation.
+	Peek(ctx context.Context, s Session, r Request) (Decision, error)
+
+	// CheckBatch answers each request, in order, as Check would.
+	CheckBatch(ctx context.Context, s Session, rs []Request) ([]Decision, error)
+
+	// Ping reports whether policies are loaded. It evaluates none (B-21).
+	Ping(ctx context.Context) error
+}
+
+// Extension decides what policies cannot: quota and rate (R-AZ-9, R-AZ-10).
+// An error denies.
+type Extension interface {
+	// Name identifies the extension in logs.
+	Name() string
+
+	// Evaluate returns a decision that ends the check, or false to go on. With
+	// reserve it holds what it grants, in the decision's Reservation, which it
+	// also returns when it goes on.
+	Evaluate(ctx context.Context, chain nhi.VerifiedChain, r Request, reserve bool) (Decision, bool, error)
+
+	// Refund gives a reservation back, when a later extension denied.
+	Refund(r Reservation)
+}

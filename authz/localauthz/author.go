@@ -1,0 +1,177 @@
+package localauthz
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+
+	"github.com/cedar-policy/cedar-go"
+	"github.com/cedar-policy/cedar-go/types"
+
+	"creto.dev"
+	"creto.dev/authz"
+	"creto.dev/fault"
+)
+
+// Rule is one --allow or --ask flag: what an agent may do.
+type Rule struct {
+	// Text is ACTION=RESOURCE-GLOB; for http_request the glob may begin with a
+	// method, as in "http_request=GET http://shop.test/orders/*".
+	Text string
+	// Ask is the group whose consent is needed; "" for none.
+	Ask string
+}
+
+// PolicyText writes one Cedar policy for each rule.
+//
+// Errors: InvalidArgument (Permanent) for a rule that cannot be read.
+func PolicyText(agent creto.ID, rules []Rule) (string, error) {
+	const op fault.Op = "localauthz.PolicyText"
+	var text strings.Builder
+	fmt.Fprintf(&text, "// What the agent %s may do. Edit freely: a change takes effect at once.\n", agent.Name)
+	for i, rule := range rules {
+		action, glob, ok := strings.Cut(rule.Text, "=")
+		kind, known := creto.ResourceType(action)
+		if !ok || !known || glob == "" {
+			return "", fault.New(op, fault.InvalidArgument, "%q is not ACTION=RESOURCE-GLOB, such as call_model=* or \"http_request=GET http://shop.test/*\"", rule.Text)
+		}
+		var conditions []string
+		if action == creto.HTTPRequest {
+			if method, rest, ok := strings.Cut(glob, " "); ok {
+				conditions = append(conditions, "context.method == "+quote(method))
+				glob = rest
+			}
+		}
+		resource := "resource is " + namespace + kind
+		switch {
+		case glob == "*":
+		case strings.Contains(glob, "*"):
+			conditions = append(conditions, "resource.id like "+quotePattern(glob))
+		default:
+			resource = "resource == " + namespace + kind + "::" + quote(glob)
+		}
+		fmt.Fprintf(&text, "\n@id(%s)\n", quote(fmt.Sprintf("%s/%d", agent.Name, i+1)))
+		if rule.Ask != "" {
+			fmt.Fprintf(&text, "@oversight(%s)\n", quote(rule.Ask))
+		}
+		fmt.Fprintf(&text, "permit (principal == %s, action == Creto::Action::%s, %s)", principalUID(agent), quote(action), resource)
+		if len(conditions) > 0 {
+			fmt.Fprintf(&text, " when { %s }", strings.Join(conditions, " && "))
+		}
+		text.WriteString(";\n")
+	}
+	if _, err := cedar.NewPolicyListFromBytes("rules", []byte(text.String())); err != nil {
+		return "", fault.WrapAs(op, fault.Internal, err, "")
+	}
+	return text.String(), nil
+}
+
+// PermitFor returns the policy that would permit a request, in one line.
+func PermitFor(id creto.ID, r authz.Request) string {
+	line := fmt.Sprintf("permit (principal == %s, action == Creto::Action::%s, resource == %s%s::%s)",
+		principalUID(id), quote(r.Action), namespace, r.Resource.Type, quote(r.Resource.ID))
+	if method, ok := r.Context["method"].(string); ok {
+		line += " when { context.method == " + quote(method) + " }"
+	}
+	return line + ";"
+}
+
+// quote writes a Cedar string.
+func quote(s string) string { return string(types.String(s).MarshalCedar()) }
+
+// quotePattern writes a Cedar pattern in which only '*' is a wildcard.
+func quotePattern(glob string) string {
+	var components []any
+	for i, part := range strings.Split(glob, "*") {
+		if i > 0 {
+			components = append(components, types.Wildcard{})
+		}
+		components = append(components, types.String(part))
+	}
+	return string(types.NewPattern(components...).MarshalCedar())
+}
+
+// maxDecimalPlaces is what Cedar's decimal holds.
+const maxDecimalPlaces = 4
+
+// maxContextDepth bounds nested context.
+const maxContextDepth = 16
+
+// toRecord turns a request's context into Cedar values: integers are Long,
+// fractions decimal, null is dropped.
+func toRecord(context map[string]any) (types.Record, error) {
+	fields, err := toFields(context, 0)
+	return cedar.NewRecord(fields), err
+}
+
+func toFields(m map[string]any, depth int) (cedar.RecordMap, error) {
+	fields := make(cedar.RecordMap, len(m))
+	for key, value := range m {
+		if value == nil {
+			continue
+		}
+		v, err := toValue(value, depth+1)
+		if err != nil {
+			return nil, err
+		}
+		fields[types.String(key)] = v
+	}
+	return fields, nil
+}
+
+func toValue(value any, depth int) (types.Value, error) {
+	const op fault.Op = "localauthz.toValue"
+	if depth > maxContextDepth {
+		return nil, fault.New(op, fault.AuthzInvalidRequest, "the context is nested more than %d deep", maxContextDepth)
+	}
+	switch v := value.(type) {
+	case string:
+		return types.String(strings.ToValidUTF8(v, "\uFFFD")), nil
+	case bool:
+		return types.Boolean(v), nil
+	case int:
+		return types.Long(v), nil
+	case int64:
+		return types.Long(v), nil
+	case json.Number:
+		return toNumber(v.String())
+	case float64:
+		if v == math.Trunc(v) && math.Abs(v) < 1<<53 {
+			return types.Long(int64(v)), nil
+		}
+		return toNumber(strconv.FormatFloat(v, 'f', -1, 64))
+	case map[string]any:
+		fields, err := toFields(v, depth)
+		return cedar.NewRecord(fields), err
+	case []any:
+		set := make([]types.Value, 0, len(v))
+		for _, item := range v {
+			if item == nil {
+				continue
+			}
+			converted, err := toValue(item, depth+1)
+			if err != nil {
+				return nil, err
+			}
+			set = append(set, converted)
+		}
+		return cedar.NewSet(set...), nil
+	}
+	return nil, fault.New(op, fault.AuthzInvalidRequest, "the context holds a %T, which policies cannot read", value)
+}
+
+func toNumber(text string) (types.Value, error) {
+	const op fault.Op = "localauthz.toNumber"
+	if n, err := strconv.ParseInt(text, 10, 64); err == nil {
+		return types.Long(n), nil
+	}
+	_, fraction, isFraction := strings.Cut(text, ".")
+	d, err := types.ParseDecimal(text)
+	if !isFraction || len(fraction) > maxDecimalPlaces || err != nil {
+		return nil, fault.WrapAs(op, fault.AuthzInvalidRequest, errors.Join(err, errors.New("not representable")), "the number %q is neither an integer of 64 bits nor a decimal of at most %d places", text, maxDecimalPlaces)
+	}
+	return d, nil
+}

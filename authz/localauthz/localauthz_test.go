@@ -1,0 +1,197 @@
+package localauthz_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"creto.dev"
+	"creto.dev/authz"
+	"creto.dev/authz/authztest"
+	"creto.dev/authz/localauthz"
+	"creto.dev/fault"
+	"creto.dev/nhi"
+	"creto.dev/nhi/nhitest"
+	"creto.dev/pqc/localpqc"
+)
+
+func open(t testing.TB, dir string, groups map[string][]string, extensions []authz.Extension, changed func(context.Context, creto.Digest, error)) (*localauthz.Authorizer, error) {
+	t.Helper()
+	of := func(_ context.Context, id creto.ID) ([]string, error) { return groups[id.Name], nil }
+	if changed == nil {
+		changed = func(context.Context, creto.Digest, error) {}
+	}
+	return localauthz.Open(dir, of, extensions, changed)
+}
+
+func write(t testing.TB, dir, name, text string) {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAuthorizer(t *testing.T) {
+	authztest.Run(t, localpqc.New(), func(t *testing.T, policies string, groups map[string][]string, extensions ...authz.Extension) authz.Authorizer {
+		dir := t.TempDir()
+		write(t, dir, "suite.cedar", policies)
+		a, err := open(t, dir, groups, extensions, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a
+	})
+}
+
+func TestBadPolicies(t *testing.T) {
+	for _, test := range []struct{ name, text, want string }{
+		{"syntax", "permit (principal, action, resource)", "bad.cedar"},
+		{"unknown type", `permit (principal is Creto::Robot, action, resource);`, "Creto::Robot"},
+		{"unknown action", `permit (principal, action == Creto::Action::"fly", resource);`, "fly"},
+		{"no namespace", `permit (principal == Agent::"x", action, resource);`, "Agent"},
+		{"oversight on forbid", `@oversight("x") forbid (principal, action, resource);`, "belongs on a permit"},
+		{"timeout alone", `@timeout("5m") permit (principal, action, resource);`, "beside @oversight"},
+		{"same id twice", `@id("a") permit (principal, action, resource); @id("a") permit (principal, action, resource);`, "second policy"},
+		{"quorum", `@oversight("x") @quorum("2") permit (principal, action, resource);`, "not built"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dir := t.TempDir()
+			write(t, dir, "sub/bad.cedar", "\n"+test.text)
+			_, err := open(t, dir, nil, nil, nil)
+			if fault.CodeOf(err) != fault.InvalidArgument || !strings.Contains(fault.Message(err), test.want) || !strings.Contains(fault.Message(err), "bad.cedar") {
+				t.Errorf("Open = %v; want InvalidArgument that names the file and %q", err, test.want)
+			}
+		})
+	}
+}
+
+// A change takes effect; a mistake does not, is reported once, and leaves what
+// was in force.
+func TestReload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		write(t, dir, "a.cedar", `permit (principal is Creto::Human, action, resource);`)
+		var versions []creto.Digest
+		var mistakes []error
+		a, err := open(t, dir, nil, nil, func(_ context.Context, v creto.Digest, err error) {
+			if err != nil {
+				mistakes = append(mistakes, err)
+			} else {
+				versions = append(versions, v)
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go func() { _ = a.Run(ctx) }()
+		before := a.Version()
+		write(t, dir, "b.cedar", `permit (principal, action, resource);`)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		after := a.Version()
+		if after == before || len(versions) != 1 || versions[0] != after {
+			t.Errorf("version %v after %v, reported %v", after, before, versions)
+		}
+		write(t, dir, "b.cedar", `permit (principal`)
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		if a.Version() != after || len(mistakes) != 1 {
+			t.Errorf("with a mistake in place: version %v, want %v; reported %d times, want 1", a.Version(), after, len(mistakes))
+		}
+	})
+}
+
+// What a flag writes permits just what it says.
+func TestPolicyText(t *testing.T) {
+	p := localpqc.New()
+	chain := nhitest.Chain(t, p, time.Now(), nhi.Everything(), "alice", "bot")
+	text, err := localauthz.PolicyText(chain.Agent(), []localauthz.Rule{
+		{Text: "call_model=gpt-4o"}, {Text: `http_request=GET http://shop.test/orders/*`}, {Text: "network_egress=*:443"},
+		{Text: `http_request=POST http://shop.test/refunds`, Ask: "finance"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	write(t, dir, "humans.cedar", `permit (principal is Creto::Human, action, resource);`)
+	write(t, dir, "agents/bot.cedar", text)
+	a, err := open(t, dir, nil, nil, nil)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	s, err := a.Bind(t.Context(), chain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		action, id, method string
+		want               authz.Kind
+	}{
+		{creto.CallModel, "gpt-4o", "", authz.Allow},
+		{creto.CallModel, "gpt-4o-mini", "", authz.Deny},
+		{creto.HTTPRequest, "http://shop.test/orders/7", "GET", authz.Allow},
+		{creto.HTTPRequest, "http://shop.test/orders/7", "DELETE", authz.Deny},
+		{creto.HTTPRequest, "http://shop.test/customers", "GET", authz.Deny},
+		{creto.HTTPRequest, "http://shop.test/refunds", "POST", authz.RequiresOversight},
+		{creto.NetworkEgress, "example.com:443", "", authz.Allow},
+		{creto.NetworkEgress, "example.com:22", "", authz.Deny},
+	} {
+		kind, _ := creto.ResourceType(test.action)
+		r := authz.Request{Action: test.action, Resource: creto.Resource{Type: kind, ID: test.id}}
+		if test.method != "" {
+			r.Context = map[string]any{"method": test.method}
+		}
+		d, err := a.Check(t.Context(), s, r)
+		if err != nil || d.Kind != test.want {
+			t.Errorf("%s %s %s = %v %q, %v; want %v", test.action, test.method, test.id, d.Kind, d.Reason, err, test.want)
+		}
+		// The line that a denial prints permits it.
+		if d.Kind == authz.Deny {
+			dir := t.TempDir()
+			write(t, dir, "a.cedar", "permit (principal is Creto::Human, action, resource);\n"+localauthz.PermitFor(chain.Agent(), r))
+			b, err := open(t, dir, nil, nil, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			session, err := b.Bind(t.Context(), chain)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d, err := b.Check(t.Context(), session, r); err != nil || d.Kind != authz.Allow {
+				t.Errorf("with the printed line: %+v, %v; want allow", d, err)
+			}
+		}
+	}
+	for _, bad := range []string{"", "fly=*", "call_model", "call_model="} {
+		if _, err := localauthz.PolicyText(chain.Agent(), []localauthz.Rule{{Text: bad}}); fault.CodeOf(err) != fault.InvalidArgument {
+			t.Errorf("PolicyText(%q) = %v, want InvalidArgument", bad, err)
+		}
+	}
+	// A rule cannot write more than itself.
+	evil, err := localauthz.PolicyText(chain.Agent(), []localauthz.Rule{{Text: "call_model=\"); permit (principal, action, resource);//"}})
+	if err != nil || strings.Count(evil, "permit (") != 2 || !strings.Contains(evil, `\"`) {
+		t.Errorf("a quote in a rule is not escaped: %v\n%s", err, evil)
+	}
+}
+
+func FuzzParsePolicies(f *testing.F) {
+	f.Add(authztest.Policies)
+	f.Fuzz(func(t *testing.T, text string) {
+		dir := t.TempDir()
+		write(t, dir, "a.cedar", text)
+		_, err := open(t, dir, nil, nil, nil)
+		if err != nil && fault.CodeOf(err) != fault.InvalidArgument {
+			t.Errorf("Open = %v, want InvalidArgument or nothing", err)
+		}
+	})
+}
