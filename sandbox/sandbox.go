@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"creto.dev"
+	"creto.dev/sandbox/guest"
 )
 
 // Isolation is the class of wall around a sandbox, strongest first: a policy
@@ -34,7 +35,7 @@ const (
 // SocketName is the gateway's Unix socket inside [Spec].GatewayDir. The
 // directory is mounted and not the file, so that a restarted server, which
 // makes a new socket, is reached again.
-const SocketName = "gateway.sock"
+const SocketName = guest.SocketName
 
 // Backend runs sandboxes. Implementations are safe for concurrent use.
 type Backend interface {

@@ -125,6 +125,9 @@ func run(control *os.File, status statusWriter) (int, error) {
 			return 0, err
 		}
 	case ModeGVisor:
+		if err := os.Mkdir(HomePath, 0o700); err != nil {
+			return 0, err
+		}
 	default:
 		return 0, fmt.Errorf("unknown mode %q", config.Mode)
 	}

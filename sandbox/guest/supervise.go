@@ -29,6 +29,13 @@ func supervise(config Config, control *os.File, status statusWriter) (int, error
 		return 0, fmt.Errorf("listen for the forwarder: %w", err)
 	}
 	forwarder := &Forwarder{Dial: dialGateway, Patience: config.Patience}
+	if config.Mode == ModeGVisor {
+		link, err := openLink()
+		if err != nil {
+			return 0, err
+		}
+		forwarder.Dial = link.dial
+	}
 	child, err := start(config, status)
 	if err != nil || child == 0 {
 		return setupExit, err
@@ -53,7 +60,7 @@ func supervise(config Config, control *os.File, status statusWriter) (int, error
 
 func dialGateway(ctx context.Context) (net.Conn, error) {
 	var d net.Dialer
-	return d.DialContext(ctx, "unix", filepath.Join(GatewayPath, "gateway.sock"))
+	return d.DialContext(ctx, "unix", filepath.Join(GatewayPath, SocketName))
 }
 
 // limit sets the limits that a process carries. They hold for the command and

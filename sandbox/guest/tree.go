@@ -41,6 +41,8 @@ type Tree struct {
 const (
 	GatewayPath = "/run/creto"
 	HomePath    = "/tmp/home"
+	// SocketName is the gateway's socket in GatewayPath.
+	SocketName = "gateway.sock"
 )
 
 // Below a tree's base.
@@ -79,7 +81,7 @@ func (b builder) static() error {
 	if err := tmpfs(root, rootBytes, 0o755); err != nil {
 		return err
 	}
-	for _, dir := range []string{"/dev", "/etc", "/proc", "/run", GatewayPath, "/tmp"} {
+	for _, dir := range []string{"/dev", "/etc", "/proc", "/run", GatewayPath, "/sys", "/tmp"} {
 		if err := mkdir(b.inside(dir)); err != nil {
 			return err
 		}

@@ -96,7 +96,7 @@ func (j *Job) Run(ctx context.Context, cmd *exec.Cmd, messages []byte, overhead 
 	defer j.group.close()
 	result.Unenforced = j.group.unenforced
 
-	streams, err := openStreams(j.Spec)
+	streams, err := openStreams(j.Spec, j.Guest.Mode == guest.ModeGVisor)
 	if err != nil {
 		return result, fault.WrapAs(j.op, fault.SpawnFailed, err, "open the streams of the sandbox")
 	}

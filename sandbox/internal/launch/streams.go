@@ -16,16 +16,19 @@ import (
 type streams struct {
 	stdin, stdout, stderr *os.File
 
-	ours    []*os.File // the sandbox's ends, closed once it has them
-	feed    func()     // copies stdin; not waited for
-	feedTo  *os.File
-	readers []*os.File
-	copies  []func()
-	wait    sync.WaitGroup
+	copyFiles bool
+	ours      []*os.File // the sandbox's ends, closed once it has them
+	feed      func()     // copies stdin; not waited for
+	feedTo    *os.File
+	readers   []*os.File
+	copies    []func()
+	wait      sync.WaitGroup
 }
 
-func openStreams(spec sandbox.Spec) (*streams, error) {
-	s := &streams{}
+// openStreams prepares spec's stdio. copyFiles asks for pipes in place of
+// regular files, for an engine that does not share their offset.
+func openStreams(spec sandbox.Spec, copyFiles bool) (*streams, error) {
+	s := &streams{copyFiles: copyFiles}
 	if err := s.open(spec); err != nil {
 		s.close()
 		return nil, err
@@ -34,10 +37,11 @@ func openStreams(spec sandbox.Spec) (*streams, error) {
 }
 
 func (s *streams) open(spec sandbox.Spec) error {
-	switch in := spec.Stdin.(type) {
-	case *os.File:
-		s.stdin = in
-	case nil:
+	file, _ := spec.Stdin.(*os.File)
+	switch in := spec.Stdin; {
+	case file != nil && s.passable(file):
+		s.stdin = file
+	case in == nil:
 		null, err := os.Open(os.DevNull)
 		if err != nil {
 			return err
@@ -65,7 +69,7 @@ func (s *streams) open(spec sandbox.Spec) error {
 }
 
 func (s *streams) output(w io.Writer) (*os.File, error) {
-	if file, ok := w.(*os.File); ok {
+	if file, ok := w.(*os.File); ok && s.passable(file) {
 		return file, nil
 	}
 	if w == nil {
@@ -86,6 +90,11 @@ func (s *streams) output(w io.Writer) (*os.File, error) {
 		}
 	})
 	return out, nil
+}
+
+func (s *streams) passable(file *os.File) bool {
+	info, err := file.Stat()
+	return !s.copyFiles || err != nil || !info.Mode().IsRegular()
 }
 
 // started closes the sandbox's ends and begins to copy.

@@ -10,6 +10,7 @@ import (
 	"creto.dev"
 	"creto.dev/sandbox"
 	"creto.dev/sandbox/guest"
+	"creto.dev/sandbox/gvisor"
 	"creto.dev/sandbox/namespaces"
 )
 
@@ -31,6 +32,8 @@ func main() {
 func supervise(engine, dir, gateway string, command []string) {
 	var backend sandbox.Backend
 	switch engine {
+	case "gvisor":
+		backend = gvisor.New(gvisor.Config{})
 	case "namespaces":
 		backend = namespaces.New()
 	}
@@ -38,7 +41,9 @@ func supervise(engine, dir, gateway string, command []string) {
 		ID: fmt.Sprintf("probe-%d", os.Getpid()), Agent: creto.ID{TrustDomain: "test", Tenant: "default", Kind: creto.KindAgent, Name: "probe"},
 		Command: command, Dir: dir, GatewayDir: gateway,
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
-		Started: func(s sandbox.Started) { fmt.Fprintf(os.Stderr, "started %d after %v without %v\n", s.PID, s.After, s.Unenforced) },
+		Started: func(s sandbox.Started) {
+			fmt.Fprintf(os.Stderr, "started %d after %v without %v\n", s.PID, s.After, s.Unenforced)
+		},
 	})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
