@@ -1,0 +1,277 @@
+package node
+
+import (
+	"log/slog"
+	"time"
+
+	"creto.dev"
+	"creto.dev/call"
+)
+
+// Config is everything that a node can be told, a plain value: copy it, compare
+// it, print it (secrets print as ***). [Default] is complete and runs; [Load]
+// reads one TOML file over it; config_defaults.toml says what each key means.
+//
+// The keys below integrations are those of the specification (R-CFG-1…46), with
+// its units in their names.
+type Config struct {
+	Server       ServerConfig       `toml:"server"`
+	Console      ConsoleConfig      `toml:"console"`
+	Identity     IdentityConfig     `toml:"identity"`
+	Policy       PolicyConfig       `toml:"policy"`
+	Oversight    OversightConfig    `toml:"oversight"`
+	Runtime      RuntimeConfig      `toml:"runtime"`
+	Egress       EgressConfig       `toml:"egress"`
+	Inference    InferenceConfig    `toml:"inference"`
+	Log          LogConfig          `toml:"log"`
+	Integrations IntegrationsConfig `toml:"integrations"`
+}
+
+// ServerConfig is where the node listens.
+type ServerConfig struct {
+	// Listen is host:port of the one TCP port; port 0 takes a free one.
+	Listen string `toml:"listen"`
+}
+
+// ConsoleConfig is the web console.
+type ConsoleConfig struct {
+	// Origin is the console's address as browsers see it. Passkeys are bound
+	// to its host, which therefore cannot be an IP address.
+	Origin string `toml:"origin"`
+}
+
+// IdentityConfig is whom the node vouches for.
+type IdentityConfig struct {
+	// TrustDomain and Tenant are the first parts of every id.
+	TrustDomain string `toml:"trust_domain"`
+	Tenant      string `toml:"tenant"`
+	// TokenTTL is how long an access token is valid, at most 15 minutes.
+	TokenTTL Duration `toml:"token_ttl"`
+}
+
+// PolicyConfig is where the Cedar policies are.
+type PolicyConfig struct {
+	// Dir is a directory; "" means policies in the data directory.
+	Dir string `toml:"dir"`
+}
+
+// OversightConfig is how humans are asked.
+type OversightConfig struct {
+	// Timeout is how long a request waits for a human where its policy does not
+	// say; then it is denied.
+	Timeout Duration `toml:"timeout"`
+}
+
+// The values of RuntimeConfig.Backend.
+const (
+	BackendAuto       = "auto"
+	BackendGVisor     = "gvisor"
+	BackendNamespaces = "namespaces"
+)
+
+// RuntimeConfig is how agents' programs are isolated.
+type RuntimeConfig struct {
+	// Backend is auto (gVisor when there, else namespaces), gvisor or
+	// namespaces.
+	Backend string `toml:"backend"`
+	// RunscPath is the absolute path of runsc; "" looks in PATH.
+	RunscPath string `toml:"runsc_path"`
+}
+
+// EgressConfig is the way out.
+type EgressConfig struct {
+	// Hosts maps a name, or name:port, that agents use to the address:port that
+	// is really dialled. Its entries are exempt from the guard against private
+	// addresses.
+	Hosts map[string]string `toml:"hosts"`
+}
+
+// InferenceConfig is which models there are.
+type InferenceConfig struct {
+	// Timeout bounds one model call, its stream included.
+	Timeout Duration `toml:"timeout"`
+	// Providers are asked in order: the first whose Models match is used.
+	Providers []ProviderConfig `toml:"providers"`
+}
+
+// ProviderOpenAI is the one value of ProviderConfig.Kind so far: anything that
+// speaks OpenAI's dialect.
+const ProviderOpenAI = "openai"
+
+// ProviderConfig is one upstream for models.
+type ProviderConfig struct {
+	// Name is what records call it. Required, unique.
+	Name string `toml:"name"`
+	// Kind is the dialect; "" means ProviderOpenAI.
+	Kind string `toml:"kind"`
+	// BaseURL is the address up to and without /chat/completions. Required.
+	BaseURL string `toml:"base_url"`
+	// APIKey is added on the way out; agents never see it. Optional.
+	APIKey creto.Secret `toml:"api_key"`
+	// Models are names, or prefixes followed by *; empty means every model.
+	Models []string `toml:"models"`
+}
+
+// LogConfig is the process's own log.
+type LogConfig struct {
+	// Level is debug, info, warn or error.
+	Level string `toml:"level"`
+	// Format is text or json.
+	Format string `toml:"format"`
+}
+
+// SlogLevel returns the level; info for one that Validate refuses.
+func (c LogConfig) SlogLevel() slog.Level {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(c.Level)) // level stays Info, as documented
+	return level
+}
+
+// IntegrationsConfig is where each contract is served: in this process, unless
+// an endpoint says otherwise.
+type IntegrationsConfig struct {
+	NHI       RemoteConfig    `toml:"nhi"`
+	Authz     AuthzConfig     `toml:"authz"`
+	Crypto    CryptoConfig    `toml:"crypto"`
+	Consensus ConsensusConfig `toml:"consensus"`
+	Audit     AuditConfig     `toml:"audit"`
+	Memory    MemoryConfig    `toml:"memory"`
+	Storage   RemoteConfig    `toml:"storage"`
+	Slack     SlackConfig     `toml:"slack"`
+	Stripe    StripeConfig    `toml:"stripe"`
+}
+
+// RemoteConfig is what every contract's section has: where it is and how calls
+// to it are made (X-20). Retries and breaker matter to remote contracts only.
+type RemoteConfig struct {
+	// Endpoint: "" and embedded:// mean in this process.
+	Endpoint                       string `toml:"endpoint"`
+	TimeoutMS                      int    `toml:"timeout_ms"`
+	RetryMaxAttempts               int    `toml:"retry_max_attempts"`
+	RetryInitialDelayMS            int    `toml:"retry_initial_delay_ms"`
+	RetryMaxDelayMS                int    `toml:"retry_max_delay_ms"`
+	CircuitBreakerEnabled          bool   `toml:"circuit_breaker_enabled"`
+	CircuitBreakerFailureThreshold int    `toml:"circuit_breaker_failure_threshold"`
+	CircuitBreakerResetTimeoutSec  int    `toml:"circuit_breaker_reset_timeout_sec"`
+}
+
+// CallPolicy returns the section's time limit and retries for package call.
+func (c RemoteConfig) CallPolicy() call.Policy {
+	return call.Policy{
+		Timeout:      time.Duration(c.TimeoutMS) * time.Millisecond,
+		Attempts:     c.RetryMaxAttempts,
+		InitialDelay: time.Duration(c.RetryInitialDelayMS) * time.Millisecond,
+		MaxDelay:     time.Duration(c.RetryMaxDelayMS) * time.Millisecond,
+	}
+}
+
+// AuthzConfig is R-CFG-9…14.
+type AuthzConfig struct {
+	RemoteConfig
+	CacheEnabled    bool `toml:"cache_enabled"`
+	CacheTTLSeconds int  `toml:"cache_ttl_seconds"`
+	CacheMaxEntries int  `toml:"cache_max_entries"`
+}
+
+// CryptoConfig is R-CFG-15…19. Each names the one algorithm that is built.
+type CryptoConfig struct {
+	SymmetricAlgorithm string `toml:"symmetric_algorithm"`
+	KEMAlgorithm       string `toml:"kem_algorithm"`
+	SignatureClassical string `toml:"signature_classical"`
+	SignaturePQC       string `toml:"signature_pqc"`
+	HashAlgorithm      string `toml:"hash_algorithm"`
+}
+
+// ConsensusConfig is R-CFG-20…23.
+type ConsensusConfig struct {
+	RemoteConfig
+	FallbackToLocalTimestamp bool `toml:"fallback_to_local_timestamp"`
+}
+
+// AuditConfig is R-CFG-24…29.
+type AuditConfig struct {
+	RemoteConfig
+	// AsyncWrites speaks of sequencing into the tree, not of durability
+	// (R-AUD-21); only true is built.
+	AsyncWrites        bool `toml:"async_writes"`
+	BatchSize          int  `toml:"batch_size"`
+	FlushIntervalMS    int  `toml:"flush_interval_ms"`
+	LocalBufferMaxSize int  `toml:"local_buffer_max_size"`
+}
+
+// MemoryConfig is R-CFG-30…32 and X-11.
+type MemoryConfig struct {
+	RemoteConfig
+	Optional           bool    `toml:"optional"`
+	Limit              int     `toml:"limit"`
+	RelevanceThreshold float64 `toml:"relevance_threshold"`
+}
+
+// SlackConfig is R-CFG-36…38 and the channel that the specification forgot.
+type SlackConfig struct {
+	Enabled       bool         `toml:"enabled"`
+	SigningSecret creto.Secret `toml:"signing_secret"`
+	BotToken      creto.Secret `toml:"bot_token"`
+	ChannelID     string       `toml:"channel_id"`
+}
+
+// StripeConfig is R-CFG-39…41.
+type StripeConfig struct {
+	Enabled       bool         `toml:"enabled"`
+	APIKey        creto.Secret `toml:"api_key"`
+	WebhookSecret creto.Secret `toml:"webhook_secret"`
+}
+
+// Duration is a time.Duration written as in "1m30s".
+type Duration time.Duration
+
+// String returns the text form.
+func (d Duration) String() string { return time.Duration(d).String() }
+
+// MarshalText implements encoding.TextMarshaler.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler. Its error is that of
+// time.ParseDuration, which quotes the text.
+func (d *Duration) UnmarshalText(text []byte) error {
+	parsed, err := time.ParseDuration(string(text))
+	*d = Duration(parsed)
+	return err
+}
+
+// Default returns the configuration of a node that was told nothing: everything
+// in this process, no models, no way out.
+func Default() Config {
+	remote := RemoteConfig{
+		TimeoutMS: 100, RetryMaxAttempts: 3, RetryInitialDelayMS: 100, RetryMaxDelayMS: 1000,
+		CircuitBreakerEnabled: true, CircuitBreakerFailureThreshold: 5, CircuitBreakerResetTimeoutSec: 30,
+	}
+	with := func(timeoutMS, attempts int) RemoteConfig {
+		r := remote
+		r.TimeoutMS, r.RetryMaxAttempts = timeoutMS, attempts
+		return r
+	}
+	nhi := with(100, 3)
+	nhi.RetryInitialDelayMS, nhi.RetryMaxDelayMS = 50, 500
+	return Config{
+		Server:    ServerConfig{Listen: "localhost:7300"},
+		Console:   ConsoleConfig{Origin: "http://localhost:7300"},
+		Identity:  IdentityConfig{TrustDomain: "creto.local", Tenant: creto.DefaultTenant, TokenTTL: Duration(15 * time.Minute)},
+		Oversight: OversightConfig{Timeout: Duration(30 * time.Minute)},
+		Runtime:   RuntimeConfig{Backend: BackendAuto},
+		Inference: InferenceConfig{Timeout: Duration(10 * time.Minute)},
+		Log:       LogConfig{Level: "info", Format: "text"},
+		Integrations: IntegrationsConfig{
+			NHI:   nhi,
+			Authz: AuthzConfig{RemoteConfig: with(10, 3), CacheEnabled: true, CacheTTLSeconds: 60, CacheMaxEntries: 10_000},
+			Crypto: CryptoConfig{
+				SymmetricAlgorithm: "aes-256-gcm", KEMAlgorithm: "ml-kem-768",
+				SignatureClassical: "ed25519", SignaturePQC: "ml-dsa-65", HashAlgorithm: "sha3-256",
+			},
+			Consensus: ConsensusConfig{RemoteConfig: with(50, 2), FallbackToLocalTimestamp: true},
+			Audit:     AuditConfig{RemoteConfig: with(1000, 5), AsyncWrites: true, BatchSize: 100, FlushIntervalMS: 1000, LocalBufferMaxSize: 10_000},
+			Memory:    MemoryConfig{RemoteConfig: with(200, 3), Optional: true, Limit: 5, RelevanceThreshold: 0.7},
+			Storage:   with(1000, 3),
+		},
+	}
+}

@@ -1,0 +1,224 @@
+package node
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"net/url"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"creto.dev"
+)
+
+// maxTokenTTL is the longest that an access token may be valid: what is revoked
+// by waiting must end soon.
+const maxTokenTTL = 15 * time.Minute
+
+// Validate reports every problem of c, a line each.
+//
+// Errors: InvalidArgument (Permanent).
+func (c Config) Validate() error { return configError("node.Config.Validate", c.problems()) }
+
+// configChecker collects problems.
+type configChecker struct{ found []configProblem }
+
+func (k *configChecker) addf(key, format string, args ...any) {
+	k.found = append(k.found, configProblem{key: key, text: fmt.Sprintf(format, args...)})
+}
+
+func (k *configChecker) oneOf(key, value string, allowed ...string) {
+	if !slices.Contains(allowed, value) {
+		k.addf(key, "%q is not one of %s", value, strings.Join(allowed, ", "))
+	}
+}
+
+func (k *configChecker) between(key string, value, low, high int) {
+	if value < low || value > high {
+		k.addf(key, "%d is outside %d to %d", value, low, high)
+	}
+}
+
+func (k *configChecker) within(key string, value Duration, low, high time.Duration) {
+	if d := time.Duration(value); d < low || d > high {
+		k.addf(key, "%v is outside %v to %v", value, low, high)
+	}
+}
+
+// hostPort checks host:port; a port of 0 only where free is true.
+func (k *configChecker) hostPort(key, value string, free bool) {
+	host, port, err := net.SplitHostPort(value)
+	n, portErr := strconv.ParseUint(port, 10, 16)
+	if err != nil || portErr != nil || n == 0 && !free || strings.ContainsAny(host, " /@") {
+		k.addf(key, "%q is not of the form host:port", value)
+	}
+}
+
+// problems returns what is wrong with c, without places.
+func (c Config) problems() []configProblem {
+	k := &configChecker{}
+	k.hostPort("server.listen", c.Server.Listen, true)
+	k.origin("console.origin", c.Console.Origin)
+	k.identity(c.Identity)
+	k.within("oversight.timeout", c.Oversight.Timeout, time.Second, 30*24*time.Hour)
+	k.oneOf("runtime.backend", c.Runtime.Backend, BackendAuto, BackendGVisor, BackendNamespaces)
+	if p := c.Runtime.RunscPath; p != "" && !filepath.IsAbs(p) {
+		k.addf("runtime.runsc_path", "%q is not an absolute path", p)
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Egress.Hosts)) {
+		k.egressHost(name, c.Egress.Hosts[name])
+	}
+	k.inference(c.Inference)
+	k.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
+	k.oneOf("log.format", c.Log.Format, "text", "json")
+	k.integrations(c.Integrations)
+	return k.found
+}
+
+// origin checks the console's origin: a passkey is bound to its host, which
+// cannot be an IP address (WebAuthn level 3, section 5.1.2).
+func (k *configChecker) origin(key, value string) {
+	u, err := url.Parse(value)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Host != strings.TrimPrefix(value, u.Scheme+"://") {
+		k.addf(key, "%q is not an origin such as https://creto.example", value)
+		return
+	}
+	host := u.Hostname()
+	if _, err := netip.ParseAddr(host); err == nil {
+		k.addf(key, "%q is an IP address, to which no passkey can be bound; use a name such as localhost", host)
+	}
+	if u.Scheme == "http" && host != "localhost" && !strings.HasSuffix(host, ".localhost") {
+		k.addf(key, "%q needs https, because it is not localhost", value)
+	}
+}
+
+func (k *configChecker) identity(c IdentityConfig) {
+	id := creto.ID{TrustDomain: c.TrustDomain, Tenant: creto.DefaultTenant, Kind: creto.KindAgent, Name: "x"}
+	if id.Validate() != nil {
+		k.addf("identity.trust_domain", "%q is no trust domain; use a-z, 0-9, '-', '_' and '.'", c.TrustDomain)
+	}
+	id.TrustDomain, id.Tenant = "x", c.Tenant
+	if id.Validate() != nil {
+		k.addf("identity.tenant", "%q is no tenant; use a-z, 0-9, '-', '_' and '.'", c.Tenant)
+	}
+	k.within("identity.token_ttl", c.TokenTTL, time.Second, maxTokenTTL)
+}
+
+func (k *configChecker) egressHost(name, address string) {
+	key := "egress.hosts." + name
+	host, port, hasPort := strings.Cut(name, ":")
+	if n, err := strconv.ParseUint(port, 10, 16); hasPort && (err != nil || n == 0) || host == "" || strings.ContainsAny(name, " /@*\\") {
+		k.addf(key, "%q is not of the form name or name:port", name)
+	}
+	k.hostPort(key, address, false)
+}
+
+func (k *configChecker) inference(c InferenceConfig) {
+	k.within("inference.timeout", c.Timeout, time.Second, 24*time.Hour)
+	seen := map[string]bool{}
+	for i, p := range c.Providers {
+		key := fmt.Sprintf("inference.providers[%d]", i)
+		id := creto.ID{TrustDomain: "x", Tenant: "x", Kind: creto.KindWorkload, Name: p.Name}
+		switch {
+		case p.Name == "":
+			k.addf(key+".name", "a name is required")
+		case id.Validate() != nil:
+			k.addf(key+".name", "%q is no name; use a-z, 0-9, '-', '_' and '.'", p.Name)
+		case seen[p.Name]:
+			k.addf(key+".name", "%q is there twice", p.Name)
+		}
+		seen[p.Name] = true
+		if p.Kind != "" {
+			k.oneOf(key+".kind", p.Kind, ProviderOpenAI)
+		}
+		u, err := url.Parse(p.BaseURL)
+		switch {
+		case p.BaseURL == "":
+			k.addf(key+".base_url", "an address is required, such as https://api.openai.com/v1")
+		case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
+			k.addf(key+".base_url", "not an address such as https://api.openai.com/v1")
+		case u.User != nil || u.RawQuery != "" || u.Fragment != "":
+			k.addf(key+".base_url", "must have no user, query or fragment; a key goes into api_key")
+		}
+		if strings.ContainsAny(p.APIKey.Reveal(), "\r\n\x00") {
+			k.addf(key+".api_key", "holds a line break")
+		}
+		for _, m := range p.Models {
+			if m == "" || strings.Contains(strings.TrimSuffix(m, "*"), "*") {
+				k.addf(key+".models", "%q is neither a model's name nor a prefix followed by *", m)
+			}
+		}
+	}
+}
+
+func (k *configChecker) integrations(c IntegrationsConfig) {
+	d := Default().Integrations
+	k.remote("nhi", c.NHI)
+	k.remote("authz", c.Authz.RemoteConfig)
+	k.between("integrations.authz.cache_ttl_seconds", c.Authz.CacheTTLSeconds, 1, 3600)
+	k.between("integrations.authz.cache_max_entries", c.Authz.CacheMaxEntries, 1, 10_000_000)
+	for _, key := range keysOf(reflect.ValueOf(d.Crypto)) {
+		got, _ := fieldOf(reflect.ValueOf(c.Crypto), key)
+		built, _ := fieldOf(reflect.ValueOf(d.Crypto), key)
+		k.oneOf("integrations.crypto."+key, got.String(), built.String())
+	}
+	k.remote("consensus", c.Consensus.RemoteConfig)
+	k.remote("audit", c.Audit.RemoteConfig)
+	if !c.Audit.AsyncWrites {
+		k.addf("integrations.audit.async_writes", "only true is built: records are durable when accepted, and sequenced later")
+	}
+	k.between("integrations.audit.batch_size", c.Audit.BatchSize, 1, 10_000)
+	k.between("integrations.audit.flush_interval_ms", c.Audit.FlushIntervalMS, 1, 60_000)
+	k.between("integrations.audit.local_buffer_max_size", c.Audit.LocalBufferMaxSize, c.Audit.BatchSize, 10_000_000)
+	k.notBuilt("memory", differing("integrations.memory", reflect.ValueOf(c.Memory), reflect.ValueOf(d.Memory)))
+	k.notBuilt("storage", differing("integrations.storage", reflect.ValueOf(c.Storage), reflect.ValueOf(d.Storage)))
+	k.off("slack", c.Slack.Enabled)
+	k.off("stripe", c.Stripe.Enabled)
+}
+
+// off refuses to switch on a part that does not exist.
+func (k *configChecker) off(part string, enabled bool) {
+	if enabled {
+		k.addf("integrations."+part+".enabled", "%s is not built yet; set it to false", part)
+	}
+}
+
+// notBuilt refuses keys of a part that does not exist.
+func (k *configChecker) notBuilt(part string, keys []string) {
+	for _, key := range keys {
+		k.addf(key, "%s is not built yet; remove %s", part, key)
+	}
+}
+
+func (k *configChecker) remote(contract string, c RemoteConfig) {
+	prefix := "integrations." + contract + "."
+	if c.Endpoint != "" && c.Endpoint != "embedded://" {
+		k.addf(prefix+"endpoint", "remote %s is not built yet; remove %sendpoint", contract, prefix)
+	}
+	k.between(prefix+"timeout_ms", c.TimeoutMS, 1, 600_000)
+	k.between(prefix+"retry_max_attempts", c.RetryMaxAttempts, 1, 100)
+	k.between(prefix+"retry_max_delay_ms", c.RetryMaxDelayMS, 1, 600_000)
+	k.between(prefix+"retry_initial_delay_ms", c.RetryInitialDelayMS, 1, max(1, c.RetryMaxDelayMS))
+	k.between(prefix+"circuit_breaker_failure_threshold", c.CircuitBreakerFailureThreshold, 1, 10_000)
+	k.between(prefix+"circuit_breaker_reset_timeout_sec", c.CircuitBreakerResetTimeoutSec, 1, 3600)
+}
+
+// warnings returns what is allowed and yet unwise.
+func (c Config) warnings() []string {
+	var found []string
+	for _, p := range c.Inference.Providers {
+		u, err := url.Parse(p.BaseURL)
+		if err != nil || p.APIKey.IsZero() || u.Scheme != "http" {
+			continue
+		}
+		if ip, err := netip.ParseAddr(u.Hostname()); u.Hostname() != "localhost" && (err != nil || !ip.IsLoopback()) {
+			found = append(found, fmt.Sprintf("inference provider %q gets its api_key over http in the clear; use https", p.Name))
+		}
+	}
+	return found
+}
