@@ -140,12 +140,10 @@ func confine(config Config) error {
 	if err := allThreads(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1); err != nil {
 		return fmt.Errorf("forbid new privileges: %w", err)
 	}
-	if config.Mode == ModeNamespaces {
-		if _, err := install(filter(), unix.SECCOMP_FILTER_FLAG_TSYNC); err != nil {
-			return err
-		}
-	}
-	return nil
+	// In gVisor too, whose own user namespaces would hand out capabilities
+	// over its kernel, and with them more of it to attack.
+	_, err := install(filter(), unix.SECCOMP_FILTER_FLAG_TSYNC)
+	return err
 }
 
 func allThreads(trap, a1, a2 uintptr) error {

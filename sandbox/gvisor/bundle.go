@@ -24,7 +24,7 @@ func bundle(job *launch.Job, state *state) specs.Spec {
 	}
 	mounts := []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "nodev", "noexec"}},
-		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "mode=755", "size=65536"}},
+		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"ro", "nosuid", "mode=755", "size=65536"}},
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec"}},
 		// Instead of gVisor's own, so that engines show the same tree.
 		{Destination: "/sys", Type: "tmpfs", Source: "tmpfs", Options: []string{"ro", "mode=555", "size=4096"}},

@@ -19,23 +19,52 @@ func main() {
 		guest.Main()
 	}
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: probe NAME ARG…")
-		os.Exit(2)
+		fail("usage: probe NAME ARG…")
 	}
+	args := os.Args[2:]
 	switch os.Args[1] {
 	case "supervise":
-		supervise(os.Args[2], os.Args[3], os.Args[4], os.Args[5:])
+		supervise(args[0], args[1], args[2], args[3:])
+	case "tree":
+		tree()
+	case "dial":
+		dial(args[0], args[1])
+	case "http":
+		request(args[0], args[1], args[2])
+	case "connect":
+		connect(args[0])
+	case "syscalls":
+		syscalls()
+	case "status":
+		status()
+	case "spawn":
+		spawn(args[0])
+	case "child":
+		select {}
+	case "unix":
+		talk()
+	case "signals":
+		signals()
+	default:
+		fail("no probe %q", os.Args[1])
 	}
 }
 
-// supervise runs a command in a sandbox, as `creto run` does.
+func fail(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, format+"\n", args...)
+	os.Exit(99)
+}
+
+// supervise runs a command in a sandbox, as the command line does.
 func supervise(engine, dir, gateway string, command []string) {
 	var backend sandbox.Backend
-	switch engine {
-	case "gvisor":
+	switch sandbox.Isolation(engine) {
+	case sandbox.GVisor:
 		backend = gvisor.New(gvisor.Config{})
-	case "namespaces":
+	case sandbox.Namespaces:
 		backend = namespaces.New()
+	default:
+		fail("no engine %q", engine)
 	}
 	result, err := backend.Run(context.Background(), sandbox.Spec{
 		ID: fmt.Sprintf("probe-%d", os.Getpid()), Agent: creto.ID{TrustDomain: "test", Tenant: "default", Kind: creto.KindAgent, Name: "probe"},
@@ -46,8 +75,7 @@ func supervise(engine, dir, gateway string, command []string) {
 		},
 	})
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+		fail("%v", err)
 	}
 	os.Exit(result.ExitCode)
 }
