@@ -72,8 +72,10 @@ type Action struct {
 	Context map[string]any
 	// IdempotencyKey makes a retry attach to the first attempt. Optional.
 	IdempotencyKey string
-	// Sandbox names the run that asks, if any.
-	Sandbox string
+	// Sandbox names the run that asks, if any, and Isolation the kind of its
+	// walls; policies read the latter as context.isolation.
+	Sandbox   string
+	Isolation string
 }
 
 // Validate reports whether a is well formed.

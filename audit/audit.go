@@ -39,6 +39,7 @@ const (
 	EventApproved           = "approved"
 	EventOversightDenied    = "denied"
 	EventOversightExpired   = "oversight_expired"
+	EventConsentConsumed    = "consent_consumed"
 	EventDelegationIssued   = "delegation_issued"
 	EventDelegationRevoked  = "delegation_revoked"
 	EventTokenIssued        = "token_issued"
@@ -74,6 +75,10 @@ type Consent struct {
 	Verification string `cbor:"5,keyasint" json:"verification"`
 	// Human is false if no person took part.
 	Human bool `cbor:"6,keyasint" json:"human"`
+	// Policy asked for the consent; ExpiresNS is when it would have ended, in
+	// Unix nanoseconds.
+	Policy    PolicyRef `cbor:"7,keyasint" json:"policy"`
+	ExpiresNS int64     `cbor:"8,keyasint" json:"expires_ns"`
 }
 
 // Usage is what a model call consumed.
@@ -104,7 +109,8 @@ type Record struct {
 	Why      string    `cbor:"9,keyasint,omitempty" json:"why,omitempty"`
 	Outcome  Outcome   `cbor:"10,keyasint" json:"outcome"`
 	Decision *Decision `cbor:"11,keyasint,omitempty" json:"decision,omitempty"`
-	Consent  *Consent  `cbor:"12,keyasint,omitempty" json:"consent,omitempty"`
+	// Consents are all that the action needed, in the order they were given.
+	Consents []Consent `cbor:"12,keyasint,omitempty" json:"consents,omitempty"`
 	Usage    *Usage    `cbor:"13,keyasint,omitempty" json:"usage,omitempty"`
 	// Sandbox is the run, and Isolation the kind of its walls.
 	Sandbox   string `cbor:"14,keyasint,omitempty" json:"sandbox,omitempty"`
@@ -123,7 +129,7 @@ type Record struct {
 func (r Record) SecurityRelevant() bool {
 	switch r.What {
 	case creto.CallModel, creto.CallTool, creto.HTTPRequest, creto.NetworkEgress, creto.SendMessage, creto.ConsumeQuota:
-		return r.Outcome == Denied || r.Consent != nil || r.Signature != nil
+		return r.Outcome == Denied || len(r.Consents) > 0 || r.Signature != nil
 	}
 	return true
 }

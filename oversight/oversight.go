@@ -1,0 +1,429 @@
+// Package oversight puts an agent's action before a human and keeps the answer:
+// who may answer, what exactly was shown, and that an approval counts once
+// (R-OVS-1…14).
+package oversight
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"creto.dev"
+	"creto.dev/audit"
+	"creto.dev/authz"
+	"creto.dev/consensus"
+	"creto.dev/fault"
+	"creto.dev/gate"
+	"creto.dev/internal/canon"
+	"creto.dev/internal/db"
+)
+
+// State is where a request stands. Every end state is final.
+type State string
+
+// The states. Consumed is an approval whose action has started.
+const (
+	Pending  State = "pending"
+	Approved State = "approved"
+	Denied   State = "denied"
+	Expired  State = "expired"
+	Consumed State = "consumed"
+)
+
+// The channels in which a decision arrives, and how its maker is known there.
+const (
+	ChannelCLI     = "cli"
+	ChannelConsole = "console"
+	ChannelAuto    = "auto"
+)
+
+// verification says how well a channel knows who decided.
+var verification = map[string]string{
+	ChannelCLI:     "holder of the node's socket",
+	ChannelConsole: "session of a one-time login",
+	ChannelAuto:    "nobody: a program decided",
+}
+
+// Request is one question and its answer.
+type Request struct {
+	ID         string
+	State      State
+	Digest     creto.Digest
+	Agent      creto.ID
+	OnBehalfOf creto.ID
+	Chain      []creto.ID
+	Action     string
+	Resource   string
+	// Args is the exact request as the agent made it, and ArgsDigest what a
+	// consent is bound to.
+	Args        []byte
+	ArgsDigest  creto.Digest
+	ChainDigest creto.Digest
+	// Method and the like, as policies saw them.
+	Context   map[string]string
+	Policy    audit.PolicyRef
+	Approvers string
+	Created   time.Time
+	Expires   time.Time
+	DecidedBy creto.ID
+	DecidedAt time.Time
+	Channel   string
+	Reason    string
+}
+
+// body is what a request's row holds beside its columns.
+type body struct {
+	Question audit.Question    `cbor:"1,keyasint"`
+	Chain    []creto.ID        `cbor:"2,keyasint"`
+	Args     []byte            `cbor:"3,keyasint"`
+	Context  map[string]string `cbor:"4,keyasint"`
+}
+
+// Config is the behaviour that may be chosen.
+type Config struct {
+	// Timeout is how long a question waits if its policy does not say. 0 means
+	// 30 minutes. A question that nobody answers is denied.
+	Timeout time.Duration
+}
+
+// Desk holds the requests of one node. Run expires them. Safe for concurrent
+// use.
+type Desk struct {
+	cfg    Config
+	db     *sql.DB
+	clock  consensus.Clock
+	log    audit.Log
+	groups func(ctx context.Context, id creto.ID) ([]string, error)
+	slog   *slog.Logger
+
+	mu      sync.Mutex // guards changed
+	changed chan struct{}
+}
+
+var _ gate.Approver = (*Desk)(nil)
+
+// Open returns the desk over d. Approvals that were consumed in an earlier life
+// and never finished are recorded with outcome unknown.
+//
+// Errors: Unavailable (Degraded).
+func Open(ctx context.Context, cfg Config, d *sql.DB, clock consensus.Clock, log audit.Log, groups func(context.Context, creto.ID) ([]string, error), logger *slog.Logger) (*Desk, error) {
+	if cfg.Timeout == 0 {
+		cfg.Timeout = 30 * time.Minute
+	}
+	desk := &Desk{cfg: cfg, db: d, clock: clock, log: log, groups: groups, slog: logger, changed: make(chan struct{})}
+	return desk, desk.recover(ctx)
+}
+
+// recover records what a crash left open between the start of an action and its
+// outcome.
+func (d *Desk) recover(ctx context.Context) error {
+	const op fault.Op = "oversight.recover"
+	list, err := d.query(ctx, "state = $1 AND finished = 0", string(Consumed))
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
+	for _, r := range list {
+		record := d.event(r, r.Action, r.Agent, audit.Unknown)
+		record.Why = "the node stopped while the action ran; its outcome is not known"
+		record.Chain, record.Args, record.Consents = r.ChainDigest, r.ArgsDigest, []audit.Consent{r.consent()}
+		if _, err := d.log.Log(ctx, record); err != nil {
+			return fault.Wrap(op, err)
+		}
+		if err := d.Finish(ctx, r.ID); err != nil {
+			return fault.Wrap(op, err)
+		}
+	}
+	return nil
+}
+
+// Await implements gate.Approver.
+func (d *Desk) Await(ctx context.Context, q gate.Question) (gate.Answer, error) {
+	const op fault.Op = "oversight.Await"
+	r, err := d.attach(ctx, q)
+	if err != nil {
+		return gate.Answer{}, fault.Wrap(op, err)
+	}
+	for {
+		d.mu.Lock()
+		changed := d.changed
+		d.mu.Unlock()
+		if r, err = d.Show(ctx, r.ID); err != nil {
+			return gate.Answer{}, fault.Wrap(op, err)
+		}
+		switch r.State {
+		case Approved:
+			return gate.Answer{Approved: true, Consent: r.consent()}, nil
+		case Denied:
+			reason := "denied by " + r.DecidedBy.Name
+			if r.Reason != "" {
+				reason += ": " + r.Reason
+			}
+			return gate.Answer{Reason: reason, Consent: r.consent()}, nil
+		case Expired:
+			return gate.Answer{Reason: "nobody answered in time", Consent: r.consent()}, nil
+		case Consumed:
+			return gate.Answer{}, fault.New(op, fault.FailedPrecondition, "the approval %s has been used; ask again", r.ID)
+		case Pending:
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return gate.Answer{}, fault.Wrap(op, ctx.Err())
+		}
+	}
+}
+
+// attach finds the request that a question belongs to, or makes one. A retry
+// with the same key, or the same question while one is open, is that one.
+func (d *Desk) attach(ctx context.Context, q gate.Question) (Request, error) {
+	const op fault.Op = "oversight.attach"
+	chain := q.Chain
+	question := audit.Question{
+		Tenant: chain.Agent().Tenant, Agent: chain.Agent(), Chain: chain.Digest(), Action: q.Action.Name,
+		Resource: q.Action.Resource.String(), Args: q.Action.ArgsDigest(), Policy: audit.PolicyRef{ID: q.Policy.ID, Digest: q.Policy.Digest},
+	}
+	identity, err := question.Digest() // without id and expiry
+	if err != nil {
+		return Request{}, fault.Wrap(op, err)
+	}
+	now, err := d.clock.Now(ctx)
+	if err != nil {
+		return Request{}, fault.Wrap(op, err)
+	}
+	timeout := q.Timeout
+	if timeout == 0 {
+		timeout = d.cfg.Timeout
+	}
+	question.ID = creto.NewUUID().String()
+	question.ExpiresNS = now.Time().Add(timeout).UnixNano()
+	digest, err := question.Digest()
+	if err != nil {
+		return Request{}, fault.Wrap(op, err)
+	}
+	row, err := canon.Marshal(body{Question: question, Chain: chain.Principals(), Args: q.Action.Args, Context: shown(q.Action.Context)})
+	if err != nil {
+		return Request{}, fault.Wrap(op, err)
+	}
+	var id string
+	fresh := false
+	err = db.Tx(ctx, d.db, func(tx *sql.Tx) error {
+		err := tx.QueryRowContext(ctx, `SELECT id FROM oversight_request WHERE identity = $1 AND expires_ns > $2 AND
+			(state IN ('pending', 'approved') OR state = 'denied' AND idempotency_key = $3 AND $3 <> '')
+			ORDER BY created_ns DESC LIMIT 1`, identity[:], now.Physical, q.Action.IdempotencyKey).Scan(&id)
+		if !errors.Is(err, sql.ErrNoRows) {
+			return db.Classify(op, err)
+		}
+		id, fresh = question.ID, true
+		_, err = tx.ExecContext(ctx, `INSERT INTO oversight_request
+			(id, tenant, digest, identity, idempotency_key, agent, on_behalf_of, body, approvers, state, created_ns, expires_ns)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending', $10, $11)`,
+			id, question.Tenant, digest[:], identity[:], q.Action.IdempotencyKey, question.Agent.String(), chain.Human().String(),
+			row, q.Approvers, now.Physical, question.ExpiresNS)
+		return db.Classify(op, err)
+	})
+	if err != nil {
+		return Request{}, err
+	}
+	r, err := d.Show(ctx, id)
+	if err != nil || !fresh {
+		return r, err
+	}
+	_, err = d.log.Log(ctx, d.event(r, audit.EventOversightRequested, r.Agent, audit.Success))
+	d.announce()
+	return r, fault.Wrap(op, err)
+}
+
+// shown keeps the plain facts of a context for the approver.
+func shown(context map[string]any) map[string]string {
+	facts := make(map[string]string)
+	for key, value := range context {
+		if text, ok := value.(string); ok {
+			facts[key] = text
+		}
+	}
+	return facts
+}
+
+// announce wakes whoever waits for any request.
+func (d *Desk) announce() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	close(d.changed)
+	d.changed = make(chan struct{})
+}
+
+// Changed returns a channel that is closed at the next change of any request.
+func (d *Desk) Changed() <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.changed
+}
+
+// Decision is a human's answer, as it arrives in a channel that knows who By
+// is.
+type Decision struct {
+	By      creto.ID
+	Approve bool
+	Channel string
+	Reason  string
+}
+
+// Decide answers a pending request. The first decision wins.
+//
+// Errors: NotFound (Permanent); PermissionDenied (Security) if By may not
+// answer it; FailedPrecondition (Permanent) if it is answered or has expired.
+func (d *Desk) Decide(ctx context.Context, id string, decision Decision) (Request, error) {
+	const op fault.Op = "oversight.Decide"
+	r, err := d.Show(ctx, id)
+	if err != nil {
+		return r, fault.Wrap(op, err)
+	}
+	if err := d.eligible(ctx, r, decision.By); err != nil {
+		return r, fault.Wrap(op, err)
+	}
+	if _, ok := verification[decision.Channel]; !ok {
+		return r, fault.New(op, fault.InvalidArgument, "%q is no channel", decision.Channel)
+	}
+	now, err := d.clock.Now(ctx)
+	if err != nil {
+		return r, fault.Wrap(op, err)
+	}
+	state, event := Denied, audit.EventOversightDenied
+	if decision.Approve {
+		state, event = Approved, audit.EventApproved
+	}
+	result, err := d.db.ExecContext(ctx, `UPDATE oversight_request SET state = $1, decided_by = $2, decided_ns = $3, channel = $4, reason = $5
+		WHERE id = $6 AND state = 'pending' AND expires_ns > $3`, string(state), decision.By.String(), now.Physical, decision.Channel, decision.Reason, id)
+	if err != nil {
+		return r, db.Classify(op, err)
+	}
+	n, err := result.RowsAffected()
+	if err != nil {
+		return r, db.Classify(op, err)
+	}
+	if r, err = d.Show(ctx, id); err != nil {
+		return r, fault.Wrap(op, err)
+	}
+	if n == 0 {
+		if r.State == Pending {
+			return r, fault.New(op, fault.FailedPrecondition, "the request has expired")
+		}
+		return r, fault.New(op, fault.FailedPrecondition, "the request is %s already", r.State)
+	}
+	record := d.event(r, event, decision.By, audit.Success)
+	record.Why = decision.Reason
+	_, err = d.log.Log(ctx, record)
+	d.announce()
+	return r, fault.Wrap(op, err)
+}
+
+// eligible: the human at the root for "principal"; else a member of the group
+// who is nowhere in the chain (R-OVS-13).
+func (d *Desk) eligible(ctx context.Context, r Request, by creto.ID) error {
+	const op fault.Op = "oversight.eligible"
+	if r.Approvers == authz.Principal {
+		if by == r.OnBehalfOf {
+			return nil
+		}
+		return fault.New(op, fault.PermissionDenied, "only %s may answer this", r.OnBehalfOf.Name)
+	}
+	if slices.Contains(r.Chain, by) {
+		return fault.New(op, fault.PermissionDenied, "%s is part of the chain that asks, and cannot answer it", by.Name)
+	}
+	groups, err := d.groups(ctx, by)
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
+	if !slices.Contains(groups, r.Approvers) {
+		return fault.New(op, fault.PermissionDenied, "%s is not in the group %q that must answer this", by.Name, r.Approvers)
+	}
+	return nil
+}
+
+// Consume implements gate.Approver.
+func (d *Desk) Consume(ctx context.Context, id string) error {
+	const op fault.Op = "oversight.Consume"
+	now, err := d.clock.Now(ctx)
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
+	result, err := d.db.ExecContext(ctx, "UPDATE oversight_request SET state = 'consumed' WHERE id = $1 AND state = 'approved' AND expires_ns > $2", id, now.Physical)
+	if err != nil {
+		return db.Classify(op, err)
+	}
+	if n, err := result.RowsAffected(); err != nil || n == 0 {
+		return fault.New(op, fault.FailedPrecondition, "the approval %s has been used or has expired; ask again", id)
+	}
+	r, err := d.Show(ctx, id)
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
+	_, err = d.log.Log(ctx, d.event(r, audit.EventConsentConsumed, r.Agent, audit.Success))
+	d.announce()
+	return fault.Wrap(op, err)
+}
+
+// Finish implements gate.Approver.
+func (d *Desk) Finish(ctx context.Context, id string) error {
+	_, err := d.db.ExecContext(ctx, "UPDATE oversight_request SET finished = 1 WHERE id = $1", id)
+	return db.Classify("oversight.Finish", err)
+}
+
+// expireInterval is how often overdue requests are closed.
+const expireInterval = time.Second
+
+// Run closes overdue requests until ctx ends.
+func (d *Desk) Run(ctx context.Context) error {
+	ticker := time.NewTicker(expireInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		if err := d.expire(ctx); err != nil && ctx.Err() == nil {
+			d.slog.LogAttrs(ctx, slog.LevelError, "overdue approvals stay open", slog.Any("error", err))
+		}
+	}
+}
+
+func (d *Desk) expire(ctx context.Context) error {
+	const op fault.Op = "oversight.expire"
+	now, err := d.clock.Now(ctx)
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
+	overdue, err := d.query(ctx, "state IN ('pending', 'approved') AND expires_ns <= $1", now.Physical)
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
+	for _, r := range overdue {
+		result, err := d.db.ExecContext(ctx, "UPDATE oversight_request SET state = 'expired' WHERE id = $1 AND state = $2", r.ID, string(r.State))
+		if err != nil {
+			return db.Classify(op, err)
+		}
+		if n, err := result.RowsAffected(); err != nil || n == 0 {
+			continue // somebody was faster
+		}
+		if _, err := d.log.Log(ctx, d.event(r, audit.EventOversightExpired, r.Agent, audit.Timeout)); err != nil {
+			return fault.Wrap(op, err)
+		}
+	}
+	if len(overdue) > 0 {
+		d.announce()
+	}
+	return nil
+}
+
+// event returns the audit record of a transition.
+func (d *Desk) event(r Request, what string, who creto.ID, outcome audit.Outcome) audit.Record {
+	return audit.Record{
+		ID: creto.NewUUID(), Who: who, OnBehalfOf: r.OnBehalfOf, What: what, Resource: r.Resource, Outcome: outcome,
+		Detail: map[string]string{"request": r.ID, "digest": r.Digest.String(), "approvers": r.Approvers},
+	}
+}

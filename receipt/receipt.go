@@ -1,0 +1,285 @@
+// Package receipt makes and verifies bundles: records of what happened with
+// everything that proves them, in one file that needs no network and no server.
+//
+// A bundle is one canonical CBOR map. The same inputs give the same bytes, and
+// any other byte anywhere makes verification fail and name the part.
+package receipt
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+
+	"creto.dev"
+	"creto.dev/audit"
+	"creto.dev/fault"
+	"creto.dev/internal/canon"
+	"creto.dev/nhi"
+	"creto.dev/pqc"
+)
+
+// Version is the version of a bundle's encoding.
+const Version = 1
+
+// Receipt is a record's leaf and the proof that it is in the log.
+type Receipt struct {
+	Leaf  []byte   `cbor:"1,keyasint"`
+	Index int64    `cbor:"2,keyasint"`
+	Proof [][]byte `cbor:"3,keyasint"`
+}
+
+// Keys are what a bundle's signatures are verified with.
+type Keys struct {
+	Root         pqc.PublicKey           `cbor:"1,keyasint"`
+	Certificates []nhi.SignedCertificate `cbor:"2,keyasint"`
+}
+
+// Bundle is a set of receipts with what proves them.
+type Bundle struct {
+	Version    uint             `cbor:"1,keyasint"`
+	Receipts   []Receipt        `cbor:"2,keyasint"` // by index
+	Links      []nhi.SignedLink `cbor:"3,keyasint"` // by digest
+	Checkpoint []byte           `cbor:"4,keyasint"`
+	Keys       Keys             `cbor:"5,keyasint"`
+}
+
+// ChainByDigest returns the links of a chain that a record names.
+type ChainByDigest func(ctx context.Context, who creto.ID, chain creto.Digest) ([]nhi.SignedLink, error)
+
+// Make returns the bundle of some entries of log.
+//
+// Errors: InvalidArgument (Permanent) without entries; those of the log and of
+// chains.
+func Make(ctx context.Context, log audit.Log, chains ChainByDigest, keys Keys, entries []audit.Entry) ([]byte, error) {
+	const op fault.Op = "receipt.Make"
+	if len(entries) == 0 {
+		return nil, fault.New(op, fault.InvalidArgument, "there is no record to prove")
+	}
+	checkpoint, err := log.Checkpoint(ctx)
+	if err != nil {
+		return nil, fault.Wrap(op, err)
+	}
+	b := Bundle{Version: Version, Checkpoint: checkpoint.Note, Keys: keys}
+	links := make(map[creto.Digest]nhi.SignedLink)
+	for _, e := range entries {
+		proof, err := log.Proof(ctx, e.Index, checkpoint.Size)
+		if err != nil {
+			return nil, fault.Wrap(op, err)
+		}
+		r := Receipt{Leaf: e.Leaf, Index: e.Index}
+		for _, h := range proof {
+			r.Proof = append(r.Proof, h[:])
+		}
+		b.Receipts = append(b.Receipts, r)
+		if e.Record.Chain.IsZero() {
+			continue
+		}
+		chain, err := chains(ctx, e.Record.Who, e.Record.Chain)
+		if err != nil {
+			return nil, fault.Wrap(op, err)
+		}
+		for _, link := range chain {
+			links[link.Digest()] = link
+		}
+	}
+	slices.SortFunc(b.Receipts, func(a, b Receipt) int { return int(a.Index - b.Index) })
+	b.Receipts = slices.CompactFunc(b.Receipts, func(a, b Receipt) bool { return a.Index == b.Index })
+	for _, link := range links {
+		b.Links = append(b.Links, link)
+	}
+	slices.SortFunc(b.Links, compareLinks)
+	data, err := canon.Marshal(b)
+	return data, fault.Wrap(op, err)
+}
+
+func compareLinks(a, b nhi.SignedLink) int {
+	x, y := a.Digest(), b.Digest()
+	return bytes.Compare(x[:], y[:])
+}
+
+// Verified is what a bundle proves.
+type Verified struct {
+	Records []audit.Entry
+	// Chains holds the chain behind each record, in the same order; the zero
+	// chain where a record has none.
+	Chains []nhi.VerifiedChain
+	Origin string
+	Size   int64
+	// Root is the fingerprint of the key that everything hangs on. Trusted
+	// says that it is the one the caller pinned.
+	Root    creto.Digest
+	Trusted bool
+}
+
+// Verify checks a whole bundle. root is the fingerprint that the caller trusts;
+// the zero digest trusts nobody, and leaves Trusted false.
+//
+// Errors: InvalidArgument (Permanent) for what is no bundle; SecurityViolation
+// (Security), naming the record or the part, for what does not hold.
+func Verify(ctx context.Context, p pqc.Provider, data []byte, root creto.Digest) (Verified, error) {
+	const op fault.Op = "receipt.Verify"
+	var b Bundle
+	if err := canon.Unmarshal(data, &b); err != nil {
+		return Verified{}, fault.WrapAs(op, fault.InvalidArgument, err, "bundle: not in the one encoding of a bundle; it was changed or is none")
+	}
+	if b.Version != Version {
+		return Verified{}, fault.New(op, fault.InvalidArgument, "bundle: version %d; this creto knows %d", b.Version, Version)
+	}
+	v := Verified{}
+	var err error
+	if v.Root, err = nhi.Fingerprint(b.Keys.Root); err != nil {
+		return Verified{}, fault.Wrap(op, err)
+	}
+	if !root.IsZero() && v.Root != root {
+		return Verified{}, broken(op, nil, "key: the bundle hangs on the root %s, not on the trusted %s", v.Root, root)
+	}
+	v.Trusted = !root.IsZero()
+	head, err := b.head(p)
+	if err != nil {
+		return Verified{}, err
+	}
+	v.Size, v.Origin = head.size, head.origin
+	used := make(map[creto.Digest]bool)
+	last := int64(-1)
+	for i, r := range b.Receipts {
+		entry, err := r.verify(head)
+		if err != nil {
+			return Verified{}, broken(op, err, "record %d at index %d: %s", i+1, r.Index, fault.Message(err))
+		}
+		if r.Index <= last {
+			return Verified{}, broken(op, nil, "record %d at index %d: out of order", i+1, r.Index)
+		}
+		last = r.Index
+		chain, err := b.chain(ctx, p, entry.Record, used)
+		if err != nil {
+			return Verified{}, broken(op, err, "record %d at index %d (%s): %s", i+1, r.Index, entry.Record.What, fault.Message(err))
+		}
+		v.Records = append(v.Records, entry)
+		v.Chains = append(v.Chains, chain)
+	}
+	if len(v.Records) == 0 {
+		return Verified{}, fault.New(op, fault.InvalidArgument, "bundle: it holds no record")
+	}
+	for i, link := range b.Links {
+		if !used[link.Digest()] {
+			return Verified{}, broken(op, nil, "link %d: no record of the bundle needs it", i+1)
+		}
+		if i > 0 && compareLinks(b.Links[i-1], link) >= 0 {
+			return Verified{}, broken(op, nil, "link %d: out of order", i+1)
+		}
+	}
+	return v, nil
+}
+
+func broken(op fault.Op, cause error, format string, args ...any) error {
+	if cause == nil {
+		return fault.New(op, fault.SecurityViolation, format, args...)
+	}
+	// The causes here are our own faults; their messages are in the format.
+	return fault.New(op, fault.SecurityViolation, "%s", fmt.Sprintf(format, args...))
+}
+
+// head is what the checkpoint vouches for.
+type head struct {
+	origin string
+	size   int64
+	root   [32]byte
+}
+
+// head verifies the keys and the checkpoint.
+func (b Bundle) head(p pqc.Provider) (head, error) {
+	const op fault.Op = "receipt.head"
+	if len(b.Keys.Certificates) != 1 {
+		return head{}, broken(op, nil, "key: %d certificates instead of 1", len(b.Keys.Certificates))
+	}
+	cert, err := b.Keys.Certificates[0].Verify(p, b.Keys.Root)
+	if err != nil || cert.Version != 1 || cert.Role != nhi.RoleCheckpoint {
+		return head{}, broken(op, err, "key: the log's key is not certified by the root")
+	}
+	checkpoint, err := audit.VerifyCheckpoint(p, b.Checkpoint, cert.Name, cert.Key)
+	if err != nil {
+		return head{}, broken(op, err, "checkpoint: %s", fault.Message(err))
+	}
+	return head{origin: cert.Name, size: checkpoint.Size, root: checkpoint.Root}, nil
+}
+
+func (r Receipt) verify(h head) (audit.Entry, error) {
+	const op fault.Op = "receipt.verify"
+	proof := make([][32]byte, len(r.Proof))
+	for i, hash := range r.Proof {
+		if len(hash) != len(proof[i]) {
+			return audit.Entry{}, fault.New(op, fault.SecurityViolation, "its proof is malformed")
+		}
+		proof[i] = [32]byte(hash)
+	}
+	if err := audit.VerifyProof(r.Leaf, r.Index, h.size, h.root, proof); err != nil {
+		return audit.Entry{}, err
+	}
+	record, err := audit.DecodeRecord(r.Leaf)
+	if err != nil {
+		return audit.Entry{}, err
+	}
+	return audit.Entry{Record: record, Index: r.Index, Leaf: r.Leaf}, record.CheckConsents()
+}
+
+// chain finds and verifies the chain that a record names, as it was in force
+// when the record was made.
+func (b Bundle) chain(ctx context.Context, p pqc.Provider, r audit.Record, used map[creto.Digest]bool) (nhi.VerifiedChain, error) {
+	const op fault.Op = "receipt.chain"
+	if r.Chain.IsZero() {
+		return nhi.VerifiedChain{}, nil
+	}
+	byDigest := make(map[creto.Digest]nhi.SignedLink, len(b.Links))
+	for _, link := range b.Links {
+		byDigest[link.Digest()] = link
+	}
+	var reason error
+	for _, leaf := range b.Links {
+		link, err := leaf.Link()
+		if err != nil {
+			return nhi.VerifiedChain{}, err
+		}
+		if link.Subject != r.Who {
+			continue
+		}
+		chain, err := nhi.VerifyDelegation(ctx, climb(byDigest, leaf, link), []pqc.PublicKey{b.Keys.Root}, p, r.Stamp.Time(), nil)
+		if err != nil {
+			reason = err
+			continue
+		}
+		if chain.Digest() != r.Chain {
+			continue
+		}
+		if chain.Human() != r.OnBehalfOf {
+			return chain, fault.New(op, fault.SecurityViolation, "it names another human than its chain")
+		}
+		for _, link := range chain.Links() {
+			used[link.Digest()] = true
+		}
+		return chain, nil
+	}
+	if reason != nil {
+		return nhi.VerifiedChain{}, reason
+	}
+	return nhi.VerifiedChain{}, fault.New(op, fault.SecurityViolation, "the bundle lacks the links of its chain")
+}
+
+// climb follows parents from a leaf, and returns the links with the highest
+// first.
+func climb(byDigest map[creto.Digest]nhi.SignedLink, leaf nhi.SignedLink, link nhi.Link) []nhi.SignedLink {
+	links := []nhi.SignedLink{leaf}
+	for !link.Parent.IsZero() && len(links) <= nhi.MaxChain {
+		parent, ok := byDigest[link.Parent]
+		if !ok {
+			return links
+		}
+		above, err := parent.Link()
+		if err != nil {
+			return links
+		}
+		links = append([]nhi.SignedLink{parent}, links...)
+		link = above
+	}
+	return links
+}
