@@ -102,6 +102,20 @@ func start(config Config, status statusWriter) (int, error) {
 			done <- outcome{err: err}
 			return
 		}
+		if config.Mode == ModeNamespaces && len(config.Tree.Write) > 0 {
+			// For this thread alone, so that the first process connects freely.
+			listener, err := install(brokerFilter(), unix.SECCOMP_FILTER_FLAG_NEW_LISTENER)
+			if err != nil {
+				done <- outcome{err: err}
+				return
+			}
+			broker, err := newBroker(int(listener), config.Tree)
+			if err != nil {
+				done <- outcome{err: err}
+				return
+			}
+			go broker.serve()
+		}
 		pid, err := syscall.ForkExec(path, config.Command, &syscall.ProcAttr{Dir: config.Dir, Env: config.Env, Files: []uintptr{0, 1, 2}})
 		if err != nil {
 			err = fmt.Errorf("start %q: %w", config.Command[0], err)
