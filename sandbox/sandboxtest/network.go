@@ -26,23 +26,24 @@ type gateway struct {
 func startGateway(t testing.TB, dir string, handler http.HandlerFunc) *gateway {
 	t.Helper()
 	g := &gateway{path: filepath.Join(dir, sandbox.SocketName), handler: handler}
-	g.start(t)
+	if err := g.start(); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(g.stop)
 	return g
 }
 
-func (g *gateway) start(t testing.TB) {
-	t.Helper()
+func (g *gateway) start() error {
 	ln, err := net.Listen("unix", g.path)
 	if err != nil {
-		t.Error(err)
-		return
+		return err
 	}
 	g.server, g.done = &http.Server{Handler: g.handler}, make(chan struct{})
 	go func(server *http.Server, done chan struct{}) {
 		defer close(done)
 		_ = server.Serve(ln)
 	}(g.server, g.done)
+	return nil
 }
 
 // stop breaks every connection off, as a killed server does.
@@ -186,7 +187,9 @@ func (s *suite) sendsAgain(t *testing.T) {
 	restart.Go(func() {
 		<-first
 		g.stop() // removes the socket
-		g.start(t)
+		if err := g.start(); err != nil {
+			t.Error(err)
+		}
 	})
 	out := s.ok(t, spec)
 	restart.Wait()

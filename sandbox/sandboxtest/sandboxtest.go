@@ -32,15 +32,15 @@ func Require(t testing.TB, reason string) {
 	t.Skip(reason)
 }
 
-// probeEnv names a probe that is built already, for a suite that runs as a
+// ProbeEnv names a probe that is built already, for a suite that runs as a
 // user who cannot build.
-const probeEnv = "CRETO_TEST_PROBE"
+const ProbeEnv = "CRETO_TEST_PROBE"
 
 // Probe builds the suite's helper, a static program, and returns its path. It
 // serves as a sandbox's first process and as the programs in it.
 func Probe(t testing.TB) string {
 	t.Helper()
-	if path := os.Getenv(probeEnv); path != "" {
+	if path := os.Getenv(ProbeEnv); path != "" {
 		return path
 	}
 	path := filepath.Join(worldReadable(t), "probe")
@@ -118,7 +118,7 @@ func Run(t *testing.T, backend sandbox.Backend) {
 // spec returns a run of command in a fresh directory that holds the probe.
 func (s *suite) spec(t testing.TB, command ...string) sandbox.Spec {
 	t.Helper()
-	dir, gateway := t.TempDir(), t.TempDir()
+	dir, gateway := t.TempDir(), worldReadable(t) // whose short name leaves room for a socket's
 	s.install(t, dir)
 	return sandbox.Spec{
 		ID: "t" + strings.ToLower(rand8()), Agent: creto.ID{TrustDomain: "test", Tenant: "default", Kind: creto.KindAgent, Name: "probe"},
