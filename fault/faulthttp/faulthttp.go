@@ -110,7 +110,7 @@ func Read(resp *http.Response) error {
 	if resp.StatusCode < http.StatusBadRequest {
 		return nil
 	}
-	code, detail, wait := codeOfStatus(resp.StatusCode), "", retryAfter(resp.Header)
+	code, detail, wait := codeOfStatus(resp.StatusCode), "", RetryAfter(resp.Header)
 	if p, ok := readProblem(resp); ok {
 		if known, ok := fault.ParseCode(p.Code); ok && known.HTTPStatus() == resp.StatusCode {
 			code, detail = known, clean(p.Detail)
@@ -142,9 +142,11 @@ func readProblem(resp *http.Response) (problem, bool) {
 	return p, json.Unmarshal(body, &p) == nil
 }
 
-// retryAfter reads the header's two forms. A date counts from the response's own
-// Date, so that the clocks of both ends need not agree.
-func retryAfter(h http.Header) time.Duration {
+// RetryAfter returns how long the server that sent h asks to wait, at most a day;
+// 0 if it does not say. Of the header's two forms (RFC 9110, section 10.2.3) a
+// date counts from the response's own Date, so that the clocks of both ends need
+// not agree.
+func RetryAfter(h http.Header) time.Duration {
 	text := h.Get("Retry-After")
 	var wait time.Duration
 	if seconds, err := strconv.ParseUint(text, 10, 31); err == nil {
