@@ -30,8 +30,8 @@ func Called(args []string) bool { return len(args) > 1 && args[1] == Arg }
 
 // The file descriptors that the first process gets beside its stdio.
 const (
-	// ControlFD brings the Config as Config.Encode makes it, then one byte for
-	// each signal to pass on. Its end means that the supervisor died.
+	// ControlFD brings the Config as Config.Encode makes it, then Go, then one
+	// byte for each signal to pass on. Its end means that the supervisor died.
 	ControlFD = 3
 	// StatusFD takes one JSON Status a line.
 	StatusFD = 4
@@ -119,7 +119,7 @@ func run(control *os.File, status statusWriter) (int, error) {
 	}
 	switch config.Mode {
 	case ModeStage:
-		return 0, stage(config)
+		return 0, stage(config, control)
 	case ModeNamespaces:
 		if err := enter(config); err != nil {
 			return 0, err
@@ -131,7 +131,22 @@ func run(control *os.File, status statusWriter) (int, error) {
 	default:
 		return 0, fmt.Errorf("unknown mode %q", config.Mode)
 	}
+	if err := awaitGo(control); err != nil {
+		return 0, err
+	}
 	return supervise(config, control, status)
+}
+
+// Go is the byte that follows each Config on ControlFD, once this process is in
+// its control group: until then it starts no other, which would not be.
+const Go = 0
+
+func awaitGo(control io.Reader) error {
+	b := []byte{0xff}
+	if _, err := io.ReadFull(control, b); err != nil || b[0] != Go {
+		return fmt.Errorf("wait for the supervisor: got %d, %w", b[0], err)
+	}
+	return nil
 }
 
 // maxConfigBytes bounds the configuration's line.

@@ -3,6 +3,7 @@ package guest
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -184,7 +185,7 @@ func (b builder) dynamic() error {
 
 // stage builds the static part and the overlay for another engine, and becomes
 // that engine's program.
-func stage(config Config) error {
+func stage(config Config, control io.Reader) error {
 	b := builder{base: config.Tree.Base, host: "/", tree: config.Tree}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
@@ -205,6 +206,9 @@ func stage(config Config) error {
 		if _, err := mountpoint(b.inside("/"), path, true); err != nil {
 			return err
 		}
+	}
+	if err := awaitGo(control); err != nil {
+		return err
 	}
 	return &os.PathError{Op: "exec", Path: config.Exec[0], Err: unix.Exec(config.Exec[0], config.Exec, os.Environ())}
 }

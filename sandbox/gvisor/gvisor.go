@@ -200,7 +200,7 @@ func (b *backend) Run(ctx context.Context, spec sandbox.Spec) (sandbox.Result, e
 		ExtraFiles:  []*os.File{theirs, executable},
 		SysProcAttr: &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS},
 	}
-	result, err := job.Run(ctx, cmd, append(first, second...), overhead, launch.Digest(bundle, second))
+	result, err := job.Run(ctx, cmd, [][]byte{first, second}, overhead, launch.Digest(bundle, second))
 	if deleteErr := state.delete(context.WithoutCancel(ctx), runsc, job.Spec.ID); deleteErr != nil && err == nil {
 		err = fault.WrapAs(op, fault.SpawnFailed, deleteErr, "delete the sandbox's state")
 	}

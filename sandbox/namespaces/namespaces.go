@@ -76,7 +76,7 @@ func (backend) Run(ctx context.Context, spec sandbox.Spec) (sandbox.Result, erro
 		Path: job.Spec.Executable, Args: []string{"creto", guest.Arg}, Env: []string{}, Dir: "/",
 		SysProcAttr: attributes(),
 	}
-	return job.Run(ctx, cmd, message, overhead, launch.Digest(message))
+	return job.Run(ctx, cmd, [][]byte{message}, overhead, launch.Digest(message))
 }
 
 // attributes asks for new namespaces of every kind but time. The caller's user

@@ -71,4 +71,3 @@ func duplicate(t *testing.T, from, to string) {
 
 // BenchmarkRun is the whole of a run that does nothing.
 func BenchmarkRun(b *testing.B) { sandboxtest.Bench(b, namespaces.New()) }
-

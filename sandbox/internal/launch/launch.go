@@ -77,11 +77,11 @@ type outcome struct {
 // Run starts cmd, which must be or become the first process, with stdio, the
 // pipes of package guest as its first extra files, and the limits of a control
 // group that leaves overhead processes and bytes for the engine. It sends
-// messages, follows the run to its end and returns how it went. digest is that
+// messages, each an encoded guest.Config, follows the run to its end and returns how it went. digest is that
 // of the exact configuration.
 //
 // Errors: as sandbox.Backend.Run.
-func (j *Job) Run(ctx context.Context, cmd *exec.Cmd, messages []byte, overhead Overhead, digest creto.Digest) (sandbox.Result, error) {
+func (j *Job) Run(ctx context.Context, cmd *exec.Cmd, messages [][]byte, overhead Overhead, digest creto.Digest) (sandbox.Result, error) {
 	result := sandbox.Result{Started: sandbox.Started{Config: digest}, ExitCode: -1}
 	if err := ctx.Err(); err != nil {
 		return result, fault.Wrap(j.op, err)
@@ -130,9 +130,15 @@ func (j *Job) Run(ctx context.Context, cmd *exec.Cmd, messages []byte, overhead 
 	status.Close()
 	streams.started()
 	result.PID = cmd.Process.Pid
+	// Written side by side: to join takes as long as to build the tree. A dead
+	// process says so by its end, so that errors of the pipe say nothing new.
+	_, _ = controlIn.Write(messages[0])
 	groupErr := j.group.join(cmd.Process.Pid)
 	if groupErr == nil {
-		_, _ = controlIn.Write(messages) // a dead process says so by its end
+		for _, message := range messages[1:] {
+			_, _ = controlIn.Write(append([]byte{guest.Go}, message...))
+		}
+		_, _ = controlIn.Write([]byte{guest.Go})
 	} else {
 		_ = cmd.Process.Kill()
 	}
@@ -147,10 +153,10 @@ func (j *Job) Run(ctx context.Context, cmd *exec.Cmd, messages []byte, overhead 
 		})
 	}()
 	waitErr := j.wait(ctx, cmd, controlIn, ended)
-	result.Duration = time.Since(j.began)
 	j.group.kill()
 	_ = statusOut.SetReadDeadline(time.Now().Add(drainTimeout)) // a deadline, not a record
 	out := <-reports
+	result.Duration = time.Since(j.began)
 	streams.drain()
 	if groupErr != nil {
 		return result, fault.WrapAs(j.op, fault.SpawnFailed, groupErr, "move the sandbox into its control group")
