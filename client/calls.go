@@ -1,0 +1,95 @@
+package client
+
+import (
+	"context"
+	"net/url"
+)
+
+// Status returns what the node says of itself.
+func (c *Client) Status(ctx context.Context) (s Status, err error) {
+	return s, c.do(ctx, "GET", "/status", nil, &s)
+}
+
+// AddAgent registers an agent, its delegation and its policy.
+func (c *Client) AddAgent(ctx context.Context, a NewAgent) (agent Agent, err error) {
+	return agent, c.do(ctx, "POST", "/agents", a, &agent)
+}
+
+// Agents lists the agents.
+func (c *Client) Agents(ctx context.Context) (list []Agent, err error) {
+	return list, c.do(ctx, "GET", "/agents", nil, &list)
+}
+
+// RevokeAgent ends everything an agent was given, and all below it.
+func (c *Client) RevokeAgent(ctx context.Context, name string) error {
+	return c.do(ctx, "POST", "/agents/"+url.PathEscape(name)+"/revoke", nil, nil)
+}
+
+// Token issues an access token for an agent.
+func (c *Client) Token(ctx context.Context, agent string) (t Token, err error) {
+	return t, c.do(ctx, "POST", "/agents/"+url.PathEscape(agent)+"/token", nil, &t)
+}
+
+// AddHuman registers a person, or adds groups to one.
+func (c *Client) AddHuman(ctx context.Context, name string, groups []string) (h Human, err error) {
+	return h, c.do(ctx, "POST", "/humans", Human{Name: name, Groups: groups}, &h)
+}
+
+// Humans lists the people.
+func (c *Client) Humans(ctx context.Context) (list []Human, err error) {
+	return list, c.do(ctx, "GET", "/humans", nil, &list)
+}
+
+// Login returns the URL of a one-time login for a person.
+func (c *Client) Login(ctx context.Context, human string) (string, error) {
+	var answer struct {
+		URL string `json:"url"`
+	}
+	err := c.do(ctx, "POST", "/humans/"+url.PathEscape(human)+"/login", nil, &answer)
+	return answer.URL, err
+}
+
+// Check asks whether an agent may do something, without doing it.
+func (c *Client) Check(ctx context.Context, check Check) (d Decision, err error) {
+	return d, c.do(ctx, "POST", "/check", check, &d)
+}
+
+// Approvals lists requests for consent, in a state or all with "".
+func (c *Client) Approvals(ctx context.Context, state string) (list []Approval, err error) {
+	return list, c.do(ctx, "GET", "/approvals?"+url.Values{"state": {state}}.Encode(), nil, &list)
+}
+
+// Approval returns one.
+func (c *Client) Approval(ctx context.Context, id string) (a Approval, err error) {
+	return a, c.do(ctx, "GET", "/approvals/"+url.PathEscape(id), nil, &a)
+}
+
+// Decide answers one.
+func (c *Client) Decide(ctx context.Context, id string, d Decide) (a Approval, err error) {
+	return a, c.do(ctx, "POST", "/approvals/"+url.PathEscape(id), d, &a)
+}
+
+// StartRun asks for a run of an agent; the caller builds the sandbox.
+func (c *Client) StartRun(ctx context.Context, r NewRun) (run Run, err error) {
+	return run, c.do(ctx, "POST", "/runs", r, &run)
+}
+
+// RunStarted reports that the sandbox came up.
+func (c *Client) RunStarted(ctx context.Context, id string, s RunStarted) error {
+	return c.do(ctx, "POST", "/runs/"+url.PathEscape(id)+"/started", s, nil)
+}
+
+// EndRun reports that the run ended.
+func (c *Client) EndRun(ctx context.Context, id string, e RunEnded) error {
+	return c.do(ctx, "POST", "/runs/"+url.PathEscape(id)+"/end", e, nil)
+}
+
+// Receipts returns a page of records, the newest first.
+func (c *Client) Receipts(ctx context.Context, q Query) (list []Receipt, err error) {
+	return list, c.do(ctx, "GET", "/receipts?"+q.values().Encode(), nil, &list)
+}
+
+// Bundle returns the bundle of the records that q selects.
+func (c *Client) Bundle(ctx context.Context, q Query) (data []byte, err error) {
+	return data, c.do(ctx, "GET", "/bundle?"+q.values().Encode(), nil, &data)
+}

@@ -1,0 +1,257 @@
+// Package client administers a running node from another process, over its
+// Unix socket or over TCP with a token. The command line is its first user.
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"creto.dev"
+	"creto.dev/audit"
+	"creto.dev/fault"
+	"creto.dev/fault/faulthttp"
+)
+
+// SocketName is the administrator's socket in a node's data directory.
+const SocketName = "creto.sock"
+
+// maxResponseBytes bounds what a node may answer.
+const maxResponseBytes = 256 << 20
+
+// Client talks to one node. Safe for concurrent use.
+type Client struct {
+	http  *http.Client
+	base  string
+	token creto.Secret
+}
+
+// New returns a client of the node at address: the path of a Unix socket, or a
+// http:// or https:// URL, for which token is sent.
+//
+// Errors: InvalidArgument (Permanent).
+func New(address string, token creto.Secret) (*Client, error) {
+	if strings.HasPrefix(address, "http://") || strings.HasPrefix(address, "https://") {
+		if _, err := url.Parse(address); err != nil {
+			return nil, fault.New("client.New", fault.InvalidArgument, "%q is no URL", address)
+		}
+		return &Client{http: &http.Client{}, base: strings.TrimSuffix(address, "/"), token: token}, nil
+	}
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", strings.TrimPrefix(address, "unix:"))
+	}}
+	return &Client{http: &http.Client{Transport: transport}, base: "http://creto"}, nil
+}
+
+// Status is what a node says of itself.
+type Status struct {
+	Version     string       `json:"version"`
+	PID         int          `json:"pid"`
+	Listen      string       `json:"listen"`
+	Console     string       `json:"console"`
+	DataDir     string       `json:"data_dir"`
+	Root        creto.Digest `json:"root"`
+	TrustDomain string       `json:"trust_domain"`
+}
+
+// Agent is an agent and on whose behalf it acts.
+type Agent struct {
+	Name       string `json:"name"`
+	ID         string `json:"id"`
+	OnBehalfOf string `json:"on_behalf_of,omitempty"`
+	Active     bool   `json:"active"`
+	PolicyFile string `json:"policy_file,omitempty"`
+	Policy     string `json:"policy,omitempty"`
+}
+
+// NewAgent asks for an agent.
+type NewAgent struct {
+	Name string `json:"name"`
+	// OnBehalfOf is the name of a human, or agent:NAME.
+	OnBehalfOf string `json:"on_behalf_of"`
+	// Allow holds ACTION=RESOURCE-GLOB rules, Ask the same with the group to
+	// ask behind a comma: ACTION=RESOURCE-GLOB,GROUP.
+	Allow []string `json:"allow,omitempty"`
+	Ask   []string `json:"ask,omitempty"`
+	// Quota holds ACTION=AMOUNT/WINDOW, such as call_model=100/1h.
+	Quota []string `json:"quota,omitempty"`
+	// TTL is how long the delegation lasts. 0 means 90 days.
+	TTL time.Duration `json:"ttl,omitempty"`
+}
+
+// Human is a person.
+type Human struct {
+	Name   string   `json:"name"`
+	ID     string   `json:"id"`
+	Groups []string `json:"groups"`
+}
+
+// Token is an access token.
+type Token struct {
+	Token   string    `json:"token"`
+	Expires time.Time `json:"expires"`
+}
+
+// Check asks what an agent may do.
+type Check struct {
+	Agent    string         `json:"agent"`
+	Action   string         `json:"action"`
+	Resource string         `json:"resource"`
+	Context  map[string]any `json:"context,omitempty"`
+}
+
+// Decision is the answer.
+type Decision struct {
+	Decision string         `json:"decision"`
+	Reason   string         `json:"reason,omitempty"`
+	Policies []string       `json:"policies,omitempty"`
+	Ask      string         `json:"ask,omitempty"`
+	Version  creto.Digest   `json:"policy_version"`
+	Chain    []string       `json:"chain"`
+	Context  map[string]any `json:"context,omitempty"`
+}
+
+// Approval is a request for a human's consent.
+type Approval struct {
+	ID         string            `json:"id"`
+	State      string            `json:"state"`
+	Agent      string            `json:"agent"`
+	OnBehalfOf string            `json:"on_behalf_of"`
+	Action     string            `json:"action"`
+	Resource   string            `json:"resource"`
+	Args       string            `json:"args"`
+	Digest     creto.Digest      `json:"digest"`
+	Policy     string            `json:"policy"`
+	Approvers  string            `json:"approvers"`
+	Context    map[string]string `json:"context,omitempty"`
+	Created    time.Time         `json:"created"`
+	Expires    time.Time         `json:"expires"`
+	DecidedBy  string            `json:"decided_by,omitempty"`
+	Reason     string            `json:"reason,omitempty"`
+}
+
+// Decide answers an approval as a person.
+type Decide struct {
+	Approve bool   `json:"approve"`
+	As      string `json:"as"`
+	Reason  string `json:"reason,omitempty"`
+	// Auto says that a program decides, as the workload As.
+	Auto bool `json:"auto,omitempty"`
+}
+
+// Run is a sandboxed run of an agent.
+type Run struct {
+	ID         string `json:"id"`
+	GatewayDir string `json:"gateway_dir"`
+}
+
+// NewRun asks to start a program as an agent.
+type NewRun struct {
+	Agent     string   `json:"agent"`
+	Isolation string   `json:"isolation"`
+	Engine    string   `json:"engine"`
+	Command   []string `json:"command"`
+	Dir       string   `json:"dir"`
+	Write     []string `json:"write,omitempty"`
+}
+
+// RunStarted and RunEnded report what became of it.
+type RunStarted struct {
+	StartNS    int64        `json:"start_ns"`
+	Config     creto.Digest `json:"config"`
+	Unenforced []string     `json:"unenforced,omitempty"`
+}
+
+// RunEnded reports how a run ended.
+type RunEnded struct {
+	ExitCode int    `json:"exit_code"`
+	Error    string `json:"error,omitempty"`
+}
+
+// Receipt is a record and its place in the log.
+type Receipt struct {
+	Index  int64        `json:"index"`
+	Record audit.Record `json:"record"`
+}
+
+// Query selects receipts.
+type Query struct {
+	Agent   string
+	What    string
+	Outcome string
+	Before  int64
+	Limit   int
+}
+
+func (q Query) values() url.Values {
+	v := url.Values{}
+	set := func(key, value string) {
+		if value != "" && value != "0" {
+			v.Set(key, value)
+		}
+	}
+	set("agent", q.Agent)
+	set("what", q.What)
+	set("outcome", q.Outcome)
+	set("before", jsonNumber(q.Before))
+	set("limit", jsonNumber(int64(q.Limit)))
+	return v
+}
+
+func jsonNumber(n int64) string {
+	data, _ := json.Marshal(n) // an integer always encodes
+	return string(data)
+}
+
+// do sends one request. in is sent as JSON unless nil; out is filled from JSON,
+// or is a *[]byte for the body as it is.
+func (c *Client) do(ctx context.Context, method, path string, in, out any) error {
+	const op fault.Op = "client.do"
+	var body io.Reader
+	if in != nil {
+		data, err := json.Marshal(in)
+		if err != nil {
+			return fault.WrapAs(op, fault.InvalidArgument, err, "the request cannot be encoded")
+		}
+		body = bytes.NewReader(data)
+	}
+	request, err := http.NewRequestWithContext(ctx, method, c.base+"/api/v1"+path, body)
+	if err != nil {
+		return fault.WrapAs(op, fault.InvalidArgument, err, "the request cannot be made")
+	}
+	request.Header.Set("Content-Type", "application/json")
+	if !c.token.IsZero() {
+		request.Header.Set("Authorization", "Bearer "+c.token.Reveal())
+	}
+	response, err := c.http.Do(request)
+	if err != nil {
+		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+			return fault.Wrap(op, err)
+		}
+		return fault.WrapAs(op, fault.Unavailable, err, "no node answers at %s", c.base)
+	}
+	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode >= http.StatusBadRequest {
+		return faulthttp.Read(response)
+	}
+	data, err := io.ReadAll(io.LimitReader(response.Body, maxResponseBytes))
+	if err != nil {
+		return fault.WrapAs(op, fault.Unavailable, err, "the node's answer broke off")
+	}
+	switch target := out.(type) {
+	case nil:
+		return nil
+	case *[]byte:
+		*target = data
+		return nil
+	}
+	return fault.WrapAs(op, fault.Internal, json.Unmarshal(data, out), "the node's answer cannot be read")
+}

@@ -1,0 +1,113 @@
+// Package gateway is the only way out of a sandbox: model calls in a vendor's
+// dialect, plain HTTP requests and connections. Each is an adapter that turns
+// what arrives into an action for gate and does it if gate says so.
+package gateway
+
+import (
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"creto.dev/fault"
+	"creto.dev/fault/faulthttp"
+	"creto.dev/gate"
+	"creto.dev/inference"
+)
+
+// IdempotencyHeader names a request that is sent again after its connection was
+// lost, so that it attaches to the first.
+const IdempotencyHeader = "Creto-Idempotency-Key"
+
+// MaxBodyBytes bounds a request's body.
+const MaxBodyBytes = 32 << 20
+
+// Config is the behaviour that may be chosen.
+type Config struct {
+	// Hosts maps a name, or name:port, to the address that is dialled for it.
+	// Its entries are exempt from the guard against private addresses.
+	Hosts map[string]string
+	// Timeout bounds one model call. 0 means 10 minutes.
+	Timeout time.Duration
+}
+
+// Origin is who sends a request, as the listener knows.
+type Origin struct {
+	Caller *gate.Caller
+	// Sandbox and Isolation name the run that the request comes out of; both
+	// are empty for a caller with a token of its own.
+	Sandbox   string
+	Isolation string
+}
+
+// Authenticate returns who sends a request.
+//
+// Errors: those of gate.Open.
+type Authenticate func(r *http.Request) (Origin, error)
+
+// Gateway serves the doors. Safe for concurrent use.
+type Gateway struct {
+	cfg       Config
+	gate      *gate.Gate
+	models    []inference.Model
+	transport *http.Transport
+	dialer    *dialer
+}
+
+// New returns a gateway onto g. models are asked in their order.
+func New(cfg Config, g *gate.Gate, models []inference.Model) *Gateway {
+	if cfg.Timeout == 0 {
+		cfg.Timeout = 10 * time.Minute
+	}
+	d := newDialer(cfg.Hosts)
+	return &Gateway{cfg: cfg, gate: g, models: models, dialer: d, transport: &http.Transport{
+		DialContext: d.dial, DisableCompression: true, MaxIdleConnsPerHost: 16, IdleConnTimeout: 90 * time.Second,
+		MaxResponseHeaderBytes: 1 << 20, ForceAttemptHTTP2: false,
+	}}
+}
+
+// Close ends idle connections to upstreams.
+func (g *Gateway) Close() { g.transport.CloseIdleConnections() }
+
+// Sandbox returns the handler for the socket of one run: models, and the way
+// out as a proxy.
+func (g *Gateway) Sandbox(authenticate Authenticate) http.Handler {
+	doors := g.Doors(authenticate)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Method == http.MethodConnect:
+			g.connect(w, r, authenticate)
+		case r.URL.IsAbs() && !isLoopback(r.URL.Hostname()):
+			g.request(w, r, authenticate)
+		default:
+			// A program that sends even loopback addresses to its proxy means
+			// the forwarder, which is this gateway.
+			doors.ServeHTTP(w, r)
+		}
+	})
+}
+
+// Doors returns the handler of the vendors' dialects, below /v1.
+func (g *Gateway) Doors(authenticate Authenticate) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1/chat/completions", func(w http.ResponseWriter, r *http.Request) { g.chat(w, r, authenticate) })
+	mux.HandleFunc("GET /v1/models", func(w http.ResponseWriter, r *http.Request) { g.list(w, r, authenticate) })
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		faulthttp.Write(w, r, fault.New("gateway.Doors", fault.NotFound, "there is no door %s %s here; model calls go to /v1/chat/completions", r.Method, r.URL.Path))
+	})
+	return mux
+}
+
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// BearerToken returns the token that a request carries as vendors' SDKs send
+// their API key.
+func BearerToken(r *http.Request) string {
+	if token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
+		return token
+	}
+	return r.Header.Get("X-Api-Key")
+}

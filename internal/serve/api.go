@@ -1,0 +1,147 @@
+package serve
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"strconv"
+
+	"creto.dev/client"
+	"creto.dev/fault"
+	"creto.dev/fault/faulthttp"
+)
+
+// Admin is what the administrator's API does. The caller is in the context:
+// creto.CallerOf.
+type Admin interface {
+	Status(ctx context.Context) (client.Status, error)
+	AddAgent(ctx context.Context, a client.NewAgent) (client.Agent, error)
+	Agents(ctx context.Context) ([]client.Agent, error)
+	RevokeAgent(ctx context.Context, name string) error
+	Token(ctx context.Context, agent string) (client.Token, error)
+	AddHuman(ctx context.Context, h client.Human) (client.Human, error)
+	Humans(ctx context.Context) ([]client.Human, error)
+	Login(ctx context.Context, human string) (string, error)
+	Check(ctx context.Context, c client.Check) (client.Decision, error)
+	Approvals(ctx context.Context, state string) ([]client.Approval, error)
+	Approval(ctx context.Context, id string) (client.Approval, error)
+	Decide(ctx context.Context, id string, d client.Decide) (client.Approval, error)
+	StartRun(ctx context.Context, r client.NewRun) (client.Run, error)
+	RunStarted(ctx context.Context, id string, s client.RunStarted) error
+	EndRun(ctx context.Context, id string, e client.RunEnded) error
+	Receipts(ctx context.Context, q client.Query) ([]client.Receipt, error)
+	Bundle(ctx context.Context, q client.Query) ([]byte, error)
+}
+
+// maxRequestBytes bounds an administrator's request.
+const maxRequestBytes = 1 << 20
+
+// none is the body of a request or an answer that has none.
+type none struct{}
+
+// api maps paths to calls.
+func api(a Admin) http.Handler {
+	mux := http.NewServeMux()
+	on := func(pattern string, h http.HandlerFunc) { mux.HandleFunc(pattern, h) }
+	on("GET /api/v1/status", answer(func(r *http.Request, _ none) (client.Status, error) { return a.Status(r.Context()) }))
+	on("POST /api/v1/agents", answer(func(r *http.Request, in client.NewAgent) (client.Agent, error) { return a.AddAgent(r.Context(), in) }))
+	on("GET /api/v1/agents", answer(func(r *http.Request, _ none) ([]client.Agent, error) { return a.Agents(r.Context()) }))
+	on("POST /api/v1/agents/{name}/revoke", answer(func(r *http.Request, _ none) (none, error) {
+		return none{}, a.RevokeAgent(r.Context(), r.PathValue("name"))
+	}))
+	on("POST /api/v1/agents/{name}/token", answer(func(r *http.Request, _ none) (client.Token, error) {
+		return a.Token(r.Context(), r.PathValue("name"))
+	}))
+	on("POST /api/v1/humans", answer(func(r *http.Request, in client.Human) (client.Human, error) { return a.AddHuman(r.Context(), in) }))
+	on("GET /api/v1/humans", answer(func(r *http.Request, _ none) ([]client.Human, error) { return a.Humans(r.Context()) }))
+	on("POST /api/v1/humans/{name}/login", answer(func(r *http.Request, _ none) (map[string]string, error) {
+		url, err := a.Login(r.Context(), r.PathValue("name"))
+		return map[string]string{"url": url}, err
+	}))
+	on("POST /api/v1/check", answer(func(r *http.Request, in client.Check) (client.Decision, error) { return a.Check(r.Context(), in) }))
+	on("GET /api/v1/approvals", answer(func(r *http.Request, _ none) ([]client.Approval, error) {
+		return a.Approvals(r.Context(), r.FormValue("state"))
+	}))
+	on("GET /api/v1/approvals/{id}", answer(func(r *http.Request, _ none) (client.Approval, error) {
+		return a.Approval(r.Context(), r.PathValue("id"))
+	}))
+	on("POST /api/v1/approvals/{id}", answer(func(r *http.Request, in client.Decide) (client.Approval, error) {
+		return a.Decide(r.Context(), r.PathValue("id"), in)
+	}))
+	on("POST /api/v1/runs", answer(func(r *http.Request, in client.NewRun) (client.Run, error) { return a.StartRun(r.Context(), in) }))
+	on("POST /api/v1/runs/{id}/started", answer(func(r *http.Request, in client.RunStarted) (none, error) {
+		return none{}, a.RunStarted(r.Context(), r.PathValue("id"), in)
+	}))
+	on("POST /api/v1/runs/{id}/end", answer(func(r *http.Request, in client.RunEnded) (none, error) {
+		return none{}, a.EndRun(r.Context(), r.PathValue("id"), in)
+	}))
+	on("GET /api/v1/receipts", answer(func(r *http.Request, _ none) ([]client.Receipt, error) {
+		q, err := queryOf(r)
+		if err != nil {
+			return nil, err
+		}
+		return a.Receipts(r.Context(), q)
+	}))
+	on("GET /api/v1/bundle", func(w http.ResponseWriter, r *http.Request) {
+		q, err := queryOf(r)
+		var data []byte
+		if err == nil {
+			data, err = a.Bundle(r.Context(), q)
+		}
+		if err != nil {
+			faulthttp.Write(w, r, err)
+			return
+		}
+		w.Header().Set("Content-Type", "application/cbor")
+		_, _ = w.Write(data) // a reader who left needs no answer
+	})
+	on("/", func(w http.ResponseWriter, r *http.Request) {
+		faulthttp.Write(w, r, fault.New("serve.api", fault.NotFound, "there is no %s %s; is this creto older than its client?", r.Method, r.URL.Path))
+	})
+	return mux
+}
+
+// answer decodes a request strictly, calls, and encodes the answer.
+func answer[In, Out any](call func(*http.Request, In) (Out, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var in In
+		if _, empty := any(in).(none); !empty {
+			d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequestBytes))
+			d.DisallowUnknownFields()
+			d.UseNumber()
+			if err := d.Decode(&in); err != nil {
+				faulthttp.Write(w, r, fault.WrapAs("serve.api", fault.InvalidArgument, err, "the request is not the JSON that %s takes", r.URL.Path))
+				return
+			}
+		}
+		out, err := call(r, in)
+		if err != nil {
+			faulthttp.Write(w, r, err)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(out) // a reader who left needs no answer
+	}
+}
+
+func queryOf(r *http.Request) (client.Query, error) {
+	q := client.Query{Agent: r.FormValue("agent"), What: r.FormValue("what"), Outcome: r.FormValue("outcome")}
+	number := func(key string) (int64, error) {
+		text := r.FormValue(key)
+		if text == "" {
+			return 0, nil
+		}
+		n, err := strconv.ParseInt(text, 10, 32)
+		if err != nil || n < 0 {
+			return 0, fault.New("serve.api", fault.InvalidArgument, "%s=%q is no number", key, text)
+		}
+		return n, nil
+	}
+	limit, err := number("limit")
+	if err != nil {
+		return q, err
+	}
+	q.Limit = int(limit)
+	q.Before, err = number("before")
+	return q, err
+}
