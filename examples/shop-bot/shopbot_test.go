@@ -102,6 +102,8 @@ func TestSingleCalls(t *testing.T) {
 		{"get directly", []string{"get", "-direct", e.shop + "/orders/1007"}, "200 OK\n", false},
 		{"get directly what only the proxy knows", []string{"get", "-direct", "http://shop.test/orders/1007"}, "dial tcp: lookup shop.test", true},
 		{"an unknown command", []string{"steal"}, `unknown command "steal"`, true},
+		{"an unknown flag", []string{"-x"}, "shop-agent: flag provided but not defined: -x\n", true},
+		{"help", []string{"-h"}, "Usage of shop-agent:\n", false},
 		{"an empty mailbox", []string{"-mailbox", t.TempDir()}, "there is no mail in", true},
 		{"an unknown model", []string{"-model", "gpt-99"}, "01-where-is-my-parcel: OpenAI API error: 404 Not Found: The model `gpt-99` does not exist", true},
 	}

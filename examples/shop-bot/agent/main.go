@@ -34,7 +34,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	err := run(ctx, os.Args[1:], os.Stdout)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return
@@ -45,29 +45,40 @@ func main() {
 }
 
 // run chooses the command.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+func run(ctx context.Context, args []string, stdout io.Writer) error {
 	if len(args) > 0 {
 		switch args[0] {
 		case "refund":
-			return runRefund(ctx, args[1:], stdout, stderr)
+			return runRefund(ctx, args[1:], stdout)
 		case "get":
-			return runGet(ctx, args[1:], stdout, stderr)
+			return runGet(ctx, args[1:], stdout)
 		}
 	}
-	return runMailbox(ctx, args, stdout, stderr)
+	return runMailbox(ctx, args, stdout)
+}
+
+// parse reads the flags; asked for help, it prints that to help and returns
+// [flag.ErrHelp]. Other errors are left to the caller to print, once.
+func parse(flags *flag.FlagSet, args []string, help io.Writer) error {
+	flags.SetOutput(io.Discard)
+	err := flags.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		flags.SetOutput(help)
+		flags.Usage()
+	}
+	return err
 }
 
 // defaultShop is where the shop's API is, unless -shop says otherwise.
 const defaultShop = "http://shop.test"
 
 // runMailbox works through the mailbox.
-func runMailbox(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+func runMailbox(ctx context.Context, args []string, stdout io.Writer) error {
 	flags := flag.NewFlagSet("shop-agent", flag.ContinueOnError)
-	flags.SetOutput(stderr)
 	model := flags.String("model", "gpt-4o-mini", "use the model `name`")
 	mailbox := flags.String("mailbox", "mailbox", "answer the mails in `dir`/*.eml")
 	shopURL := flags.String("shop", defaultShop, "the shop's API is at `url`")
-	if err := flags.Parse(args); err != nil {
+	if err := parse(flags, args, stdout); err != nil {
 		return err
 	}
 	if flags.NArg() > 0 {
@@ -94,14 +105,13 @@ func runMailbox(ctx context.Context, args []string, stdout, stderr io.Writer) er
 }
 
 // runRefund sends one refund, exactly as the refund tool does.
-func runRefund(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+func runRefund(ctx context.Context, args []string, stdout io.Writer) error {
 	flags := flag.NewFlagSet("shop-agent refund", flag.ContinueOnError)
-	flags.SetOutput(stderr)
 	order := flags.String("order", "", "refund part of the order `id`")
 	amount := flags.String("amount", "", "refund this `sum`, as in 59.00")
 	reason := flags.String("reason", "The goods arrived damaged.", "give this `text` as reason")
 	shopURL := flags.String("shop", defaultShop, "the shop's API is at `url`")
-	if err := flags.Parse(args); err != nil {
+	if err := parse(flags, args, stdout); err != nil {
 		return err
 	}
 	if *order == "" || *amount == "" || flags.NArg() > 0 {
@@ -124,11 +134,10 @@ const getTimeout = 10 * time.Second
 
 // runGet fetches a page and prints its status. With -direct it ignores the
 // proxy that the environment names and connects by itself.
-func runGet(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+func runGet(ctx context.Context, args []string, stdout io.Writer) error {
 	flags := flag.NewFlagSet("shop-agent get", flag.ContinueOnError)
-	flags.SetOutput(stderr)
 	direct := flags.Bool("direct", false, "connect without the environment's proxy")
-	if err := flags.Parse(args); err != nil {
+	if err := parse(flags, args, stdout); err != nil {
 		return err
 	}
 	if flags.NArg() != 1 {

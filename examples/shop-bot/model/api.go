@@ -30,6 +30,9 @@ func (a *api) handler() http.Handler {
 	mux.HandleFunc("POST /v1/chat/completions", a.answer(a.complete))
 	mux.HandleFunc("GET /v1/models", a.answer(a.listModels))
 	mux.HandleFunc("GET /v1/models/{model}", a.answer(a.getModel))
+	mux.HandleFunc("/v1/chat/completions", a.answer(func(_ http.ResponseWriter, r *http.Request) error {
+		return newError(http.StatusMethodNotAllowed, "", "method_not_supported", "Not allowed to %s on /v1/chat/completions.", r.Method)
+	}))
 	mux.HandleFunc("/", a.answer(func(_ http.ResponseWriter, r *http.Request) error {
 		return newError(http.StatusNotFound, "", "unknown_url", "Unknown request URL: %s %s.", r.Method, r.URL.Path)
 	}))

@@ -32,7 +32,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	err := run(ctx, os.Args[1:], os.Stdout)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return
@@ -43,13 +43,12 @@ func main() {
 }
 
 // run serves the stub until ctx ends.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+func run(ctx context.Context, args []string, stdout io.Writer) error {
 	flags := flag.NewFlagSet("shop-model", flag.ContinueOnError)
-	flags.SetOutput(stderr)
 	listen := flags.String("listen", "127.0.0.1:0", "listen on `host:port`; port 0 picks a free one")
 	key := flags.String("key", "", "require this `key` as bearer; empty accepts any and none")
 	aliases := flags.String("alias", "gpt-4o-mini", "answer to these model `names`, separated by commas, besides "+stubModel)
-	if err := flags.Parse(args); err != nil {
+	if err := parse(flags, args, stdout); err != nil {
 		return err
 	}
 	if flags.NArg() > 0 {
@@ -65,6 +64,18 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	fmt.Fprintf(stdout, "listening on http://%s/v1 (a rule-based stub, not a language model)\n", listener.Addr())
 	return serve(ctx, listener, a.handler())
+}
+
+// parse reads the flags; asked for help, it prints that to help and returns
+// [flag.ErrHelp]. Other errors are left to the caller to print, once.
+func parse(flags *flag.FlagSet, args []string, help io.Writer) error {
+	flags.SetOutput(io.Discard)
+	err := flags.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		flags.SetOutput(help)
+		flags.Usage()
+	}
+	return err
 }
 
 // drainTimeout bounds how long running requests may take once ctx ended.

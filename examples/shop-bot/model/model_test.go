@@ -260,11 +260,29 @@ func TestKeyAndModels(t *testing.T) {
 	}
 }
 
+func TestUnknownURLs(t *testing.T) {
+	a := &api{models: []string{stubModel}}
+	for _, tt := range []struct {
+		method, path string
+		wantStatus   int
+		want         string
+	}{
+		{"GET", "/v1/chat/completions", 405, "Not allowed to GET on /v1/chat/completions."},
+		{"POST", "/v1/responses", 404, "Unknown request URL: POST /v1/responses."},
+	} {
+		w := httptest.NewRecorder()
+		a.handler().ServeHTTP(w, httptest.NewRequest(tt.method, tt.path, nil))
+		if w.Code != tt.wantStatus || !strings.Contains(w.Body.String(), tt.want) {
+			t.Errorf("%s %s = %d %s, want %d %s", tt.method, tt.path, w.Code, w.Body, tt.wantStatus, tt.want)
+		}
+	}
+}
+
 func TestRun(t *testing.T) {
 	out, stdout := io.Pipe()
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- run(ctx, []string{"-alias", "m1,m2"}, stdout, io.Discard) }()
+	go func() { done <- run(ctx, []string{"-alias", "m1,m2"}, stdout) }()
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
 		t.Fatal(err)

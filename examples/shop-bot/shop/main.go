@@ -39,12 +39,11 @@ func main() {
 // run serves the shop until ctx ends.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("shop-api", flag.ContinueOnError)
-	flags.SetOutput(stderr)
 	listen := flags.String("listen", "127.0.0.1:0", "listen on `host:port`; port 0 picks a free one")
 	orders := flags.String("orders", "orders.csv", "load the orders from `file`")
 	customers := flags.String("customers", "customers.csv", "export the customers of `file`")
 	data := flags.String("data", "shop-data", "keep refunds.jsonl and replies.jsonl in `dir`")
-	if err := flags.Parse(args); err != nil {
+	if err := parse(flags, args, stdout); err != nil {
 		return err
 	}
 	if flags.NArg() > 0 {
@@ -78,6 +77,18 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	fmt.Fprintf(stdout, "listening on http://%s\n", listener.Addr())
 	return serve(ctx, listener, s.handler())
+}
+
+// parse reads the flags; asked for help, it prints that to help and returns
+// [flag.ErrHelp]. Other errors are left to the caller to print, once.
+func parse(flags *flag.FlagSet, args []string, help io.Writer) error {
+	flags.SetOutput(io.Discard)
+	err := flags.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		flags.SetOutput(help)
+		flags.Usage()
+	}
+	return err
 }
 
 // drainTimeout bounds how long running requests may take once ctx ended.
