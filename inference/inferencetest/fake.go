@@ -43,7 +43,7 @@ func (f *Fake) Complete(ctx context.Context, r inference.Request) (inference.Res
 	message, finish, err := f.answer(ctx, op, r)
 	if err == nil && last(r) == HangPrompt {
 		<-ctx.Done()
-		err = ended(op, ctx)
+		err = ended(ctx, op)
 	}
 	if err != nil {
 		return inference.Response{}, err
@@ -59,7 +59,7 @@ func (f *Fake) answer(ctx context.Context, op fault.Op, r inference.Request) (in
 	if err := r.Validate(); err != nil {
 		return inference.Message{}, "", fault.Wrap(op, err)
 	}
-	if err := ended(op, ctx); err != nil {
+	if err := ended(ctx, op); err != nil {
 		return inference.Message{}, "", err
 	}
 	if r.Model != ModelName {
@@ -86,7 +86,7 @@ func (f *Fake) answer(ctx context.Context, op fault.Op, r inference.Request) (in
 func last(r inference.Request) string { return r.Messages[len(r.Messages)-1].Text() }
 
 // ended is what an ended context means; nil while it has not.
-func ended(op fault.Op, ctx context.Context) error { //nolint:revive // ctx is judged, not used
+func ended(ctx context.Context, op fault.Op) error {
 	switch fault.CodeOf(ctx.Err()) {
 	case fault.OK:
 		return nil
@@ -112,7 +112,7 @@ func (f *Fake) CompleteStream(ctx context.Context, r inference.Request) (inferen
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	s := &fakeStream{
-		ended: func() error { return ended(op, ctx) }, done: ctx.Done(), cancel: cancel,
+		ended: func() error { return ended(ctx, op) }, done: ctx.Done(), cancel: cancel,
 		hang: last(r) == HangPrompt, model: r.Model, usage: usage(r, message),
 	}
 	s.say(inference.Message{Role: message.Role}, "")

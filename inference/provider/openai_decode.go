@@ -1,0 +1,255 @@
+package provider
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"creto.dev/fault"
+	"creto.dev/inference"
+)
+
+// DecodeOpenAIRequest reads the body of POST /v1/chat/completions and reports
+// whether it asks for a stream. What it does not know is in Extra;
+// [EncodeOpenAIRequest] writes all of it again. Names are read in their exact
+// case, and one that differs from a known one only by case is refused.
+//
+// Errors: InvalidArgument (Permanent), naming the field.
+func DecodeOpenAIRequest(body []byte) (r inference.Request, stream bool, err error) {
+	const op fault.Op = "provider.DecodeOpenAIRequest"
+	o := parseObject(body, "")
+	r.Model = o.str("model")
+	stream = o.boolean("stream")
+	for i, raw := range o.list("messages") {
+		m, err := decodeMessage(raw, fmt.Sprintf("messages[%d]", i))
+		if err != nil {
+			return r, stream, refuse(op, err)
+		}
+		r.Messages = append(r.Messages, m)
+	}
+	for i, raw := range o.list("tools") {
+		t, err := decodeTool(raw, fmt.Sprintf("tools[%d]", i))
+		if err != nil {
+			return r, stream, refuse(op, err)
+		}
+		r.Tools = append(r.Tools, t)
+	}
+	if f := o.object("response_format"); f != nil {
+		r.ResponseFormat = &inference.ResponseFormat{Type: f.str("type"), Schema: f.raw("json_schema")}
+		if r.ResponseFormat.Extra, err = f.rest(); err != nil {
+			return r, stream, refuse(op, err)
+		}
+	}
+	r.MaxTokens = o.integer("max_tokens")
+	newer := o.raw(maxCompletionTokens)
+	if newer != nil {
+		// Which of the two names a model accepts depends on the model, so the
+		// caller's stays: in Extra, where the encoder finds it.
+		if err := json.Unmarshal(newer, &r.MaxTokens); err != nil {
+			o.fail(maxCompletionTokens, "expected a whole number")
+		}
+	}
+	r.Temperature = o.number("temperature")
+	r.Stop = decodeStop(o)
+	if s := o.object("stream_options"); s != nil {
+		r.StreamOptions = &inference.StreamOptions{IncludeUsage: s.boolean("include_usage")}
+		if r.StreamOptions.Extra, err = s.rest(); err != nil {
+			return r, stream, refuse(op, err)
+		}
+	}
+	if r.Extra, err = o.rest(); err != nil {
+		return r, stream, refuse(op, err)
+	}
+	if newer != nil {
+		if r.Extra == nil {
+			r.Extra = inference.Extra{}
+		}
+		r.Extra[maxCompletionTokens] = newer
+	}
+	return r, stream, fault.Wrap(op, r.Validate())
+}
+
+// maxCompletionTokens is OpenAI's newer name for max_tokens.
+const maxCompletionTokens = "max_completion_tokens"
+
+// refuse makes a decoder's mistake, which quotes nothing but names of fields,
+// into a fault.
+func refuse(op fault.Op, err error) error {
+	return fault.New(op, fault.InvalidArgument, "%s", err)
+}
+
+// decodeStop reads a string or a list of them.
+func decodeStop(o *object) []string {
+	raw := o.raw("stop")
+	if raw == nil {
+		return nil
+	}
+	var one string
+	if json.Unmarshal(raw, &one) == nil {
+		return []string{one}
+	}
+	var many []string
+	if err := json.Unmarshal(raw, &many); err != nil {
+		o.fail("stop", "expected a string or a list of strings")
+	}
+	return many
+}
+
+func decodeMessage(raw []byte, path string) (m inference.Message, err error) {
+	o := parseObject(raw, path)
+	m.Role = inference.Role(o.str("role"))
+	m.Name = o.str("name")
+	m.ToolCallID = o.str("tool_call_id")
+	m.Refusal = o.str("refusal")
+	if content := o.raw("content"); content != nil {
+		if m.Content, err = decodeContent(content, o.at("content")); err != nil {
+			return m, err
+		}
+	}
+	for i, raw := range o.list("tool_calls") {
+		c, err := decodeToolCall(raw, fmt.Sprintf("%s.tool_calls[%d]", path, i))
+		if err != nil {
+			return m, err
+		}
+		m.ToolCalls = append(m.ToolCalls, c)
+	}
+	m.Extra, err = o.rest()
+	return m, err
+}
+
+func decodeContent(raw []byte, path string) ([]inference.Part, error) {
+	var text string
+	if json.Unmarshal(raw, &text) == nil {
+		return inference.Text(text), nil
+	}
+	var items []json.RawMessage
+	if err := json.Unmarshal(raw, &items); err != nil {
+		return nil, fmt.Errorf("%s: expected a string or a list of parts", path)
+	}
+	parts := make([]inference.Part, len(items))
+	for i, item := range items {
+		o := parseObject(item, fmt.Sprintf("%s[%d]", path, i))
+		p := inference.Part{Type: o.str("type"), Text: o.str("text")}
+		if p.Type == "" {
+			o.fail("type", "required")
+		}
+		var err error
+		if p.Extra, err = o.rest(); err != nil {
+			return nil, err
+		}
+		parts[i] = p
+	}
+	return parts, nil
+}
+
+func decodeToolCall(raw []byte, path string) (c inference.ToolCall, err error) {
+	o := parseObject(raw, path)
+	c.Index = int(o.integer("index"))
+	c.ID = o.str("id")
+	c.Type = o.str("type")
+	if f := o.object("function"); f != nil {
+		c.Name = f.str("name")
+		c.Arguments = f.str("arguments")
+		if c.FunctionExtra, err = f.rest(); err != nil {
+			return c, err
+		}
+	}
+	c.Extra, err = o.rest()
+	return c, err
+}
+
+func decodeTool(raw []byte, path string) (t inference.Tool, err error) {
+	o := parseObject(raw, path)
+	t.Type = o.str("type")
+	if f := o.object("function"); f != nil {
+		t.Name = f.str("name")
+		t.Description = f.str("description")
+		t.Parameters = f.raw("parameters")
+		if t.FunctionExtra, err = f.rest(); err != nil {
+			return t, err
+		}
+	}
+	t.Extra, err = o.rest()
+	return t, err
+}
+
+// DecodeOpenAIResponse reads the body of an answer to /v1/chat/completions.
+//
+// Errors: InvalidArgument (Permanent), naming the field.
+func DecodeOpenAIResponse(body []byte) (r inference.Response, err error) {
+	const op fault.Op = "provider.DecodeOpenAIResponse"
+	o := parseObject(body, "")
+	r.ID, r.Model, r.Created = o.str("id"), o.str("model"), o.integer("created")
+	o.raw("object")
+	if r.Choices, err = decodeChoices(o, "message"); err != nil {
+		return r, refuse(op, err)
+	}
+	usage, err := decodeUsage(o)
+	if err != nil {
+		return r, refuse(op, err)
+	}
+	if usage != nil {
+		r.Usage = *usage
+	}
+	if r.Extra, err = o.rest(); err != nil {
+		return r, refuse(op, err)
+	}
+	return r, nil
+}
+
+// DecodeOpenAIChunk reads the data of one event of a streamed answer.
+//
+// Errors: InvalidArgument (Permanent), naming the field.
+func DecodeOpenAIChunk(data []byte) (c inference.Chunk, err error) {
+	const op fault.Op = "provider.DecodeOpenAIChunk"
+	o := parseObject(data, "")
+	c.ID, c.Model, c.Created = o.str("id"), o.str("model"), o.integer("created")
+	o.raw("object")
+	if c.Choices, err = decodeChoices(o, "delta"); err != nil {
+		return c, refuse(op, err)
+	}
+	if c.Usage, err = decodeUsage(o); err != nil {
+		return c, refuse(op, err)
+	}
+	if c.Extra, err = o.rest(); err != nil {
+		return c, refuse(op, err)
+	}
+	return c, nil
+}
+
+// decodeChoices reads choices whose message is in the field named message.
+func decodeChoices(o *object, message string) ([]inference.Choice, error) {
+	var choices []inference.Choice
+	for i, raw := range o.list("choices") {
+		path := fmt.Sprintf("choices[%d]", i)
+		c := parseObject(raw, path)
+		choice := inference.Choice{Index: int(c.integer("index")), FinishReason: c.str("finish_reason")}
+		if raw := c.raw(message); raw != nil {
+			var err error
+			if choice.Message, err = decodeMessage(raw, path+"."+message); err != nil {
+				return nil, err
+			}
+		}
+		var err error
+		if choice.Extra, err = c.rest(); err != nil {
+			return nil, err
+		}
+		choices = append(choices, choice)
+	}
+	return choices, nil
+}
+
+// decodeUsage returns nil where there is no usage.
+func decodeUsage(o *object) (*inference.Usage, error) {
+	u := o.object("usage")
+	if u == nil {
+		return nil, nil
+	}
+	usage := &inference.Usage{PromptTokens: u.integer("prompt_tokens"), CompletionTokens: u.integer("completion_tokens")}
+	u.raw("total_tokens")
+	if usage.PromptTokens < 0 || usage.CompletionTokens < 0 {
+		u.fail("", "negative")
+	}
+	var err error
+	usage.Extra, err = u.rest()
+	return usage, err
+}

@@ -1,0 +1,67 @@
+package provider
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+)
+
+// errTooLarge says that a stream or one of its events exceeds its limit.
+var errTooLarge = errors.New("event stream exceeds its limit")
+
+// events reads server-sent events (WHATWG HTML, section 9.2.6) as far as model
+// providers use them: the data of each event, and nothing else.
+type events struct {
+	r    *bufio.Reader
+	left int64 // bytes that may still be read
+}
+
+func newEvents(r io.Reader, limit int64) *events {
+	return &events{r: bufio.NewReader(r), left: limit}
+}
+
+// next returns the data of the next event that has any. At the end it returns
+// io.EOF; what follows the last blank line counts as an event too, because some
+// servers do not end theirs.
+func (e *events) next() ([]byte, error) {
+	var data []byte
+	for {
+		line, err := e.line()
+		if err != nil && !errors.Is(err, io.EOF) {
+			return nil, err
+		}
+		if value, ok := bytes.CutPrefix(line, []byte("data:")); ok {
+			if len(data) > 0 {
+				data = append(data, '\n')
+			}
+			data = append(data, bytes.TrimPrefix(value, []byte(" "))...)
+			if len(data) > maxEventBytes {
+				return nil, errTooLarge
+			}
+		}
+		if len(data) > 0 && (len(line) == 0 || err != nil) {
+			return data, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// line returns the next line without its end, valid as long as the caller keeps
+// it.
+func (e *events) line() ([]byte, error) {
+	var line []byte
+	for {
+		piece, err := e.r.ReadSlice('\n')
+		if e.left -= int64(len(piece)); e.left < 0 || len(line)+len(piece) > maxEventBytes {
+			return nil, errTooLarge
+		}
+		line = append(line, piece...)
+		if errors.Is(err, bufio.ErrBufferFull) {
+			continue
+		}
+		return bytes.TrimRight(line, "\r\n"), err
+	}
+}
