@@ -2,12 +2,17 @@
 // act: who, on whose behalf, may they, does a human consent, is there quota,
 // act, account for it, and record what happened. The field's name for it is the
 // policy enforcement point.
+//
+// caller.go opens tokens; gate.go holds the contracts and Do; record.go writes
+// what came of it.
 package gate
 
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"creto.dev"
@@ -19,22 +24,29 @@ import (
 	"creto.dev/pqc"
 )
 
-// Approver asks humans for consent. Package oversight is one.
+// Approver asks humans for consent. Package oversight is one; gate/gatetest
+// holds what each must do. Safe for concurrent use.
 type Approver interface {
 	// Await asks, or attaches to the same question asked before, and returns
 	// when it was answered.
 	//
 	// Errors: Canceled, DeadlineExceeded when ctx ends; the question stays.
+	// FailedPrecondition (Permanent) if another action spent the approval
+	// first: ask again.
 	Await(ctx context.Context, q Question) (Answer, error)
 
-	// Consume spends an approval, durably, just before its action starts.
+	// Consume spends the approvals of one action, all or none, durably, just
+	// before it starts. The first one's id, where it is a UUID, is also the id
+	// of the action's record: an approver that finds a consumed approval
+	// unfinished after a crash records its outcome under that id, and there is
+	// never a second record of one action.
 	//
-	// Errors: FailedPrecondition (Permanent) if it was spent or has expired:
+	// Errors: FailedPrecondition (Permanent) if one was spent or has expired:
 	// the action must be asked for again.
-	Consume(ctx context.Context, id string) error
+	Consume(ctx context.Context, ids ...string) error
 
-	// Finish notes that the outcome of a consumed approval is recorded.
-	Finish(ctx context.Context, id string) error
+	// Finish notes that the outcome of consumed approvals is recorded.
+	Finish(ctx context.Context, ids ...string) error
 }
 
 // Question is what an Approver puts before a human.
@@ -55,7 +67,8 @@ type Answer struct {
 	Reason  string
 }
 
-// Meter accounts for quota. Package metering is one.
+// Meter accounts for quota. Package metering is one; gate/gatetest holds what
+// each must do. Safe for concurrent use.
 type Meter interface {
 	// Commit makes a reservation's amount used; Refund gives it back. Each
 	// reservation sees one of them, once.
@@ -63,14 +76,27 @@ type Meter interface {
 	Refund(r authz.Reservation)
 }
 
+// Charged reports whether the action of a record counts against quota: it does
+// unless it surely did not happen. What timed out, or was given up by its
+// caller, may have happened, as may what nobody saw the end of; a failure that
+// used nothing is refunded.
+func Charged(r audit.Record) bool {
+	switch r.Outcome {
+	case audit.Success, audit.Timeout, audit.Unknown:
+		return true
+	}
+	return r.Usage != nil
+}
+
 // Act does what was allowed. It returns facts for the record, also with an
-// error.
+// error. Its context ends with the caller's.
 type Act func(ctx context.Context) (Result, error)
 
 // Result is what an Act reports.
 type Result struct {
 	Usage *audit.Usage
-	// Detail holds facts such as an HTTP status. No secrets.
+	// Detail holds facts such as an HTTP status. No secrets. What is too long
+	// for a record is cut.
 	Detail map[string]string
 }
 
@@ -84,6 +110,10 @@ type Gate struct {
 	approver   Approver
 	meter      Meter
 
+	// doubt is set when a record could not be written: until the log answers
+	// again, nothing acts.
+	doubt atomic.Bool
+
 	mu      sync.Mutex // guards callers
 	callers map[string]*Caller
 }
@@ -96,136 +126,81 @@ func New(authority nhi.Authority, provider pqc.Provider, clock consensus.Clock, 
 	}
 }
 
-// maxCallers bounds the memory of opened tokens.
-const maxCallers = 10_000
-
-// Caller is an agent whose token and chain were verified. It is what Do acts
-// for, and cannot be made in another way than by Open. Safe for concurrent use.
-type Caller struct {
-	token    string
-	identity nhi.Identity
-
-	mu      sync.Mutex // guards what follows
-	epoch   uint64     // of the authority when chain was verified
-	chain   nhi.VerifiedChain
-	session authz.Session
-}
-
-// Identity returns who the caller is.
-func (c *Caller) Identity() nhi.Identity { return c.identity }
-
-// Chain returns the chain as it was last verified.
-func (c *Caller) Chain() nhi.VerifiedChain {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.chain
-}
-
-// Open resolves a token, verifies the chain behind it and prepares the caller.
-// A token that was opened before costs a look-up.
-//
-// Errors: those of nhi.Authority.Resolve and nhi.VerifyDelegation; nothing
-// proceeds without identity (R-NHI-25).
-func (g *Gate) Open(ctx context.Context, token string) (*Caller, error) {
-	const op fault.Op = "gate.Open"
-	g.mu.Lock()
-	c, ok := g.callers[token]
-	g.mu.Unlock()
-	if ok {
-		_, _, err := g.fresh(ctx, c)
-		return c, err
-	}
-	identity, err := g.authority.Resolve(ctx, token)
-	if err != nil {
-		return nil, fault.Wrap(op, err)
-	}
-	c = &Caller{token: token, identity: identity}
-	if _, _, err := g.fresh(ctx, c); err != nil {
-		return nil, fault.Wrap(op, err)
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if len(g.callers) >= maxCallers {
-		clear(g.callers)
-	}
-	g.callers[token] = c
-	return c, nil
-}
-
-// fresh returns the caller's chain and session after rechecking expiry and, if
-// anything was revoked since, everything.
-func (g *Gate) fresh(ctx context.Context, c *Caller) (nhi.VerifiedChain, authz.Session, error) {
-	const op fault.Op = "gate.fresh"
-	stamp, err := g.clock.Now(ctx)
-	if err != nil {
-		return nhi.VerifiedChain{}, nil, fault.Wrap(op, err)
-	}
-	now := stamp.Time()
-	if !now.Before(c.identity.ExpiresAt) {
-		return nhi.VerifiedChain{}, nil, fault.New(op, fault.NHITokenExpired, "the token has expired")
-	}
-	epoch := g.authority.Epoch()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.session != nil && c.epoch == epoch && now.Before(c.chain.NotAfter()) {
-		return c.chain, c.session, nil
-	}
-	c.session = nil
-	if _, err := g.authority.Resolve(ctx, c.token); err != nil {
-		return nhi.VerifiedChain{}, nil, fault.Wrap(op, err)
-	}
-	links, err := g.authority.DelegationChain(ctx, c.identity.ID)
-	if err != nil {
-		return nhi.VerifiedChain{}, nil, fault.Wrap(op, err)
-	}
-	roots, err := g.authority.Roots(ctx)
-	if err != nil {
-		return nhi.VerifiedChain{}, nil, fault.Wrap(op, err)
-	}
-	chain, err := nhi.VerifyDelegation(ctx, links, roots, g.provider, now, g.authority.Epochs)
-	if err != nil {
-		return nhi.VerifiedChain{}, nil, fault.Wrap(op, err)
-	}
-	if chain.Digest() != c.identity.Chain {
-		return nhi.VerifiedChain{}, nil, fault.New(op, fault.NHITokenInvalid, "the token was issued under another delegation")
-	}
-	session, err := g.authorizer.Bind(ctx, chain)
-	if err != nil {
-		return nhi.VerifiedChain{}, nil, fault.Wrap(op, err)
-	}
-	c.epoch, c.chain, c.session = epoch, chain, session
-	return chain, session, nil
-}
-
 // maxRounds bounds how often one action is checked: once, and again after each
 // consent, and again when somebody else spent the consent first.
 const maxRounds = 8
 
+// maxResourceBytes bounds a resource's id, so that every record has room for
+// it (audit.MaxRecordBytes).
+const maxResourceBytes = 16 << 10
+
 // Do takes an action along the path and calls act only after an Allow. Whatever
-// comes of it is recorded; the record's id is returned whenever there is one,
-// also with an error.
+// comes of it is recorded once; the record's id is returned whenever there is
+// one, also with an error. Outcome denied says that act was not called. A panic
+// of act passes through Do, recorded as unknown.
 //
 // Errors: AuthzDenied (Security) with the reason; ResourceExhausted (Permanent)
-// for a spent quota; RateLimited (Transient) with RetryAfter; NHITokenExpired,
-// NHITokenInvalid and the other faults of identity; act's own error;
-// AuditUnavailable (Degraded) if the outcome could not be recorded.
+// for a spent quota and RateLimited (Transient), both with RetryAfter;
+// NHITokenExpired, NHITokenInvalid and the other faults of identity; Canceled,
+// DeadlineExceeded if ctx ended before act; act's own error; AuditUnavailable
+// (Degraded) if the outcome cannot be recorded, joined to act's error if there
+// is one. InvalidArgument (Permanent) for what is no action; it is recorded if
+// at least its name is one.
 func (g *Gate) Do(ctx context.Context, c *Caller, action creto.Action, act Act) (audit.RecordID, error) {
-	const op fault.Op = "gate.Do"
-	if err := action.Validate(); err != nil {
-		return audit.RecordID{}, fault.Wrap(op, err)
-	}
 	p := pass{gate: g, caller: c, action: action}
-	for range maxRounds {
-		decided, err := p.decide(ctx)
-		if err != nil {
-			return p.refuse(ctx, err)
+	ended := false
+	defer func() {
+		if !ended { // a panic is on its way through
+			p.crash(ctx)
 		}
-		if !decided {
+	}()
+	id, err := p.take(ctx, act)
+	ended = true
+	return id, err
+}
+
+// pass is one action on its way.
+type pass struct {
+	gate        *Gate
+	caller      *Caller
+	action      creto.Action
+	stamp       creto.Timestamp // when identity was last found in force
+	chain       nhi.VerifiedChain
+	decision    authz.Decision
+	reservation authz.Reservation // held; zero once it is settled
+	answers     []answered
+	consents    []authz.Consent
+	detail      map[string]string // of a refusal
+	consumed    bool              // the consents are spent
+	acted       bool              // act was called
+}
+
+// answered is an answer with the policy that asked.
+type answered struct {
+	Answer
+	policy authz.Policy
+}
+
+func (p *pass) take(ctx context.Context, act Act) (audit.RecordID, error) {
+	const op fault.Op = "gate.Do"
+	if err := p.admit(); err != nil {
+		if _, known := creto.ResourceType(p.action.Name); !known {
+			return audit.RecordID{}, fault.Wrap(op, err)
+		}
+		return p.refuse(ctx, fault.Wrap(op, err))
+	}
+	for range maxRounds {
+		allowed, err := p.decide(ctx)
+		if err != nil {
+			return p.refuse(ctx, fault.Wrap(op, err))
+		}
+		if !allowed {
 			continue
 		}
-		switch err := p.consume(ctx); {
+		switch err := p.ready(ctx); {
 		case errors.Is(err, fault.FailedPrecondition):
-			p.forget()
+			p.settle(false)
+			p.answers, p.consents = nil, nil // spent elsewhere
 		case err != nil:
 			return p.refuse(ctx, fault.Wrap(op, err))
 		default:
@@ -235,41 +210,54 @@ func (g *Gate) Do(ctx context.Context, c *Caller, action creto.Action, act Act) 
 	return p.refuse(ctx, fault.New(op, fault.AuthzDenied, "consent was asked for %d times without an end", maxRounds))
 }
 
-// pass is one action on its way.
-type pass struct {
-	gate     *Gate
-	caller   *Caller
-	action   creto.Action
-	chain    nhi.VerifiedChain
-	decision authz.Decision
-	answers  []Answer
-	consents []authz.Consent
+// admit refuses what is no action, or not this caller's to take.
+func (p *pass) admit() error {
+	const op fault.Op = "gate.admit"
+	if err := p.action.Validate(); err != nil {
+		return fault.Wrap(op, err)
+	}
+	if n := len(p.action.Resource.ID); n > maxResourceBytes {
+		return fault.New(op, fault.InvalidArgument, "the resource's id has %d bytes, limit %d", n, maxResourceBytes)
+	}
+	// A token that is bound to a run is good for that run alone (R-NHI-23).
+	bound := p.caller.identity.Sandbox
+	if bound != "" && p.action.Sandbox != "" && p.action.Sandbox != bound {
+		return fault.New(op, fault.NHITokenInvalid, "the token is bound to another run")
+	}
+	if bound != "" {
+		p.action.Sandbox = bound
+	}
+	return nil
 }
 
 // decide checks, and asks where it must. True is an Allow that holds now; false
 // asks for another round: after a wait, policy, chain and quota may be others.
 func (p *pass) decide(ctx context.Context) (bool, error) {
 	const op fault.Op = "gate.decide"
-	var session authz.Session
-	var err error
 	p.decision = authz.Decision{}
-	if p.chain, session, err = p.gate.fresh(ctx, p.caller); err != nil {
+	stamp, standing, err := p.gate.fresh(ctx, p.caller)
+	if err != nil {
+		p.disown()
 		return false, err
 	}
-	p.decision, err = p.gate.authorizer.Check(ctx, session, authz.Request{
+	p.stamp, p.chain = stamp, standing.chain
+	d, err := p.gate.authorizer.Check(ctx, standing.session, authz.Request{
 		Action: p.action.Name, Resource: p.action.Resource, Context: contextOf(p.action), Consents: p.consents,
 	})
+	p.decision = d
 	if err != nil {
 		return false, fault.Wrap(op, err)
 	}
-	d := p.decision
 	switch d.Kind {
 	case authz.Allow:
+		p.reservation = d.Reservation
+		// A consent to what policy no longer asks for is not spent.
+		p.answers = slices.DeleteFunc(p.answers, func(a answered) bool { return !slices.Contains(d.Policies, a.policy) })
 		return true, nil
 	case authz.RequiresOversight:
 		return false, p.ask(ctx)
 	case authz.QuotaExceeded:
-		return false, fault.New(op, fault.ResourceExhausted, "%s", d.Reason)
+		return false, fault.After(fault.New(op, fault.ResourceExhausted, "%s", d.Reason), d.ResetAt.Sub(stamp.Time()))
 	case authz.RateLimited:
 		return false, fault.After(fault.New(op, fault.RateLimited, "%s", d.Reason), d.RetryAfter)
 	default:
@@ -277,8 +265,22 @@ func (p *pass) decide(ctx context.Context) (bool, error) {
 	}
 }
 
+// disown takes back what was only true under an identity that is not in force
+// any more: a record claims a chain, and consents under it, only if they were
+// verified. What the token said of itself is kept as a detail.
+func (p *pass) disown() {
+	p.detail = map[string]string{"token": p.caller.identity.TokenID, "token_chain": p.caller.identity.Chain.String()}
+	for _, a := range p.answers {
+		p.detail["request"] = a.Consent.ID
+	}
+	p.chain, p.answers, p.consents = nhi.VerifiedChain{}, nil, nil
+}
+
 func (p *pass) ask(ctx context.Context) error {
 	const op fault.Op = "gate.ask"
+	if len(p.decision.Policies) == 0 {
+		return fault.New(op, fault.AuthzEvaluationFailed, "a decision asks for consent and does not say to which policy")
+	}
 	policy := p.decision.Policies[0]
 	answer, err := p.gate.approver.Await(ctx, Question{
 		Chain: p.chain, Action: p.action, Policy: policy, Approvers: p.decision.Approvers, Timeout: p.decision.Timeout,
@@ -289,7 +291,7 @@ func (p *pass) ask(ctx context.Context) error {
 	case err != nil:
 		return fault.Wrap(op, err)
 	}
-	p.answers = append(p.answers, answer)
+	p.answers = append(p.answers, answered{answer, policy})
 	if !answer.Approved {
 		return fault.New(op, fault.AuthzDenied, "%s", answer.Reason)
 	}
@@ -297,105 +299,98 @@ func (p *pass) ask(ctx context.Context) error {
 	return nil
 }
 
-// consume spends the consents, durably and before act starts, so that no crash
-// can let one count twice.
-func (p *pass) consume(ctx context.Context) error {
-	for _, answer := range p.answers {
-		if err := p.gate.approver.Consume(ctx, answer.Consent.ID); err != nil {
-			p.refund()
-			return err
-		}
+// ready makes sure, just before act, that somebody waits for it, that what
+// comes of it can be recorded, and that its consents are spent, so that no
+// crash can let one count twice.
+func (p *pass) ready(ctx context.Context) error {
+	const op fault.Op = "gate.ready"
+	if err := ctx.Err(); err != nil {
+		return fault.Wrap(op, err)
 	}
+	relevant := len(p.answers) > 0 || (audit.Record{What: p.action.Name}).SecurityRelevant()
+	if relevant || p.gate.doubt.Load() {
+		if err := p.gate.log.Ping(ctx); err != nil {
+			return fault.Wrap(op, err)
+		}
+		p.gate.doubt.Store(false)
+	}
+	if len(p.answers) == 0 {
+		return nil
+	}
+	if err := p.gate.approver.Consume(ctx, p.requests()...); err != nil {
+		return fault.Wrap(op, err)
+	}
+	p.consumed = true
 	return nil
 }
 
-// forget drops consents that were spent elsewhere.
-func (p *pass) forget() { p.answers, p.consents = nil, nil }
+// requests returns the ids of the consents.
+func (p *pass) requests() []string {
+	var ids []string
+	for _, a := range p.answers {
+		ids = append(ids, a.Consent.ID)
+	}
+	return ids
+}
 
-// contextOf adds to an action's context what gate itself knows.
+// isolationKey is what policies read the kind of a run's walls from.
+const isolationKey = "isolation"
+
+// contextOf adds to an action's context what gate itself knows, and nobody else
+// may say.
 func contextOf(a creto.Action) map[string]any {
-	if a.Isolation == "" {
+	_, forged := a.Context[isolationKey]
+	if a.Isolation == "" && !forged {
 		return a.Context
 	}
-	context := map[string]any{"isolation": a.Isolation}
+	context := make(map[string]any, len(a.Context)+1)
 	for key, value := range a.Context {
-		if key != "isolation" {
-			context[key] = value
-		}
+		context[key] = value
+	}
+	delete(context, isolationKey)
+	if a.Isolation != "" {
+		context[isolationKey] = a.Isolation
 	}
 	return context
 }
 
-// run acts. The record is written whatever act does, panics included, and
-// whether or not the caller still waits.
-func (p *pass) run(ctx context.Context, act Act) (id audit.RecordID, err error) {
-	const op fault.Op = "gate.run"
-	r := p.record()
-	r.Outcome = audit.Unknown
-	defer func() {
-		unended := context.WithoutCancel(ctx)
-		var logged error
-		id, logged = p.gate.log.Log(unended, r)
-		for _, answer := range p.answers {
-			logged = errors.Join(logged, p.gate.approver.Finish(unended, answer.Consent.ID))
-		}
-		if err == nil {
-			err = fault.Wrap(op, logged)
-		}
-	}()
+// run acts, records and accounts. A panic of act ends in crash.
+func (p *pass) run(ctx context.Context, act Act) (audit.RecordID, error) {
+	p.acted = true
 	result, err := act(ctx)
-	r.Usage, r.Detail = result.Usage, result.Detail
-	switch {
+	r := p.record(ctx)
+	r.Usage, r.Detail = result.Usage, bounded(result.Detail, r.Detail)
+	switch kind := fault.CodeOf(err).Kind(); {
 	case err == nil:
 		r.Outcome = audit.Success
-	case fault.CodeOf(err).Kind() == fault.DeadlineExceeded:
-		r.Outcome, r.Why = audit.Timeout, fault.Message(err)
+	case kind == fault.DeadlineExceeded, kind == fault.Canceled:
+		r.Outcome = audit.Timeout
 	default:
-		r.Outcome, r.Why = audit.Failure, fault.Message(err)
+		r.Outcome = audit.Failure
 	}
-	if err != nil && result.Usage == nil {
-		p.refund()
-	} else if p.decision.Reservation != (authz.Reservation{}) {
-		p.gate.meter.Commit(p.decision.Reservation)
-	}
-	return id, err
+	r.Why = reason(err)
+	return p.end(ctx, r, err)
 }
 
-func (p *pass) refund() {
-	if p.decision.Reservation != (authz.Reservation{}) {
-		p.gate.meter.Refund(p.decision.Reservation)
+// crash records what a panic left, on its way up.
+func (p *pass) crash(ctx context.Context) {
+	r := p.record(ctx)
+	r.Outcome, r.Why = audit.Denied, "creto failed before the action"
+	if p.acted {
+		r.Outcome, r.Why = audit.Unknown, "the action ended in a panic; its outcome is not known"
 	}
+	_, _ = p.end(ctx, r, nil) // the panic goes on, and there is nobody to tell
 }
 
-// refuse records that an action did not happen, and returns why.
-func (p *pass) refuse(ctx context.Context, why error) (audit.RecordID, error) {
-	r := p.record()
-	r.Outcome, r.Why = audit.Denied, fault.Message(why)
-	if kind := fault.CodeOf(why).Kind(); kind == fault.Canceled || kind == fault.DeadlineExceeded {
-		r.Outcome = audit.Timeout // the caller did not wait for the answer
+// settle commits or refunds what quota is held, once.
+func (p *pass) settle(commit bool) {
+	held := p.reservation
+	if p.reservation = (authz.Reservation{}); held == (authz.Reservation{}) {
+		return
 	}
-	id, err := p.gate.log.Log(context.WithoutCancel(ctx), r)
-	if err != nil {
-		return id, errors.Join(why, err)
+	if commit {
+		p.gate.meter.Commit(held)
+	} else {
+		p.gate.meter.Refund(held)
 	}
-	return id, why
-}
-
-// record fills in what is known before an action ends.
-func (p *pass) record() audit.Record {
-	r := audit.Record{
-		ID: creto.NewUUID(), Who: p.caller.identity.ID, OnBehalfOf: p.chain.Human(), Chain: p.chain.Digest(),
-		What: p.action.Name, Resource: p.action.Resource.String(), Args: p.action.ArgsDigest(),
-		Sandbox: p.action.Sandbox, Isolation: p.action.Isolation,
-	}
-	if !p.decision.Version.IsZero() {
-		r.Decision = &audit.Decision{Kind: p.decision.Kind.String(), Version: p.decision.Version}
-		for _, policy := range p.decision.Policies {
-			r.Decision.Policies = append(r.Decision.Policies, audit.PolicyRef{ID: policy.ID, Digest: policy.Digest})
-		}
-	}
-	for _, answer := range p.answers {
-		r.Consents = append(r.Consents, answer.Consent)
-	}
-	return r
 }

@@ -5,6 +5,7 @@ package metering
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -22,13 +23,17 @@ import (
 // Quota enforces limits inline, as an extension of authorization (R-AZ-10,
 // R-MET-3, R-MET-10, B-17). What is used is held in memory and, after a
 // restart, counted again from the audit log, which is the only record of it.
+// What an action of gate used is said by gate.Charged, now and then.
 type Quota struct {
 	db    *sql.DB
 	clock consensus.Clock
+	log   audit.Log
+
+	setting sync.Mutex // held while limits change, in the database and here
 
 	mu      sync.Mutex // guards what follows
 	budgets map[key]*budget
-	held    map[uint64]*budget
+	held    map[uint64]hold
 	next    uint64
 }
 
@@ -40,7 +45,7 @@ var (
 // key names a budget: everything that the agent does counts, whoever it acts
 // for.
 type key struct {
-	agent  string
+	agent  creto.ID
 	action string
 }
 
@@ -50,8 +55,15 @@ type budget struct {
 	used  int64     // including what is held
 }
 
-// Limit allows Amount actions in each Window. Windows are aligned to the Unix
-// epoch.
+// hold is a reservation: what it holds goes back to the window that it was
+// taken from, or to none.
+type hold struct {
+	budget *budget
+	start  time.Time
+}
+
+// Limit allows Amount actions in each Window. Windows are aligned to Go's zero
+// time, in UTC: those of hours and days begin on the hour and at midnight.
 type Limit struct {
 	Amount int64
 	Window time.Duration
@@ -59,20 +71,25 @@ type Limit struct {
 
 // OpenQuota reads the limits, and what was used of them from log.
 //
-// Errors: Unavailable (Degraded).
+// Errors: Unavailable (Degraded); DataLoss (Security) for a limit that cannot
+// be read.
 func OpenQuota(ctx context.Context, d *sql.DB, clock consensus.Clock, log audit.Log) (*Quota, error) {
 	const op fault.Op = "metering.OpenQuota"
-	q := &Quota{db: d, clock: clock, budgets: make(map[key]*budget), held: make(map[uint64]*budget)}
+	q := &Quota{db: d, clock: clock, log: log, budgets: make(map[key]*budget), held: make(map[uint64]hold)}
 	rows, err := d.QueryContext(ctx, "SELECT agent, action, amount, window_ns FROM quota")
 	if err != nil {
 		return nil, db.Classify(op, err)
 	}
 	defer func() { _ = rows.Close() }()
 	for rows.Next() {
+		var agent string
 		var k key
 		var l Limit
-		if err := rows.Scan(&k.agent, &k.action, &l.Amount, &l.Window); err != nil {
+		if err := rows.Scan(&agent, &k.action, &l.Amount, &l.Window); err != nil {
 			return nil, db.Classify(op, err)
+		}
+		if k.agent, err = creto.ParseID(agent); err != nil || l.validate() != nil {
+			return nil, fault.New(op, fault.DataLoss, "the quota of %q on %s is damaged", agent, k.action)
 		}
 		q.budgets[k] = &budget{Limit: l}
 	}
@@ -80,43 +97,58 @@ func OpenQuota(ctx context.Context, d *sql.DB, clock consensus.Clock, log audit.
 		return nil, db.Classify(op, err)
 	}
 	for k, b := range q.budgets {
-		if err := q.recount(ctx, k, b, log); err != nil {
+		if b.start, b.used, err = q.recount(ctx, k, b.Window); err != nil {
 			return nil, fault.Wrap(op, err)
 		}
 	}
 	return q, nil
 }
 
-// recount sets what was used in the current window from the log.
-func (q *Quota) recount(ctx context.Context, k key, b *budget, log audit.Log) error {
+// recountSlack is how far the log's order and its stamps may disagree: an
+// action is stamped a moment before its record has its place.
+const recountSlack = time.Minute
+
+// recount returns the current window's start, and what the log says was used
+// in it.
+func (q *Quota) recount(ctx context.Context, k key, window time.Duration) (time.Time, int64, error) {
 	now, err := q.clock.Now(ctx)
 	if err != nil {
-		return err
+		return time.Time{}, 0, err
 	}
-	b.start = now.Time().Truncate(b.Window)
-	filter := audit.Filter{Actor: k.agent, What: k.action, Limit: 1000}
+	start, used := now.Time().Truncate(window), int64(0)
+	filter := audit.Filter{Actor: k.agent.String(), What: k.action, Limit: 1000}
 	for {
-		page, err := log.Query(ctx, filter)
+		page, err := q.log.Query(ctx, filter)
 		if err != nil {
-			return err
+			return time.Time{}, 0, err
 		}
 		for _, e := range page {
-			if e.Record.Stamp.Time().Before(b.start) {
-				return nil
+			at := e.Record.Stamp.Time()
+			if at.Before(start.Add(-recountSlack)) {
+				return start, used, nil
 			}
-			if e.Record.Outcome != audit.Denied {
-				b.used++
+			if !at.Before(start) && gate.Charged(e.Record) {
+				used++
 			}
 		}
 		if len(page) < filter.Limit {
-			return nil
+			return start, used, nil
 		}
-		filter.Before = page[len(page)-1].Index
+		if filter.Before = page[len(page)-1].Index; filter.Before == 0 {
+			return start, used, nil // 0 would ask for the newest again
+		}
 	}
 }
 
+func (l Limit) validate() error {
+	if l.Amount < 0 || l.Amount > 0 && l.Window < time.Second {
+		return fault.New("metering.Limit", fault.InvalidArgument, "a quota is a positive amount per window of at least 1s, such as 100/1h")
+	}
+	return nil
+}
+
 // SetLimit limits how often agent may take action; a zero amount removes the
-// limit.
+// limit. What was used already counts.
 //
 // Errors: InvalidArgument (Permanent), Unavailable (Degraded).
 func (q *Quota) SetLimit(ctx context.Context, agent creto.ID, action string, l Limit) error {
@@ -124,28 +156,44 @@ func (q *Quota) SetLimit(ctx context.Context, agent creto.ID, action string, l L
 	if _, ok := creto.ResourceType(action); !ok {
 		return fault.New(op, fault.InvalidArgument, "%q is no action", action)
 	}
-	if l.Amount < 0 || l.Amount > 0 && l.Window < time.Second {
-		return fault.New(op, fault.InvalidArgument, "a quota is a positive amount per window of at least 1s, such as 100/1h")
+	if err := errors.Join(agent.Validate(), l.validate()); err != nil {
+		return fault.Wrap(op, err)
 	}
-	k := key{agent.String(), action}
+	q.setting.Lock()
+	defer q.setting.Unlock()
+	k := key{agent, action}
 	if l.Amount == 0 {
-		if _, err := q.db.ExecContext(ctx, "DELETE FROM quota WHERE agent = $1 AND action = $2", k.agent, k.action); err != nil {
+		if _, err := q.db.ExecContext(ctx, "DELETE FROM quota WHERE agent = $1 AND action = $2", agent.String(), action); err != nil {
 			return db.Classify(op, err)
 		}
-	} else if _, err := q.db.ExecContext(ctx, `INSERT INTO quota (agent, action, amount, window_ns) VALUES ($1, $2, $3, $4)
-		ON CONFLICT (agent, action) DO UPDATE SET amount = excluded.amount, window_ns = excluded.window_ns`, k.agent, k.action, l.Amount, int64(l.Window)); err != nil {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		delete(q.budgets, k)
+		return nil
+	}
+	start, used, err := q.recount(ctx, k, l.Window)
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
+	if _, err := q.db.ExecContext(ctx, `INSERT INTO quota (agent, action, amount, window_ns) VALUES ($1, $2, $3, $4)
+		ON CONFLICT (agent, action) DO UPDATE SET amount = excluded.amount, window_ns = excluded.window_ns`, agent.String(), action, l.Amount, int64(l.Window)); err != nil {
 		return db.Classify(op, err)
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	switch b := q.budgets[k]; {
-	case l.Amount == 0:
-		delete(q.budgets, k)
-	case b == nil:
-		q.budgets[k] = &budget{Limit: l}
-	default:
-		b.Limit = l
+	old := q.budgets[k]
+	if old != nil && old.Window == l.Window {
+		old.Amount = l.Amount // its count is exact
+		return nil
 	}
+	b := &budget{Limit: l, start: start, used: used}
+	for id, h := range q.held { // what is under way has no record yet
+		if old != nil && h.budget == old {
+			b.used++
+			q.held[id] = hold{b, start}
+		}
+	}
+	q.budgets[k] = b
 	return nil
 }
 
@@ -155,18 +203,22 @@ func (q *Quota) Name() string { return "quota_enforcer" }
 // Evaluate implements authz.Extension: the limit of the acting agent counts,
 // whoever it acts for.
 func (q *Quota) Evaluate(ctx context.Context, chain nhi.VerifiedChain, r authz.Request, reserve bool) (authz.Decision, bool, error) {
+	k := key{chain.Agent(), r.Action}
 	q.mu.Lock()
-	defer q.mu.Unlock()
-	if len(q.budgets) == 0 {
-		return authz.Decision{}, false, nil
-	}
-	b := q.budgets[key{chain.Agent().String(), r.Action}]
-	if b == nil {
+	limited := q.budgets[k] != nil
+	q.mu.Unlock()
+	if !limited {
 		return authz.Decision{}, false, nil
 	}
 	stamp, err := q.clock.Now(ctx)
 	if err != nil {
 		return authz.Decision{}, false, fault.Wrap("metering.Evaluate", err)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	b := q.budgets[k]
+	if b == nil {
+		return authz.Decision{}, false, nil // removed just now
 	}
 	// A window never goes back, so a clock that does cannot grant twice.
 	if start := stamp.Time().Truncate(b.Window); start.After(b.start) {
@@ -184,7 +236,7 @@ func (q *Quota) Evaluate(ctx context.Context, chain nhi.VerifiedChain, r authz.R
 	}
 	b.used++
 	q.next++
-	q.held[q.next] = b
+	q.held[q.next] = hold{b, b.start}
 	return authz.Decision{Reservation: authz.Reservation{ID: q.next, Amount: 1}}, false, nil
 }
 
@@ -195,12 +247,17 @@ func (q *Quota) Commit(r authz.Reservation) {
 	delete(q.held, r.ID)
 }
 
-// Refund implements gate.Meter and authz.Extension.
+// Refund implements gate.Meter and authz.Extension. A window that is over takes
+// nothing back.
 func (q *Quota) Refund(r authz.Reservation) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if b := q.held[r.ID]; b != nil {
-		delete(q.held, r.ID)
-		b.used = max(0, b.used-r.Amount)
+	h, ok := q.held[r.ID]
+	if !ok {
+		return
+	}
+	delete(q.held, r.ID)
+	if h.start.Equal(h.budget.start) {
+		h.budget.used--
 	}
 }

@@ -9,8 +9,10 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"creto.dev"
 	"creto.dev/audit"
@@ -20,6 +22,7 @@ import (
 	"creto.dev/gate"
 	"creto.dev/internal/canon"
 	"creto.dev/internal/db"
+	"creto.dev/internal/logkey"
 )
 
 // State is where a request stands. Every end state is final.
@@ -83,6 +86,17 @@ type body struct {
 	Context  map[string]string `cbor:"4,keyasint"`
 }
 
+const (
+	// defaultTimeout is how long a question waits if nobody says.
+	defaultTimeout = 30 * time.Minute
+	// maxArgsBytes bounds what is put before a human: nobody reads more.
+	maxArgsBytes = 1 << 20
+	// maxReasonBytes bounds what a human gives as a reason.
+	maxReasonBytes = 1000
+	// undoTimeout bounds taking back a change that could not be recorded.
+	undoTimeout = 5 * time.Second
+)
+
 // Config is the behaviour that may be chosen.
 type Config struct {
 	// Timeout is how long a question waits if its policy does not say. 0 means
@@ -100,8 +114,15 @@ type Desk struct {
 	groups func(ctx context.Context, id creto.ID) ([]string, error)
 	slog   *slog.Logger
 
-	mu      sync.Mutex // guards changed
+	mu      sync.Mutex // guards what follows
 	changed chan struct{}
+	watches map[string]*watch // by request
+}
+
+// watch wakes those who wait for one request.
+type watch struct {
+	changed chan struct{}
+	waiters int
 }
 
 var _ gate.Approver = (*Desk)(nil)
@@ -112,9 +133,9 @@ var _ gate.Approver = (*Desk)(nil)
 // Errors: Unavailable (Degraded).
 func Open(ctx context.Context, cfg Config, d *sql.DB, clock consensus.Clock, log audit.Log, groups func(context.Context, creto.ID) ([]string, error), logger *slog.Logger) (*Desk, error) {
 	if cfg.Timeout == 0 {
-		cfg.Timeout = 30 * time.Minute
+		cfg.Timeout = defaultTimeout
 	}
-	desk := &Desk{cfg: cfg, db: d, clock: clock, log: log, groups: groups, slog: logger, changed: make(chan struct{})}
+	desk := &Desk{cfg: cfg, db: d, clock: clock, log: log, groups: groups, slog: logger, changed: make(chan struct{}), watches: make(map[string]*watch)}
 	return desk, desk.recover(ctx)
 }
 
@@ -122,14 +143,20 @@ func Open(ctx context.Context, cfg Config, d *sql.DB, clock consensus.Clock, log
 // outcome.
 func (d *Desk) recover(ctx context.Context) error {
 	const op fault.Op = "oversight.recover"
-	list, err := d.query(ctx, "state = $1 AND finished = 0", string(Consumed))
+	list, damaged, err := d.query(ctx, "state = $1 AND finished = 0", string(Consumed))
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
+	d.warn(ctx, damaged)
 	for _, r := range list {
 		record := d.event(r, r.Action, r.Agent, audit.Unknown)
 		record.Why = "the node stopped while the action ran; its outcome is not known"
 		record.Chain, record.Args, record.Consents = r.ChainDigest, r.ArgsDigest, []audit.Consent{r.consent()}
+		// The id that the action's own record has, if it was written and only
+		// Finish did not come: the log keeps the first of the two.
+		if record.ID, err = creto.ParseUUID(r.ID); err != nil {
+			return fault.Wrap(op, err)
+		}
 		if _, err := d.log.Log(ctx, record); err != nil {
 			return fault.Wrap(op, err)
 		}
@@ -140,6 +167,13 @@ func (d *Desk) recover(ctx context.Context) error {
 	return nil
 }
 
+// warn tells a person of requests whose rows do not hold what was asked.
+func (d *Desk) warn(ctx context.Context, damaged map[string]error) {
+	for _, err := range damaged {
+		d.slog.LogAttrs(ctx, slog.LevelError, "an approval request is damaged and cannot be answered", slog.Any(logkey.Error, err))
+	}
+}
+
 // Await implements gate.Approver.
 func (d *Desk) Await(ctx context.Context, q gate.Question) (gate.Answer, error) {
 	const op fault.Op = "oversight.Await"
@@ -147,11 +181,10 @@ func (d *Desk) Await(ctx context.Context, q gate.Question) (gate.Answer, error) 
 	if err != nil {
 		return gate.Answer{}, fault.Wrap(op, err)
 	}
+	defer d.leave(d.enter(r.ID))
 	for {
-		d.mu.Lock()
-		changed := d.changed
-		d.mu.Unlock()
-		if r, err = d.Show(ctx, r.ID); err != nil {
+		changed := d.changes(r.ID)
+		if r, err = d.show(ctx, r.ID); err != nil {
 			return gate.Answer{}, fault.Wrap(op, err)
 		}
 		switch r.State {
@@ -194,6 +227,9 @@ func (d *Desk) attach(ctx context.Context, q gate.Question) (Request, error) {
 	if err != nil {
 		return Request{}, fault.Wrap(op, err)
 	}
+	if n := len(q.Action.Args); n > maxArgsBytes {
+		return Request{}, fault.New(op, fault.InvalidArgument, "the arguments have %d bytes; a human can be shown at most %d", n, maxArgsBytes)
+	}
 	timeout := q.Timeout
 	if timeout == 0 {
 		timeout = d.cfg.Timeout
@@ -228,13 +264,31 @@ func (d *Desk) attach(ctx context.Context, q gate.Question) (Request, error) {
 	if err != nil {
 		return Request{}, err
 	}
-	r, err := d.Show(ctx, id)
+	r, err := d.show(ctx, id)
 	if err != nil || !fresh {
 		return r, err
 	}
-	_, err = d.log.Log(ctx, d.event(r, audit.EventOversightRequested, r.Agent, audit.Success))
-	d.announce()
-	return r, fault.Wrap(op, err)
+	if _, err = d.log.Log(ctx, d.event(r, audit.EventOversightRequested, r.Agent, audit.Success)); err != nil {
+		d.undo(ctx, r, Pending, Expired)
+		return r, fault.Wrap(op, err)
+	}
+	d.announce(r.ID)
+	return r, nil
+}
+
+// undo takes back a change that the log does not know of, unless the request
+// has moved on since.
+func (d *Desk) undo(ctx context.Context, r Request, from, to State) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	query := "UPDATE oversight_request SET state = $1 WHERE id = $2 AND state = $3"
+	if to == Pending {
+		query = "UPDATE oversight_request SET state = $1, decided_by = '', decided_ns = 0, channel = '', reason = '' WHERE id = $2 AND state = $3"
+	}
+	if _, err := d.db.ExecContext(ctx, query, string(to), r.ID, string(from)); err != nil {
+		d.slog.LogAttrs(ctx, slog.LevelError, "an approval request changed without a record", slog.String(logkey.RequestID, r.ID), slog.Any(logkey.Error, db.Classify("oversight.undo", err)))
+	}
+	d.announce(r.ID)
 }
 
 // shown keeps the plain facts of a context for the approver.
@@ -242,16 +296,52 @@ func shown(context map[string]any) map[string]string {
 	facts := make(map[string]string)
 	for key, value := range context {
 		if text, ok := value.(string); ok {
-			facts[key] = text
+			facts[strings.ToValidUTF8(key, "\uFFFD")] = strings.ToValidUTF8(text, "\uFFFD")
 		}
 	}
 	return facts
 }
 
-// announce wakes whoever waits for any request.
-func (d *Desk) announce() {
+// enter begins to wait for a request, and leave ends it.
+func (d *Desk) enter(id string) string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	w := d.watches[id]
+	if w == nil {
+		w = &watch{changed: make(chan struct{})}
+		d.watches[id] = w
+	}
+	w.waiters++
+	return id
+}
+
+func (d *Desk) leave(id string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	w := d.watches[id]
+	if w.waiters--; w.waiters == 0 {
+		delete(d.watches, id)
+	}
+}
+
+// changes returns a channel that is closed at the next change of a request that
+// somebody waits for.
+func (d *Desk) changes(id string) <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.watches[id].changed
+}
+
+// announce wakes whoever waits for these requests.
+func (d *Desk) announce(ids ...string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, id := range ids {
+		if w := d.watches[id]; w != nil {
+			close(w.changed)
+			w.changed = make(chan struct{})
+		}
+	}
 	close(d.changed)
 	d.changed = make(chan struct{})
 }
@@ -272,21 +362,32 @@ type Decision struct {
 	Reason  string
 }
 
-// Decide answers a pending request. The first decision wins.
+// Decide answers a pending request. The first decision wins. It is in force
+// only once it is recorded.
 //
-// Errors: NotFound (Permanent); PermissionDenied (Security) if By may not
-// answer it; FailedPrecondition (Permanent) if it is answered or has expired.
+// Errors: NotFound (Permanent), also for another tenant's request;
+// InvalidArgument (Permanent) for an unknown channel or a reason of more than
+// 1,000 bytes; PermissionDenied (Security) if By may not answer it;
+// FailedPrecondition (Permanent) if it is answered or has expired;
+// AuditUnavailable (Degraded) if the answer cannot be recorded.
 func (d *Desk) Decide(ctx context.Context, id string, decision Decision) (Request, error) {
 	const op fault.Op = "oversight.Decide"
 	r, err := d.Show(ctx, id)
 	if err != nil {
 		return r, fault.Wrap(op, err)
 	}
-	if err := d.eligible(ctx, r, decision.By); err != nil {
-		return r, fault.Wrap(op, err)
-	}
 	if _, ok := verification[decision.Channel]; !ok {
 		return r, fault.New(op, fault.InvalidArgument, "%q is no channel", decision.Channel)
+	}
+	if len(decision.Reason) > maxReasonBytes || !utf8.ValidString(decision.Reason) {
+		return r, fault.New(op, fault.InvalidArgument, "the reason is no text of at most %d bytes", maxReasonBytes)
+	}
+	if err := d.eligible(ctx, r, decision); err != nil {
+		return r, fault.Wrap(op, err)
+	}
+	// Better no answer than one that the log does not know of.
+	if err := d.log.Ping(ctx); err != nil {
+		return r, fault.Wrap(op, err)
 	}
 	now, err := d.clock.Now(ctx)
 	if err != nil {
@@ -305,7 +406,9 @@ func (d *Desk) Decide(ctx context.Context, id string, decision Decision) (Reques
 	if err != nil {
 		return r, db.Classify(op, err)
 	}
-	if r, err = d.Show(ctx, id); err != nil {
+	// From here on the answer stands, and its caller cannot take it back.
+	ctx = context.WithoutCancel(ctx)
+	if r, err = d.show(ctx, id); err != nil {
 		return r, fault.Wrap(op, err)
 	}
 	if n == 0 {
@@ -316,15 +419,27 @@ func (d *Desk) Decide(ctx context.Context, id string, decision Decision) (Reques
 	}
 	record := d.event(r, event, decision.By, audit.Success)
 	record.Why = decision.Reason
-	_, err = d.log.Log(ctx, record)
-	d.announce()
-	return r, fault.Wrap(op, err)
+	record.Detail["channel"], record.Detail["verification"] = decision.Channel, verification[decision.Channel]
+	if _, err = d.log.Log(ctx, record); err != nil {
+		d.undo(ctx, r, state, Pending)
+		return r, fault.Wrap(op, err)
+	}
+	d.announce(id)
+	return r, nil
 }
 
 // eligible: the human at the root for "principal"; else a member of the group
-// who is nowhere in the chain (R-OVS-13).
-func (d *Desk) eligible(ctx context.Context, r Request, by creto.ID) error {
+// who is nowhere in the chain (R-OVS-13). An agent never decides (R-OVS-9), and
+// a program only where the channel says so.
+func (d *Desk) eligible(ctx context.Context, r Request, decision Decision) error {
 	const op fault.Op = "oversight.eligible"
+	by := decision.By
+	if !r.inTenantOf(by) {
+		return fault.New(op, fault.NotFound, "there is no request %q", r.ID)
+	}
+	if by.Kind != creto.KindHuman && (by.Kind != creto.KindWorkload || decision.Channel != ChannelAuto) {
+		return fault.New(op, fault.PermissionDenied, "%s %q is no human, and cannot answer this", by.Kind, by.Name)
+	}
 	if r.Approvers == authz.Principal {
 		if by == r.OnBehalfOf {
 			return nil
@@ -345,32 +460,57 @@ func (d *Desk) eligible(ctx context.Context, r Request, by creto.ID) error {
 }
 
 // Consume implements gate.Approver.
-func (d *Desk) Consume(ctx context.Context, id string) error {
+func (d *Desk) Consume(ctx context.Context, ids ...string) error {
 	const op fault.Op = "oversight.Consume"
 	now, err := d.clock.Now(ctx)
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
-	result, err := d.db.ExecContext(ctx, "UPDATE oversight_request SET state = 'consumed' WHERE id = $1 AND state = 'approved' AND expires_ns > $2", id, now.Physical)
+	err = db.Tx(ctx, d.db, func(tx *sql.Tx) error {
+		for i, id := range ids {
+			// The first of several stands for the action: recover records one
+			// outcome.
+			result, err := tx.ExecContext(ctx, "UPDATE oversight_request SET state = 'consumed', finished = $1 WHERE id = $2 AND state = 'approved' AND expires_ns > $3",
+				min(i, 1), id, now.Physical)
+			if err != nil {
+				return db.Classify(op, err)
+			}
+			if n, err := result.RowsAffected(); err != nil || n == 0 {
+				return fault.New(op, fault.FailedPrecondition, "the approval %s has been used or has expired; ask again", id)
+			}
+		}
+		return nil
+	})
 	if err != nil {
-		return db.Classify(op, err)
+		return err
 	}
-	if n, err := result.RowsAffected(); err != nil || n == 0 {
-		return fault.New(op, fault.FailedPrecondition, "the approval %s has been used or has expired; ask again", id)
+	// The approvals are this caller's alone now; if it cannot be recorded that
+	// they are spent, the action does not start and they are good again.
+	ctx = context.WithoutCancel(ctx)
+	for _, id := range ids {
+		r, err := d.show(ctx, id)
+		if err == nil {
+			_, err = d.log.Log(ctx, d.event(r, audit.EventConsentConsumed, r.Agent, audit.Success))
+		}
+		if err != nil {
+			for _, id := range ids {
+				d.undo(ctx, Request{ID: id}, Consumed, Approved)
+			}
+			return fault.Wrap(op, err)
+		}
 	}
-	r, err := d.Show(ctx, id)
-	if err != nil {
-		return fault.Wrap(op, err)
-	}
-	_, err = d.log.Log(ctx, d.event(r, audit.EventConsentConsumed, r.Agent, audit.Success))
-	d.announce()
-	return fault.Wrap(op, err)
+	d.announce(ids...)
+	return nil
 }
 
 // Finish implements gate.Approver.
-func (d *Desk) Finish(ctx context.Context, id string) error {
-	_, err := d.db.ExecContext(ctx, "UPDATE oversight_request SET finished = 1 WHERE id = $1", id)
-	return db.Classify("oversight.Finish", err)
+func (d *Desk) Finish(ctx context.Context, ids ...string) error {
+	for _, id := range ids {
+		if _, err := d.db.ExecContext(ctx, "UPDATE oversight_request SET finished = 1 WHERE id = $1", id); err != nil {
+			return db.Classify("oversight.Finish", err)
+		}
+	}
+	return nil
 }
 
 // expireInterval is how often overdue requests are closed.
@@ -387,7 +527,7 @@ func (d *Desk) Run(ctx context.Context) error {
 		case <-ticker.C:
 		}
 		if err := d.expire(ctx); err != nil && ctx.Err() == nil {
-			d.slog.LogAttrs(ctx, slog.LevelError, "overdue approvals stay open", slog.Any("error", err))
+			d.slog.LogAttrs(ctx, slog.LevelError, "overdue approvals stay open", slog.Any(logkey.Error, err))
 		}
 	}
 }
@@ -398,10 +538,17 @@ func (d *Desk) expire(ctx context.Context) error {
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
-	overdue, err := d.query(ctx, "state IN ('pending', 'approved') AND expires_ns <= $1", now.Physical)
+	overdue, damaged, err := d.query(ctx, "state IN ('pending', 'approved') AND expires_ns <= $1", now.Physical)
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
+	for id := range damaged { // one bad row must not keep the others open
+		if _, err := d.db.ExecContext(ctx, "UPDATE oversight_request SET state = 'expired' WHERE id = $1", id); err != nil {
+			return db.Classify(op, err)
+		}
+		d.announce(id)
+	}
+	d.warn(ctx, damaged)
 	for _, r := range overdue {
 		result, err := d.db.ExecContext(ctx, "UPDATE oversight_request SET state = 'expired' WHERE id = $1 AND state = $2", r.ID, string(r.State))
 		if err != nil {
@@ -410,12 +557,12 @@ func (d *Desk) expire(ctx context.Context) error {
 		if n, err := result.RowsAffected(); err != nil || n == 0 {
 			continue // somebody was faster
 		}
+		// An end is announced even if the log fails, so that nobody waits for
+		// ever; it denies.
+		d.announce(r.ID)
 		if _, err := d.log.Log(ctx, d.event(r, audit.EventOversightExpired, r.Agent, audit.Timeout)); err != nil {
 			return fault.Wrap(op, err)
 		}
-	}
-	if len(overdue) > 0 {
-		d.announce()
 	}
 	return nil
 }

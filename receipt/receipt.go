@@ -98,6 +98,21 @@ func compareLinks(a, b nhi.SignedLink) int {
 	return bytes.Compare(x[:], y[:])
 }
 
+// Parse reads a bundle without verifying anything.
+//
+// Errors: InvalidArgument (Permanent).
+func Parse(data []byte) (Bundle, error) {
+	const op fault.Op = "receipt.Parse"
+	var b Bundle
+	if err := canon.Unmarshal(data, &b); err != nil {
+		return Bundle{}, fault.WrapAs(op, fault.InvalidArgument, err, "bundle: it is none, or was changed")
+	}
+	if b.Version != Version {
+		return Bundle{}, fault.New(op, fault.InvalidArgument, "bundle: version %d; this creto knows %d", b.Version, Version)
+	}
+	return b, nil
+}
+
 // Verified is what a bundle proves.
 type Verified struct {
 	Records []audit.Entry
@@ -119,15 +134,11 @@ type Verified struct {
 // (Security), naming the record or the part, for what does not hold.
 func Verify(ctx context.Context, p pqc.Provider, data []byte, root creto.Digest) (Verified, error) {
 	const op fault.Op = "receipt.Verify"
-	var b Bundle
-	if err := canon.Unmarshal(data, &b); err != nil {
-		return Verified{}, fault.WrapAs(op, fault.InvalidArgument, err, "bundle: not in the one encoding of a bundle; it was changed or is none")
-	}
-	if b.Version != Version {
-		return Verified{}, fault.New(op, fault.InvalidArgument, "bundle: version %d; this creto knows %d", b.Version, Version)
+	b, err := Parse(data)
+	if err != nil {
+		return Verified{}, fault.Wrap(op, err)
 	}
 	v := Verified{}
-	var err error
 	if v.Root, err = nhi.Fingerprint(b.Keys.Root); err != nil {
 		return Verified{}, fault.Wrap(op, err)
 	}
@@ -140,10 +151,15 @@ func Verify(ctx context.Context, p pqc.Provider, data []byte, root creto.Digest)
 		return Verified{}, err
 	}
 	v.Size, v.Origin = head.size, head.origin
+	chains, err := b.chains()
+	if err != nil {
+		return Verified{}, err
+	}
 	used := make(map[creto.Digest]bool)
+	spent := make(map[string]int)
 	last := int64(-1)
 	for i, r := range b.Receipts {
-		entry, err := r.verify(head)
+		entry, err := r.entry(head)
 		if err != nil {
 			return Verified{}, broken(op, err, "record %d at index %d: %s", i+1, r.Index, fault.Message(err))
 		}
@@ -151,9 +167,18 @@ func Verify(ctx context.Context, p pqc.Provider, data []byte, root creto.Digest)
 			return Verified{}, broken(op, nil, "record %d at index %d: out of order", i+1, r.Index)
 		}
 		last = r.Index
-		chain, err := b.chain(ctx, p, entry.Record, used)
+		chain, err := chains.verify(ctx, p, b.Keys.Root, entry.Record, used)
 		if err != nil {
 			return Verified{}, broken(op, err, "record %d at index %d (%s): %s", i+1, r.Index, entry.Record.What, fault.Message(err))
+		}
+		// An approval counts once. A refusal spends none.
+		for _, c := range entry.Record.Consents {
+			if before := spent[c.ID]; before > 0 && entry.Record.Outcome != audit.Denied {
+				return Verified{}, broken(op, nil, "record %d at index %d (%s): its consent was spent by record %d", i+1, r.Index, entry.Record.What, before)
+			}
+			if entry.Record.Outcome != audit.Denied {
+				spent[c.ID] = i + 1
+			}
 		}
 		v.Records = append(v.Records, entry)
 		v.Chains = append(v.Chains, chain)
@@ -204,8 +229,8 @@ func (b Bundle) head(p pqc.Provider) (head, error) {
 	return head{origin: cert.Name, size: checkpoint.Size, root: checkpoint.Root}, nil
 }
 
-func (r Receipt) verify(h head) (audit.Entry, error) {
-	const op fault.Op = "receipt.verify"
+func (r Receipt) entry(h head) (audit.Entry, error) {
+	const op fault.Op = "receipt.entry"
 	proof := make([][32]byte, len(r.Proof))
 	for i, hash := range r.Proof {
 		if len(hash) != len(proof[i]) {
@@ -223,63 +248,70 @@ func (r Receipt) verify(h head) (audit.Entry, error) {
 	return audit.Entry{Record: record, Index: r.Index, Leaf: r.Leaf}, record.CheckConsents()
 }
 
-// chain finds and verifies the chain that a record names, as it was in force
-// when the record was made.
-func (b Bundle) chain(ctx context.Context, p pqc.Provider, r audit.Record, used map[creto.Digest]bool) (nhi.VerifiedChain, error) {
-	const op fault.Op = "receipt.chain"
+// chains are the chains that the links of a bundle make, by digest; unverified.
+type chains map[creto.Digest][]nhi.SignedLink
+
+// chains puts the links together. Each link ends one chain.
+func (b Bundle) chains() (chains, error) {
+	const op fault.Op = "receipt.chains"
+	type parsed struct {
+		signed nhi.SignedLink
+		parent creto.Digest
+	}
+	links := make(map[creto.Digest]parsed, len(b.Links))
+	for i, signed := range b.Links {
+		link, err := signed.Link()
+		if err != nil {
+			return nil, broken(op, err, "link %d: %s", i+1, fault.Message(err))
+		}
+		links[signed.Digest()] = parsed{signed, link.Parent}
+	}
+	all := make(chains, len(b.Links))
+	for _, leaf := range b.Links {
+		var chain []nhi.SignedLink
+		var digests []creto.Digest
+		at, ok := links[leaf.Digest()]
+		for ok && len(chain) <= nhi.MaxChain {
+			chain, digests = append(chain, at.signed), append(digests, at.signed.Digest())
+			at, ok = links[at.parent]
+		}
+		slices.Reverse(chain)
+		slices.Reverse(digests)
+		// As nhi.VerifyDelegation names a chain, which verify holds it to.
+		name, err := canon.Marshal(digests)
+		if err != nil {
+			return nil, fault.Wrap(op, err)
+		}
+		all[creto.DigestOf(name)] = chain
+	}
+	return all, nil
+}
+
+// verify verifies the chain that a record names, as it was in force when the
+// record was made. One that was revoked by then cannot be known: its record
+// would not be in the log.
+func (c chains) verify(ctx context.Context, p pqc.Provider, root pqc.PublicKey, r audit.Record, used map[creto.Digest]bool) (nhi.VerifiedChain, error) {
+	const op fault.Op = "receipt.verify"
 	if r.Chain.IsZero() {
 		return nhi.VerifiedChain{}, nil
 	}
-	byDigest := make(map[creto.Digest]nhi.SignedLink, len(b.Links))
-	for _, link := range b.Links {
-		byDigest[link.Digest()] = link
+	links, ok := c[r.Chain]
+	if !ok {
+		return nhi.VerifiedChain{}, fault.New(op, fault.SecurityViolation, "the bundle lacks the links of its chain")
 	}
-	var reason error
-	for _, leaf := range b.Links {
-		link, err := leaf.Link()
-		if err != nil {
-			return nhi.VerifiedChain{}, err
-		}
-		if link.Subject != r.Who {
-			continue
-		}
-		chain, err := nhi.VerifyDelegation(ctx, climb(byDigest, leaf, link), []pqc.PublicKey{b.Keys.Root}, p, r.Stamp.Time(), nil)
-		if err != nil {
-			reason = err
-			continue
-		}
-		if chain.Digest() != r.Chain {
-			continue
-		}
-		if chain.Human() != r.OnBehalfOf {
-			return chain, fault.New(op, fault.SecurityViolation, "it names another human than its chain")
-		}
-		for _, link := range chain.Links() {
-			used[link.Digest()] = true
-		}
-		return chain, nil
+	chain, err := nhi.VerifyDelegation(ctx, links, []pqc.PublicKey{root}, p, r.Stamp.Time(), nil)
+	switch {
+	case err != nil:
+		return nhi.VerifiedChain{}, err
+	case chain.Digest() != r.Chain:
+		return nhi.VerifiedChain{}, fault.New(op, fault.SecurityViolation, "its links make another chain than it names")
+	case chain.Agent() != r.Who:
+		return nhi.VerifiedChain{}, fault.New(op, fault.SecurityViolation, "it names another agent than its chain")
+	case chain.Human() != r.OnBehalfOf:
+		return nhi.VerifiedChain{}, fault.New(op, fault.SecurityViolation, "it names another human than its chain")
 	}
-	if reason != nil {
-		return nhi.VerifiedChain{}, reason
+	for _, link := range links {
+		used[link.Digest()] = true
 	}
-	return nhi.VerifiedChain{}, fault.New(op, fault.SecurityViolation, "the bundle lacks the links of its chain")
-}
-
-// climb follows parents from a leaf, and returns the links with the highest
-// first.
-func climb(byDigest map[creto.Digest]nhi.SignedLink, leaf nhi.SignedLink, link nhi.Link) []nhi.SignedLink {
-	links := []nhi.SignedLink{leaf}
-	for !link.Parent.IsZero() && len(links) <= nhi.MaxChain {
-		parent, ok := byDigest[link.Parent]
-		if !ok {
-			return links
-		}
-		above, err := parent.Link()
-		if err != nil {
-			return links
-		}
-		links = append([]nhi.SignedLink{parent}, links...)
-		link = above
-	}
-	return links
+	return chain, nil
 }

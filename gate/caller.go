@@ -1,0 +1,154 @@
+package gate
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"creto.dev"
+	"creto.dev/authz"
+	"creto.dev/fault"
+	"creto.dev/nhi"
+)
+
+// maxCallers bounds the memory of opened tokens.
+const maxCallers = 10_000
+
+// maxStanding is how long a verified chain and its session are taken for
+// granted. An authority's epoch ends them at once on revocation; this ends them
+// on what it does not tell: another delegation, another group.
+const maxStanding = time.Second
+
+// Caller is an agent whose token and chain were verified. It is what Do acts
+// for, and comes from Open alone: the zero Caller is denied everything. Safe
+// for concurrent use.
+type Caller struct {
+	token    string
+	identity nhi.Identity
+	standing atomic.Pointer[standing]
+}
+
+// standing is what a caller's verification came to. It is immutable.
+type standing struct {
+	epoch   uint64 // of the authority when chain was verified
+	until   time.Time
+	chain   nhi.VerifiedChain
+	session authz.Session
+}
+
+// Identity returns who the caller is.
+func (c *Caller) Identity() nhi.Identity { return c.identity }
+
+// Chain returns the chain as it was last verified; the zero chain if it did not
+// hold.
+func (c *Caller) Chain() nhi.VerifiedChain {
+	if s := c.standing.Load(); s != nil {
+		return s.chain
+	}
+	return nhi.VerifiedChain{}
+}
+
+// Open resolves a token, verifies the chain behind it and prepares the caller.
+// A token that was opened before costs a look-up.
+//
+// Errors: those of nhi.Authority.Resolve and nhi.VerifyDelegation; nothing
+// proceeds without identity (R-NHI-25).
+func (g *Gate) Open(ctx context.Context, token string) (*Caller, error) {
+	const op fault.Op = "gate.Open"
+	g.mu.Lock()
+	c, ok := g.callers[token]
+	g.mu.Unlock()
+	if !ok {
+		identity, err := g.authority.Resolve(ctx, token)
+		if err != nil {
+			return nil, fault.Wrap(op, err)
+		}
+		c = &Caller{token: token, identity: identity}
+	}
+	stamp, _, err := g.fresh(ctx, c)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err != nil {
+		delete(g.callers, token)
+		return nil, fault.Wrap(op, err)
+	}
+	if !ok {
+		g.remember(c, stamp.Time())
+	}
+	return c, nil
+}
+
+// remember keeps a caller for the next Open. The caller holds mu. When there
+// are too many, the expired go first, then whoever the map names first: a
+// forgotten caller is only opened anew.
+func (g *Gate) remember(c *Caller, now time.Time) {
+	if len(g.callers) >= maxCallers {
+		for token, old := range g.callers {
+			if !now.Before(old.identity.ExpiresAt) {
+				delete(g.callers, token)
+			}
+		}
+	}
+	for token := range g.callers {
+		if len(g.callers) < maxCallers {
+			break
+		}
+		delete(g.callers, token)
+	}
+	g.callers[c.token] = c
+}
+
+// fresh returns the caller's chain and session after rechecking expiry and, if
+// anything was revoked since or they are of some age, everything. The stamp is
+// when they were in force.
+func (g *Gate) fresh(ctx context.Context, c *Caller) (creto.Timestamp, *standing, error) {
+	const op fault.Op = "gate.fresh"
+	stamp, err := g.clock.Now(ctx)
+	if err != nil {
+		return stamp, nil, fault.Wrap(op, err)
+	}
+	now := stamp.Time()
+	if !now.Before(c.identity.ExpiresAt) {
+		return stamp, nil, fault.New(op, fault.NHITokenExpired, "the token has expired")
+	}
+	// The epoch is read first: what is revoked during the verification raises
+	// it, and the next action verifies again.
+	epoch := g.authority.Epoch()
+	if s := c.standing.Load(); s != nil && s.epoch == epoch && now.Before(s.until) {
+		return stamp, s, nil
+	}
+	s, err := g.verify(ctx, c, now, epoch)
+	c.standing.Store(s)
+	return stamp, s, fault.Wrap(op, err)
+}
+
+func (g *Gate) verify(ctx context.Context, c *Caller, now time.Time, epoch uint64) (*standing, error) {
+	const op fault.Op = "gate.verify"
+	if _, err := g.authority.Resolve(ctx, c.token); err != nil {
+		return nil, fault.Wrap(op, err)
+	}
+	links, err := g.authority.DelegationChain(ctx, c.identity.ID)
+	if err != nil {
+		return nil, fault.Wrap(op, err)
+	}
+	roots, err := g.authority.Roots(ctx)
+	if err != nil {
+		return nil, fault.Wrap(op, err)
+	}
+	chain, err := nhi.VerifyDelegation(ctx, links, roots, g.provider, now, g.authority.Epochs)
+	if err != nil {
+		return nil, fault.Wrap(op, err)
+	}
+	if chain.Digest() != c.identity.Chain || chain.Agent() != c.identity.ID {
+		return nil, fault.New(op, fault.NHITokenInvalid, "the token was issued under another delegation")
+	}
+	session, err := g.authorizer.Bind(ctx, chain)
+	if err != nil {
+		return nil, fault.Wrap(op, err)
+	}
+	until := now.Add(maxStanding)
+	if chain.NotAfter().Before(until) {
+		until = chain.NotAfter()
+	}
+	return &standing{epoch: epoch, until: until, chain: chain, session: session}, nil
+}
