@@ -43,6 +43,8 @@ const (
 	EventDelegationIssued   = "delegation_issued"
 	EventDelegationRevoked  = "delegation_revoked"
 	EventTokenIssued        = "token_issued"
+	EventHumanAdded         = "human_added"
+	EventLoginIssued        = "login_issued"
 	EventPolicyChanged      = "policy_changed"
 	EventNodeStarted        = "node_started"
 )

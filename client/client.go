@@ -92,6 +92,8 @@ type Human struct {
 	Name   string   `json:"name"`
 	ID     string   `json:"id"`
 	Groups []string `json:"groups"`
+	// Workload says that it is a program and no person.
+	Workload bool `json:"workload,omitempty"`
 }
 
 // Token is an access token.
@@ -161,6 +163,8 @@ type NewRun struct {
 	Command   []string `json:"command"`
 	Dir       string   `json:"dir"`
 	Write     []string `json:"write,omitempty"`
+	// PID is of the supervisor, whose death ends the run.
+	PID int `json:"pid"`
 }
 
 // RunStarted and RunEnded report what became of it.

@@ -217,7 +217,6 @@ func VerifyDelegation(ctx context.Context, links []SignedLink, roots []pqc.Publi
 	}
 	chain := VerifiedChain{links: slices.Clone(links)}
 	var above Link
-	digests := make([]creto.Digest, len(links))
 	for i, signed := range links {
 		link, err := signed.Link()
 		if err != nil {
@@ -228,7 +227,7 @@ func VerifyDelegation(ctx context.Context, links []SignedLink, roots []pqc.Publi
 			keys = []pqc.PublicKey{above.SubjectKey}
 		}
 		reason := link.violation(above, i == 0, now)
-		if reason == "" && i > 0 && link.Parent != digests[i-1] {
+		if reason == "" && i > 0 && link.Parent != links[i-1].Digest() {
 			reason = "names another parent"
 		}
 		if reason == "" && !slices.ContainsFunc(keys, func(k pqc.PublicKey) bool {
@@ -251,15 +250,23 @@ func VerifyDelegation(ctx context.Context, links []SignedLink, roots []pqc.Publi
 		chain.principals = append(chain.principals, link.Subject)
 		chain.scopes = append(chain.scopes, link.Scope)
 		chain.notAfter = time.Unix(link.NotAfter, 0)
-		digests[i] = signed.Digest()
 		above = link
 	}
-	encoded, err := canon.Marshal(digests)
-	if err != nil {
-		return VerifiedChain{}, fault.Wrap(op, err)
+	var err error
+	chain.digest, err = ChainDigest(links)
+	return chain, fault.Wrap(op, err)
+}
+
+// ChainDigest names a chain by its links, verified or not.
+//
+// Errors: Internal (Permanent), never for a slice of digests.
+func ChainDigest(links []SignedLink) (creto.Digest, error) {
+	digests := make([]creto.Digest, len(links))
+	for i, link := range links {
+		digests[i] = link.Digest()
 	}
-	chain.digest = creto.DigestOf(encoded)
-	return chain, nil
+	encoded, err := canon.Marshal(digests)
+	return creto.DigestOf(encoded), err
 }
 
 // violation returns what is wrong with the link under the link above it, or "".

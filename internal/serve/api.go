@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strconv"
 
+	"creto.dev"
 	"creto.dev/client"
 	"creto.dev/fault"
 	"creto.dev/fault/faulthttp"
@@ -31,6 +32,24 @@ type Admin interface {
 	EndRun(ctx context.Context, id string, e client.RunEnded) error
 	Receipts(ctx context.Context, q client.Query) ([]client.Receipt, error)
 	Bundle(ctx context.Context, q client.Query) ([]byte, error)
+}
+
+// remote is what an administrator may do from elsewhere: nothing in another's
+// name, and nothing that needs this machine's processes.
+type remote struct{ Admin }
+
+// Decide answers as the caller only.
+func (a remote) Decide(ctx context.Context, id string, d client.Decide) (client.Approval, error) {
+	caller := creto.CallerOf(ctx)
+	if d.Auto || d.As != "" && d.As != caller.Name {
+		return client.Approval{}, fault.New("serve.Decide", fault.PermissionDenied, "over TCP, %s may answer only for themselves", caller.Name)
+	}
+	return a.Admin.Decide(ctx, id, d)
+}
+
+// StartRun refuses.
+func (a remote) StartRun(context.Context, client.NewRun) (client.Run, error) {
+	return client.Run{}, fault.New("serve.StartRun", fault.PermissionDenied, "a run is started on the node's machine, over its socket")
 }
 
 // maxRequestBytes bounds an administrator's request.

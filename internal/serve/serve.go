@@ -107,6 +107,17 @@ func ListenUnix(path string) (net.Listener, error) {
 // Address returns the TCP address that is listened on.
 func (s *Server) Address() string { return s.tcp.Addr().String() }
 
+// Close gives the listeners back. Those that Run served are closed already.
+func (s *Server) Close() error {
+	var errs []error
+	for _, l := range []net.Listener{s.tcp, s.socket} {
+		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // Run serves until ctx ends, then lets requests finish for a few seconds.
 func (s *Server) Run(ctx context.Context, parts Parts) error {
 	s.parts = parts
@@ -147,7 +158,7 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger
 // public is the handler of the TCP port.
 func (s *Server) public() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("/api/v1/", s.authenticated(api(s.parts.Admin)))
+	mux.Handle("/api/v1/", s.authenticated(api(remote{s.parts.Admin})))
 	s.shared(mux)
 	return mux
 }

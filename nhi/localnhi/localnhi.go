@@ -132,6 +132,40 @@ func (a *Authority) DelegationChain(ctx context.Context, agent creto.ID) ([]nhi.
 	return a.linksUp(ctx, leaf)
 }
 
+// ChainByDigest returns the chain of that digest that who acted under at some
+// time, in force or not.
+//
+// Errors: NHINotFound (Permanent).
+func (a *Authority) ChainByDigest(ctx context.Context, who creto.ID, digest creto.Digest) ([]nhi.SignedLink, error) {
+	const op fault.Op = "localnhi.ChainByDigest"
+	rows, err := a.db.QueryContext(ctx, "SELECT digest FROM delegation_link WHERE subject = $1", who.String())
+	if err != nil {
+		return nil, unavailable(op, err)
+	}
+	defer func() { _ = rows.Close() }()
+	var leaves [][]byte
+	for rows.Next() {
+		var leaf []byte
+		if err := rows.Scan(&leaf); err != nil {
+			return nil, unavailable(op, err)
+		}
+		leaves = append(leaves, leaf)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, unavailable(op, err)
+	}
+	for _, leaf := range leaves {
+		links, err := a.linksUp(ctx, leaf)
+		if err != nil {
+			return nil, fault.Wrap(op, err)
+		}
+		if got, err := nhi.ChainDigest(links); err == nil && got == digest {
+			return links, nil
+		}
+	}
+	return nil, fault.New(op, fault.NHINotFound, "there is no chain %s of %s", digest, who.Name)
+}
+
 // linksUp collects a chain from its lowest link, the human's link first.
 func (a *Authority) linksUp(ctx context.Context, leaf []byte) ([]nhi.SignedLink, error) {
 	const op fault.Op = "localnhi.linksUp"

@@ -28,8 +28,18 @@ type Principal struct {
 //
 // Errors: InvalidArgument (Permanent) for a bad name.
 func (a *Authority) AddHuman(ctx context.Context, name string, groups ...string) (creto.ID, error) {
-	const op fault.Op = "localnhi.AddHuman"
-	id := a.ID(creto.KindHuman, name)
+	return a.addMember(ctx, a.ID(creto.KindHuman, name), groups)
+}
+
+// AddWorkload is AddHuman for a program that answers in a group.
+//
+// Errors: InvalidArgument (Permanent) for a bad name.
+func (a *Authority) AddWorkload(ctx context.Context, name string, groups ...string) (creto.ID, error) {
+	return a.addMember(ctx, a.ID(creto.KindWorkload, name), groups)
+}
+
+func (a *Authority) addMember(ctx context.Context, id creto.ID, groups []string) (creto.ID, error) {
+	const op fault.Op = "localnhi.addMember"
 	for _, g := range groups {
 		if err := a.ID(creto.KindHuman, g).Validate(); err != nil {
 			return id, fault.New(op, fault.InvalidArgument, "%q is no name of a group", g)
@@ -162,7 +172,7 @@ func (a *Authority) store(ctx context.Context, agent creto.ID, link nhi.Link, si
 		parent = link.Parent[:]
 	}
 	return db.Tx(ctx, a.db, func(tx *sql.Tx) error {
-		if _, err := tx.ExecContext(ctx, "INSERT INTO delegation_link (digest, parent, body) VALUES ($1, $2, $3)", digest[:], parent, body); err != nil {
+		if _, err := tx.ExecContext(ctx, "INSERT INTO delegation_link (digest, subject, parent, body) VALUES ($1, $2, $3, $4)", digest[:], agent.String(), parent, body); err != nil {
 			return db.Classify(op, err)
 		}
 		_, err := tx.ExecContext(ctx, "UPDATE principal SET leaf = $1 WHERE id = $2", digest[:], agent.String())

@@ -31,10 +31,12 @@ CREATE TABLE membership (
 );
 
 CREATE TABLE delegation_link (
-    digest BLOB NOT NULL PRIMARY KEY, -- of the signed link
-    parent BLOB,                      -- digest of the link above; NULL at a human's
-    body   BLOB NOT NULL
+    digest  BLOB NOT NULL PRIMARY KEY, -- of the link's body
+    subject TEXT NOT NULL,
+    parent  BLOB, -- digest of the link above; NULL at a human's
+    body    BLOB NOT NULL
 );
+CREATE INDEX delegation_link_subject ON delegation_link (subject);
 
 CREATE TABLE revocation (
     epoch     INTEGER PRIMARY KEY,
@@ -124,6 +126,8 @@ CREATE TABLE sandbox_run (
     id         TEXT   NOT NULL PRIMARY KEY,
     agent      TEXT   NOT NULL,
     isolation  TEXT   NOT NULL,
+    pid        BIGINT NOT NULL, -- of its supervisor
+    pid_start  TEXT   NOT NULL, -- tells it from a later process with its number
     started_ns BIGINT NOT NULL,
     ended_ns   BIGINT NOT NULL DEFAULT 0
 );

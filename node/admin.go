@@ -1,0 +1,355 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"creto.dev"
+	"creto.dev/audit"
+	"creto.dev/authz"
+	"creto.dev/authz/localauthz"
+	"creto.dev/client"
+	"creto.dev/fault"
+	"creto.dev/internal/serve"
+	"creto.dev/metering"
+	"creto.dev/nhi"
+	"creto.dev/oversight"
+	"creto.dev/pqc"
+	"creto.dev/receipt"
+)
+
+var _ serve.Admin = (*Node)(nil)
+
+// defaultDelegation is how long a delegation lasts that is given no end.
+const defaultDelegation = 90 * 24 * time.Hour
+
+// Status implements serve.Admin.
+func (n *Node) Status(context.Context) (client.Status, error) {
+	return client.Status{
+		Version: n.options.Version, PID: os.Getpid(), Listen: n.server.Address(), Console: n.origin() + "/console",
+		DataDir: n.options.DataDir, Root: n.keys.fingerprint, TrustDomain: n.options.Config.Identity.TrustDomain,
+	}, nil
+}
+
+// AddAgent implements serve.Admin. Everything that can be wrong is found before
+// anything is changed.
+func (n *Node) AddAgent(ctx context.Context, in client.NewAgent) (client.Agent, error) {
+	const op fault.Op = "node.AddAgent"
+	id := n.authority.ID(creto.KindAgent, in.Name)
+	if err := id.Validate(); err != nil {
+		return client.Agent{}, fault.Wrap(op, err)
+	}
+	issuer, err := n.issuer(ctx, in.OnBehalfOf)
+	if err != nil {
+		return client.Agent{}, fault.Wrap(op, err)
+	}
+	rules := make([]localauthz.Rule, 0, len(in.Allow)+len(in.Ask))
+	for _, text := range in.Allow {
+		rules = append(rules, localauthz.Rule{Text: text})
+	}
+	for _, text := range in.Ask {
+		i := strings.LastIndexByte(text, ',')
+		if i < 0 || text[i+1:] == "" {
+			return client.Agent{}, fault.New(op, fault.InvalidArgument, "%q names nobody to ask; write ACTION=RESOURCE-GLOB,GROUP", text)
+		}
+		rules = append(rules, localauthz.Rule{Text: text[:i], Ask: text[i+1:]})
+	}
+	policy, err := localauthz.PolicyText(id, rules)
+	if err != nil {
+		return client.Agent{}, fault.Wrap(op, err)
+	}
+	limits, err := parseQuotas(in.Quota)
+	if err != nil {
+		return client.Agent{}, fault.Wrap(op, err)
+	}
+	ttl := in.TTL
+	if ttl == 0 {
+		ttl = defaultDelegation
+	}
+	if _, err := n.authority.AddAgent(ctx, in.Name); err != nil {
+		return client.Agent{}, fault.Wrap(op, err)
+	}
+	chain, err := n.authority.Delegate(ctx, issuer, id, nhi.Everything(), ttl, nhi.Proof{Kind: nhi.ProofBootstrap})
+	if err != nil {
+		return client.Agent{}, fault.Wrap(op, err)
+	}
+	if err := n.adminEvent(ctx, audit.EventDelegationIssued, "Agent::"+in.Name, chain); err != nil {
+		return client.Agent{}, fault.Wrap(op, err)
+	}
+	for action, limit := range limits {
+		if err := n.quota.SetLimit(ctx, id, action, limit); err != nil {
+			return client.Agent{}, fault.Wrap(op, err)
+		}
+	}
+	file := filepath.Join(n.policyDir, "agents", in.Name+".cedar")
+	if err := writeNew(file, policy); err != nil {
+		return client.Agent{}, fault.Wrap(op, err)
+	}
+	if err := n.authorizer.Reload(ctx); err != nil {
+		return client.Agent{}, fault.Wrap(op, err)
+	}
+	return client.Agent{Name: in.Name, ID: id.String(), OnBehalfOf: issuer.Name, Active: true, PolicyFile: file, Policy: policy}, nil
+}
+
+// writeNew writes a file that is not there yet; one that is belongs to whoever
+// wrote it.
+func writeNew(path, text string) error {
+	const op fault.Op = "node.writeNew"
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fault.WrapAs(op, fault.Unavailable, err, "%s cannot be made", filepath.Dir(path))
+	}
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return fault.New(op, fault.AlreadyExists, "%s exists already; it was left as it is", path)
+	}
+	if err == nil {
+		_, err = file.WriteString(text)
+		err = errors.Join(err, file.Close())
+	}
+	return fault.WrapAs(op, fault.Unavailable, err, "%s cannot be written", path)
+}
+
+// issuer finds who delegates: a human's name, or agent:NAME.
+func (n *Node) issuer(ctx context.Context, name string) (creto.ID, error) {
+	const op fault.Op = "node.issuer"
+	if name == "" {
+		return creto.CallerOf(ctx), nil
+	}
+	id := n.authority.ID(creto.KindHuman, name)
+	if agent, ok := strings.CutPrefix(name, "agent:"); ok {
+		id = n.authority.ID(creto.KindAgent, agent)
+	}
+	if _, err := n.authority.Epochs(ctx, id); err != nil {
+		if errors.Is(err, fault.NHINotFound) && id.Kind == creto.KindHuman {
+			return id, fault.New(op, fault.NHINotFound, "there is no human %q; add one with: creto human add %s", name, name)
+		}
+		return id, fault.Wrap(op, err)
+	}
+	return id, nil
+}
+
+// parseQuotas reads ACTION=AMOUNT/WINDOW.
+func parseQuotas(texts []string) (map[string]metering.Limit, error) {
+	limits := make(map[string]metering.Limit)
+	for _, text := range texts {
+		action, rest, ok := strings.Cut(text, "=")
+		amount, window, ok2 := strings.Cut(rest, "/")
+		count, err := strconv.ParseInt(amount, 10, 64)
+		duration, err2 := time.ParseDuration(window)
+		if _, known := creto.ResourceType(action); !ok || !ok2 || !known || errors.Join(err, err2) != nil || count <= 0 || duration < time.Second {
+			return nil, fault.New("node.parseQuotas", fault.InvalidArgument, "%q is not ACTION=AMOUNT/WINDOW, such as call_model=100/1h", text)
+		}
+		limits[action] = metering.Limit{Amount: count, Window: duration}
+	}
+	return limits, nil
+}
+
+// adminEvent records what an administrator did. chain, if it is valid, is the
+// one that the event is about.
+func (n *Node) adminEvent(ctx context.Context, what, resource string, chain nhi.VerifiedChain) error {
+	r := audit.Record{Who: creto.CallerOf(ctx), What: what, Resource: resource, Outcome: audit.Success}
+	if chain.Valid() {
+		r.Detail = map[string]string{"chain": chain.Digest().String(), "on_behalf_of": chain.Human().String(), "proof": chain.Proof()}
+	}
+	_, err := n.log.Log(ctx, r)
+	return err
+}
+
+// Agents implements serve.Admin.
+func (n *Node) Agents(ctx context.Context) ([]client.Agent, error) {
+	list, err := n.authority.Principals(ctx, creto.KindAgent)
+	if err != nil {
+		return nil, err
+	}
+	agents := make([]client.Agent, 0, len(list))
+	for _, p := range list {
+		agents = append(agents, client.Agent{
+			Name: p.ID.Name, ID: p.ID.String(), OnBehalfOf: p.OnBehalfOf.Name, Active: p.Active,
+			PolicyFile: filepath.Join(n.policyDir, "agents", p.ID.Name+".cedar"),
+		})
+	}
+	return agents, nil
+}
+
+// RevokeAgent implements serve.Admin.
+func (n *Node) RevokeAgent(ctx context.Context, name string) error {
+	if err := n.authority.Revoke(ctx, n.authority.ID(creto.KindAgent, name)); err != nil {
+		return err
+	}
+	return n.adminEvent(ctx, audit.EventDelegationRevoked, "Agent::"+name, nhi.VerifiedChain{})
+}
+
+// Token implements serve.Admin.
+func (n *Node) Token(ctx context.Context, agent string) (client.Token, error) {
+	token, expires, err := n.authority.IssueToken(ctx, n.authority.ID(creto.KindAgent, agent), "")
+	if err != nil {
+		return client.Token{}, err
+	}
+	return client.Token{Token: token, Expires: expires}, n.adminEvent(ctx, audit.EventTokenIssued, "Agent::"+agent, nhi.VerifiedChain{})
+}
+
+// AddHuman implements serve.Admin.
+func (n *Node) AddHuman(ctx context.Context, h client.Human) (client.Human, error) {
+	add, kind := n.authority.AddHuman, "Human::"
+	if h.Workload {
+		add, kind = n.authority.AddWorkload, "Workload::"
+	}
+	id, err := add(ctx, h.Name, h.Groups...)
+	if err != nil {
+		return client.Human{}, err
+	}
+	groups, err := n.authority.Groups(ctx, id)
+	if err != nil {
+		return client.Human{}, err
+	}
+	return client.Human{Name: h.Name, ID: id.String(), Groups: groups}, n.adminEvent(ctx, audit.EventHumanAdded, kind+h.Name, nhi.VerifiedChain{})
+}
+
+// Humans implements serve.Admin.
+func (n *Node) Humans(ctx context.Context) ([]client.Human, error) {
+	list, err := n.authority.Principals(ctx, creto.KindHuman)
+	if err != nil {
+		return nil, err
+	}
+	humans := make([]client.Human, 0, len(list))
+	for _, p := range list {
+		humans = append(humans, client.Human{Name: p.ID.Name, ID: p.ID.String(), Groups: p.Groups})
+	}
+	return humans, nil
+}
+
+// Login implements serve.Admin.
+func (n *Node) Login(ctx context.Context, human string) (string, error) {
+	id := n.authority.ID(creto.KindHuman, human)
+	if _, err := n.authority.Epochs(ctx, id); err != nil {
+		return "", err
+	}
+	code, err := n.sessions.NewLogin(ctx, id)
+	if err != nil {
+		return "", err
+	}
+	return n.origin() + "/console/login?code=" + url.QueryEscape(code), n.adminEvent(ctx, audit.EventLoginIssued, "Human::"+human, nhi.VerifiedChain{})
+}
+
+// BootstrapLogin returns a one-time login for who holds the data directory.
+func (n *Node) BootstrapLogin(ctx context.Context) (string, error) {
+	return n.Login(creto.WithCaller(ctx, n.owner), BootstrapHuman)
+}
+
+// chainOf verifies an agent's chain as it is now.
+func (n *Node) chainOf(ctx context.Context, agent creto.ID) (nhi.VerifiedChain, error) {
+	links, err := n.authority.DelegationChain(ctx, agent)
+	if err != nil {
+		return nhi.VerifiedChain{}, err
+	}
+	stamp, err := n.clock.Now(ctx)
+	if err != nil {
+		return nhi.VerifiedChain{}, err
+	}
+	return nhi.VerifyDelegation(ctx, links, []pqc.PublicKey{n.keys.Root}, n.pqc, stamp.Time(), n.authority.Epochs)
+}
+
+// Check implements serve.Admin: what an agent may do, without doing it.
+func (n *Node) Check(ctx context.Context, c client.Check) (client.Decision, error) {
+	const op fault.Op = "node.Check"
+	chain, err := n.chainOf(ctx, n.authority.ID(creto.KindAgent, c.Agent))
+	if err != nil {
+		return client.Decision{}, fault.Wrap(op, err)
+	}
+	resource, err := creto.ParseResource(c.Action, c.Resource)
+	if err != nil {
+		return client.Decision{}, fault.Wrap(op, err)
+	}
+	session, err := n.authorizer.Bind(ctx, chain)
+	if err != nil {
+		return client.Decision{}, fault.Wrap(op, err)
+	}
+	d, err := n.authorizer.Peek(ctx, session, authz.Request{Action: c.Action, Resource: resource, Context: c.Context})
+	if err != nil {
+		return client.Decision{}, fault.Wrap(op, err)
+	}
+	out := client.Decision{Decision: d.Kind.String(), Reason: d.Reason, Ask: d.Approvers, Version: d.Version, Context: c.Context}
+	for _, p := range d.Policies {
+		out.Policies = append(out.Policies, p.ID)
+	}
+	for _, p := range chain.Principals() {
+		out.Chain = append(out.Chain, string(p.Kind)+":"+p.Name)
+	}
+	return out, nil
+}
+
+func approval(r oversight.Request) client.Approval {
+	return client.Approval{
+		ID: r.ID, State: string(r.State), Agent: r.Agent.Name, OnBehalfOf: r.OnBehalfOf.Name, Action: r.Action, Resource: r.Resource,
+		Args: string(r.Args), Digest: r.Digest, Policy: r.Policy.ID, Approvers: r.Approvers, Context: r.Context,
+		Created: r.Created, Expires: r.Expires, DecidedBy: r.DecidedBy.Name, Reason: r.Reason,
+	}
+}
+
+// Approvals implements serve.Admin.
+func (n *Node) Approvals(ctx context.Context, state string) ([]client.Approval, error) {
+	list, err := n.desk.List(ctx, oversight.State(state))
+	if err != nil {
+		return nil, err
+	}
+	out := make([]client.Approval, 0, len(list))
+	for _, r := range list {
+		out = append(out, approval(r))
+	}
+	return out, nil
+}
+
+// Approval implements serve.Admin.
+func (n *Node) Approval(ctx context.Context, id string) (client.Approval, error) {
+	r, err := n.desk.Show(ctx, id)
+	return approval(r), err
+}
+
+// Decide implements serve.Admin. Who holds the socket may say for whom the
+// answer is; package serve lets nobody else. A program that decides is a
+// workload and never counts as a human.
+func (n *Node) Decide(ctx context.Context, id string, d client.Decide) (client.Approval, error) {
+	decision := oversight.Decision{By: creto.CallerOf(ctx), Approve: d.Approve, Reason: d.Reason, Channel: oversight.ChannelCLI}
+	switch {
+	case d.Auto:
+		decision.By, decision.Channel = n.authority.ID(creto.KindWorkload, d.As), oversight.ChannelAuto
+	case d.As != "":
+		decision.By = n.authority.ID(creto.KindHuman, d.As)
+	}
+	r, err := n.desk.Decide(ctx, id, decision)
+	return approval(r), err
+}
+
+// Receipts implements serve.Admin.
+func (n *Node) Receipts(ctx context.Context, q client.Query) ([]client.Receipt, error) {
+	entries, err := n.entries(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]client.Receipt, 0, len(entries))
+	for _, e := range entries {
+		out = append(out, client.Receipt{Index: e.Index, Record: e.Record})
+	}
+	return out, nil
+}
+
+func (n *Node) entries(ctx context.Context, q client.Query) ([]audit.Entry, error) {
+	return n.log.Query(ctx, audit.Filter{Actor: q.Agent, What: q.What, Outcome: audit.Outcome(q.Outcome), Before: q.Before, Limit: q.Limit})
+}
+
+// Bundle implements serve.Admin.
+func (n *Node) Bundle(ctx context.Context, q client.Query) ([]byte, error) {
+	entries, err := n.entries(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	slices.Reverse(entries)
+	return receipt.Make(ctx, n.log, n.authority.ChainByDigest, n.keys.Keys, entries)
+}

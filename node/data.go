@@ -1,0 +1,204 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"creto.dev"
+	"creto.dev/fault"
+	"creto.dev/health"
+	"creto.dev/nhi"
+	"creto.dev/nhi/localnhi"
+	"creto.dev/pqc"
+	"creto.dev/receipt"
+)
+
+// keys are what bundles are verified with.
+type keys struct {
+	receipt.Keys
+	fingerprint creto.Digest
+}
+
+// RootFile holds the root's fingerprint in a data directory: what creto verify
+// trusts when it is told nothing.
+const RootFile = "keys/root.fingerprint"
+
+// publishRoot writes the root's fingerprint where verifiers look for it.
+func publishRoot(a *localnhi.Authority, certificate nhi.SignedCertificate, dataDir string) (keys, error) {
+	root, fingerprint, err := a.Root()
+	if err != nil {
+		return keys{}, err
+	}
+	path := filepath.Join(dataDir, RootFile)
+	if err := os.WriteFile(path, []byte(fingerprint.String()+"\n"), 0o600); err != nil {
+		return keys{}, fault.WrapAs("node.publishRoot", fault.Unavailable, err, "%s cannot be written", path)
+	}
+	return keys{Keys: receipt.Keys{Root: root, Certificates: []nhi.SignedCertificate{certificate}}, fingerprint: fingerprint}, nil
+}
+
+// lock makes sure that one process uses a data directory.
+func lock(path string) (*os.File, error) {
+	const op fault.Op = "node.lock"
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fault.WrapAs(op, fault.Unavailable, err, "the data directory %s cannot be written; choose another with --data", filepath.Dir(path))
+	}
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		holder, _ := os.ReadFile(path) // best effort: who to look for
+		return nil, errors.Join(fault.WrapAs(op, fault.FailedPrecondition, err,
+			"the data directory %s is in use by another creto (process %s); stop that one, or choose another with --data", filepath.Dir(path), strings.TrimSpace(string(holder))), file.Close())
+	}
+	if err := file.Truncate(0); err == nil {
+		_, err = fmt.Fprintf(file, "%d\n", os.Getpid())
+		if err != nil {
+			return nil, errors.Join(fault.WrapAs(op, fault.Unavailable, err, "the lock %s cannot be written", path), file.Close())
+		}
+	}
+	return file, nil
+}
+
+// keyEncryptionKey reads the key that seals the others, or makes it.
+func keyEncryptionKey(p pqc.Provider, path string) (pqc.SymmetricKey, error) {
+	const op fault.Op = "node.keyEncryptionKey"
+	text, err := os.ReadFile(path)
+	if err == nil {
+		raw, err := base64.StdEncoding.DecodeString(string(bytes.TrimSpace(text)))
+		if err != nil || len(raw) != pqc.SymmetricKeySize {
+			return pqc.SymmetricKey{}, fault.New(op, fault.DataLoss, "the key-encryption key %s is damaged; restore it from a backup", path)
+		}
+		return pqc.SymmetricKey{Algorithm: pqc.AES256GCM, Bytes: raw}, nil
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		return pqc.SymmetricKey{}, fault.WrapAs(op, fault.Unavailable, err, "the key-encryption key %s cannot be read", path)
+	}
+	key, err := p.GenerateSymmetricKey(pqc.AES256GCM)
+	if err != nil {
+		return key, fault.Wrap(op, err)
+	}
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return key, fault.WrapAs(op, fault.Unavailable, err, "the key-encryption key %s cannot be written", path)
+	}
+	_, err = file.WriteString(base64.StdEncoding.EncodeToString(key.Bytes) + "\n")
+	// The keys it seals are in the database with their next commit: it must be
+	// on disk before them.
+	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
+		return key, fault.WrapAs(op, fault.Unavailable, err, "the key-encryption key %s cannot be written", path)
+	}
+	return key, nil
+}
+
+// basePolicies are written once; they belong to the administrator then.
+const basePolicies = `// What holds for everybody. Edit freely: a change takes effect at once.
+// What one agent may do is in agents/NAME.cedar.
+
+// A person may do anything; an agent acts for a person within this, and only as
+// far as its own permits and its delegation go.
+@id("base/humans")
+permit (principal is Creto::Human, action, resource);
+
+// Starting a sandbox gives an agent nothing: the only way out of one is the
+// gateway, where each action is decided on.
+@id("base/sandbox")
+permit (principal is Creto::Agent, action == Creto::Action::"spawn_sandbox", resource);
+`
+
+func writeBasePolicies(dir string) error {
+	const op fault.Op = "node.writeBasePolicies"
+	path := filepath.Join(dir, "base.cedar")
+	if err := os.MkdirAll(filepath.Join(dir, "agents"), 0o700); err != nil {
+		return fault.WrapAs(op, fault.Unavailable, err, "%s cannot be made", dir)
+	}
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	if err == nil {
+		_, err = file.WriteString(basePolicies)
+		err = errors.Join(err, file.Close())
+	}
+	return fault.WrapAs(op, fault.Unavailable, err, "%s cannot be written", path)
+}
+
+// nodeName names this node in stamps and records.
+func nodeName() string {
+	name, err := os.Hostname()
+	if err != nil || name == "" {
+		return "node"
+	}
+	return name
+}
+
+// localName turns an address that is listened on into one that a browser on
+// this machine can open: a passkey's party cannot be an IP address.
+func localName(address string) string {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return address
+	}
+	if ip := net.ParseIP(host); ip == nil || ip.IsLoopback() || ip.IsUnspecified() {
+		host = "localhost"
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// roundTrip is R-CRY-34, and the same for signatures.
+func roundTrip(p pqc.Provider) error {
+	const op fault.Op = "node.roundTrip"
+	key, err := p.GenerateSymmetricKey(pqc.AES256GCM)
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
+	probe, associated := []byte("health check"), []byte("creto/health/v1")
+	sealed, err := p.Encrypt(probe, associated, key)
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
+	opened, err := p.Decrypt(sealed, associated, key)
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
+	if !bytes.Equal(opened, probe) {
+		return fault.New(op, fault.CryptoInternal, "decryption returned something else")
+	}
+	return nil
+}
+
+// modelHealthTimeout bounds the question to one provider.
+const modelHealthTimeout = 800 * time.Millisecond
+
+// inferenceHealth is R-INF-36: the providers are asked at the same time.
+func (n *Node) inferenceHealth(ctx context.Context) health.Status {
+	ctx, cancel := context.WithTimeout(ctx, modelHealthTimeout)
+	defer cancel()
+	answers := make([]bool, len(n.models))
+	var group sync.WaitGroup
+	for i, m := range n.models {
+		group.Go(func() { answers[i] = m.Health(ctx) == nil })
+	}
+	group.Wait()
+	healthy := 0
+	for _, ok := range answers {
+		if ok {
+			healthy++
+		}
+	}
+	switch healthy {
+	case len(n.models):
+		return health.Status{State: health.Healthy}
+	case 0:
+		return health.Status{State: health.Unhealthy, Reason: "All inference providers unavailable"}
+	}
+	return health.Status{State: health.Degraded, Reason: fmt.Sprintf("%d/%d providers available", healthy, len(n.models))}
+}

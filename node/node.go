@@ -1,0 +1,359 @@
+// Package node is the composition root: it opens every part of a Creto node
+// from one configuration, wires them to each other, and runs them until it is
+// told to stop. Programs may embed one: Open, Run, Close.
+package node
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"creto.dev"
+	"creto.dev/audit"
+	"creto.dev/audit/localaudit"
+	"creto.dev/authz"
+	"creto.dev/authz/localauthz"
+	"creto.dev/client"
+	"creto.dev/consensus"
+	"creto.dev/consensus/localconsensus"
+	"creto.dev/console"
+	"creto.dev/fault"
+	"creto.dev/gate"
+	"creto.dev/gateway"
+	"creto.dev/health"
+	"creto.dev/inference"
+	"creto.dev/inference/provider"
+	"creto.dev/internal/db"
+	"creto.dev/internal/logkey"
+	"creto.dev/internal/serve"
+	"creto.dev/metering"
+	"creto.dev/nhi/localnhi"
+	"creto.dev/oversight"
+	"creto.dev/pqc"
+	"creto.dev/pqc/localpqc"
+)
+
+// BootstrapHuman is who holds the node's data directory.
+const BootstrapHuman = "admin"
+
+// AdminGroup may administer the node over TCP.
+const AdminGroup = "admins"
+
+// Options say which node to open.
+type Options struct {
+	// DataDir holds everything the node writes. Required.
+	DataDir string
+	// Version is the program's, for its records.
+	Version string
+	Config  Config
+	Log     *slog.Logger
+}
+
+// Node is one opened node.
+type Node struct {
+	options    Options
+	lock       *os.File
+	db         *sql.DB
+	pqc        pqc.Provider
+	clock      consensus.Clock
+	authority  *localnhi.Authority
+	log        *localaudit.Log
+	quota      *metering.Quota
+	authorizer *localauthz.Authorizer
+	desk       *oversight.Desk
+	gate       *gate.Gate
+	models     []inference.Model
+	gateway    *gateway.Gateway
+	sessions   *console.Sessions
+	console    *console.Console
+	health     *health.Composite
+	runs       *runs
+	server     *serve.Server
+	owner      creto.ID
+	policyDir  string
+	keys       keys
+}
+
+// Open opens every part of a node, and takes its port, in an order in which
+// whatever is wrong shows before anything was changed for it.
+//
+// Errors: InvalidArgument (Permanent) for a configuration or a policy that is
+// wrong; FailedPrecondition (Permanent) for a data directory that another
+// process holds or that a newer version wrote; Unavailable (Degraded) for a disk
+// or a port that cannot be used.
+func Open(ctx context.Context, o Options) (*Node, error) {
+	const op fault.Op = "node.Open"
+	if err := o.Config.Validate(); err != nil {
+		return nil, fault.Wrap(op, err)
+	}
+	n := &Node{options: o}
+	for _, step := range []func(context.Context) error{
+		n.openData, n.openPlatform, n.openSecurity, n.openEnablement, n.openDoors, n.announce,
+	} {
+		if err := step(ctx); err != nil {
+			return nil, errors.Join(err, n.Close())
+		}
+	}
+	return n, nil
+}
+
+// openData takes the data directory.
+func (n *Node) openData(ctx context.Context) error {
+	dir := n.options.DataDir
+	for _, sub := range []string{"", "keys", "policies", "run"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
+			return fault.WrapAs("node.openData", fault.Unavailable, err, "the data directory %s cannot be made; choose another with --data", dir)
+		}
+	}
+	var err error
+	if n.lock, err = lock(filepath.Join(dir, "creto.lock")); err != nil {
+		return err
+	}
+	if n.server, err = serve.Listen(n.options.Config.Server.Listen, filepath.Join(dir, client.SocketName), n.options.Log); err != nil {
+		return err
+	}
+	n.db, err = db.Open(ctx, filepath.Join(dir, "creto.db"))
+	return err
+}
+
+// openPlatform opens cryptography, time, identity and the audit log.
+func (n *Node) openPlatform(ctx context.Context) error {
+	const op fault.Op = "node.openPlatform"
+	cfg := n.options.Config
+	n.pqc = localpqc.New()
+	var err error
+	if n.clock, err = localconsensus.Open(ctx, n.db, nodeName()); err != nil {
+		return fault.Wrap(op, err)
+	}
+	kek, err := keyEncryptionKey(n.pqc, filepath.Join(n.options.DataDir, "keys", "kek"))
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
+	n.authority, err = localnhi.Open(ctx, localnhi.Config{
+		TrustDomain: cfg.Identity.TrustDomain, Tenant: cfg.Identity.Tenant, TokenTTL: time.Duration(cfg.Identity.TokenTTL),
+	}, n.db, n.pqc, n.clock, kek)
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
+	origin := cfg.Identity.TrustDomain + "/log"
+	signer, certificate, err := n.authority.CheckpointKey(ctx, origin)
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
+	if n.keys, err = publishRoot(n.authority, certificate, n.options.DataDir); err != nil {
+		return fault.Wrap(op, err)
+	}
+	n.log, err = localaudit.Open(ctx, localaudit.Config{
+		Dir: filepath.Join(n.options.DataDir, "audit"), Origin: origin, Batch: cfg.Integrations.Audit.BatchSize,
+		Flush: time.Duration(cfg.Integrations.Audit.FlushIntervalMS) * time.Millisecond, Slots: cfg.Integrations.Audit.LocalBufferMaxSize,
+	}, n.db, n.pqc, n.clock, signer, n.options.Log)
+	return fault.Wrap(op, err)
+}
+
+// openSecurity opens policies and quotas.
+func (n *Node) openSecurity(ctx context.Context) error {
+	const op fault.Op = "node.openSecurity"
+	var err error
+	if n.owner, err = n.authority.AddHuman(ctx, BootstrapHuman, AdminGroup); err != nil {
+		return fault.Wrap(op, err)
+	}
+	if n.quota, err = metering.OpenQuota(ctx, n.db, n.clock, n.log); err != nil {
+		return fault.Wrap(op, err)
+	}
+	n.policyDir = n.options.Config.Policy.Dir
+	if n.policyDir == "" {
+		n.policyDir = filepath.Join(n.options.DataDir, "policies")
+		if err := writeBasePolicies(n.policyDir); err != nil {
+			return fault.Wrap(op, err)
+		}
+	}
+	n.authorizer, err = localauthz.Open(n.policyDir, n.authority.Groups, []authz.Extension{n.quota}, n.policyChanged)
+	return fault.Wrap(op, err)
+}
+
+func (n *Node) policyChanged(ctx context.Context, version creto.Digest, wrong error) {
+	if wrong != nil {
+		n.options.Log.LogAttrs(ctx, slog.LevelError, "policies are wrong; those before stay in force", slog.String(logkey.Error, fault.Message(wrong)))
+		return
+	}
+	n.options.Log.LogAttrs(ctx, slog.LevelInfo, "policies changed", slog.String(logkey.PolicyVersion, version.String()))
+	_, err := n.log.Log(ctx, audit.Record{
+		Who: n.owner, What: audit.EventPolicyChanged, Resource: "Policies::" + n.policyDir, Outcome: audit.Success,
+		Decision: &audit.Decision{Version: version},
+	})
+	if err != nil {
+		n.options.Log.LogAttrs(ctx, slog.LevelError, "a change of policies is not recorded", slog.Any(logkey.Error, err))
+	}
+}
+
+// openEnablement opens what uses the contracts: consent, the gate, models, the
+// way out.
+func (n *Node) openEnablement(ctx context.Context) error {
+	const op fault.Op = "node.openEnablement"
+	cfg := n.options.Config
+	var err error
+	n.desk, err = oversight.Open(ctx, oversight.Config{Timeout: time.Duration(cfg.Oversight.Timeout)}, n.db, n.clock, n.log, n.authority.Groups, n.options.Log)
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
+	n.gate = gate.New(n.authority, n.pqc, n.clock, n.authorizer, n.log, n.desk, n.quota)
+	for _, p := range cfg.Inference.Providers {
+		patterns := p.Models
+		if len(patterns) == 0 {
+			patterns = []string{"*"}
+		}
+		m, err := provider.NewOpenAI(provider.OpenAIConfig{
+			Name: p.Name, BaseURL: p.BaseURL, APIKey: p.APIKey, Timeout: time.Duration(cfg.Inference.Timeout),
+			Capabilities: inference.Capabilities{Streaming: true, Tools: true, Models: patterns},
+		})
+		if err != nil {
+			return fault.Wrap(op, err)
+		}
+		n.models = append(n.models, m)
+	}
+	n.gateway = gateway.New(gateway.Config{Hosts: cfg.Egress.Hosts, Timeout: time.Duration(cfg.Inference.Timeout)}, n.gate, n.models)
+	n.runs, err = openRuns(ctx, n)
+	return fault.Wrap(op, err)
+}
+
+// openDoors opens what people see.
+func (n *Node) openDoors(context.Context) error {
+	const op fault.Op = "node.openDoors"
+	n.sessions = console.NewSessions(n.db, n.clock)
+	var err error
+	if n.console, err = console.New(n.origin(), n.sessions, n.desk, n.log, n.options.Log); err != nil {
+		return fault.Wrap(op, err)
+	}
+	n.health, err = health.New(n.options.Log, n.checks()...)
+	return fault.Wrap(op, err)
+}
+
+// origin is where browsers find the console: as configured, but at the port
+// that was really taken when that was left to the system or to --listen.
+func (n *Node) origin() string {
+	cfg := n.options.Config
+	if cfg.Server.Listen == Default().Server.Listen || cfg.Console.Origin != Default().Console.Origin {
+		return cfg.Console.Origin
+	}
+	return "http://" + localName(n.server.Address())
+}
+
+// announce records the start.
+func (n *Node) announce(ctx context.Context) error {
+	_, err := n.log.Log(ctx, audit.Record{
+		Who: n.owner, What: audit.EventNodeStarted, Resource: "Node::" + nodeName(), Outcome: audit.Success,
+		Decision: &audit.Decision{Version: n.authorizer.Version()}, Detail: map[string]string{"version": n.options.Version},
+	})
+	return err
+}
+
+// Run runs the node until ctx ends, then drains what is under way.
+//
+// Errors: the first part's that failed.
+func (n *Node) Run(ctx context.Context) error {
+	group, running := errgroup.WithContext(ctx)
+	group.Go(func() error { return n.authorizer.Run(running) })
+	group.Go(func() error { return n.desk.Run(running) })
+	// The log outlives whatever writes to it.
+	logging, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	logged := make(chan error, 1)
+	go func() { logged <- n.log.Run(logging) }()
+	group.Go(func() error { return n.runs.run(running) })
+	group.Go(func() error {
+		return n.server.Run(running, serve.Parts{
+			Admin: n, Administrator: n.administrator, Owner: n.owner,
+			Doors: n.gateway.Doors(n.bearer), Console: n.console.Handler(), Health: n.health.Handler(n.isKnown),
+		})
+	})
+	err := group.Wait()
+	stop()
+	return errors.Join(err, <-logged)
+}
+
+// Close gives everything back. Run must have returned.
+func (n *Node) Close() error {
+	var errs []error
+	for _, m := range n.models {
+		if c, ok := m.(interface{ Close() error }); ok {
+			errs = append(errs, c.Close())
+		}
+	}
+	if n.gateway != nil {
+		n.gateway.Close()
+	}
+	if n.server != nil {
+		errs = append(errs, n.server.Close())
+	}
+	if n.log != nil {
+		errs = append(errs, n.log.Close())
+	}
+	if n.db != nil {
+		errs = append(errs, n.db.Close())
+	}
+	if n.lock != nil {
+		errs = append(errs, n.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// bearer authenticates a program that holds an agent's token.
+func (n *Node) bearer(r *http.Request) (gateway.Origin, error) {
+	caller, err := n.gate.Open(r.Context(), gateway.BearerToken(r))
+	return gateway.Origin{Caller: caller}, err
+}
+
+// administrator authenticates a call of the API over TCP.
+func (n *Node) administrator(r *http.Request) (creto.ID, error) {
+	const op fault.Op = "node.administrator"
+	id, err := n.console.Authenticated(r)
+	if err != nil {
+		return creto.ID{}, fault.Wrap(op, err)
+	}
+	groups, err := n.authority.Groups(r.Context(), id)
+	if err != nil {
+		return creto.ID{}, fault.Wrap(op, err)
+	}
+	for _, g := range groups {
+		if g == AdminGroup {
+			return id, nil
+		}
+	}
+	return creto.ID{}, fault.New(op, fault.PermissionDenied, "%s is not in the group %q", id.Name, AdminGroup)
+}
+
+// isKnown reports whether health may tell its reasons.
+func (n *Node) isKnown(r *http.Request) bool {
+	if creto.CallerOf(r.Context()) == n.owner {
+		return true
+	}
+	_, err := n.console.Authenticated(r)
+	return err == nil
+}
+
+// checks are the node's health checks, as critical as R-PAT-4 has them.
+func (n *Node) checks() []health.Check {
+	ping := func(name string, critical bool, probe func(context.Context) error, slow, down string) health.Check {
+		return health.Check{Name: name, Critical: critical, Probe: func(ctx context.Context) health.Status {
+			return health.Of(probe(ctx), slow, down)
+		}}
+	}
+	list := []health.Check{
+		ping("nhi", true, n.authority.Ping, "NHI service slow to respond", "NHI service unavailable"),
+		ping("crypto", true, func(context.Context) error { return roundTrip(n.pqc) }, "Crypto round-trip slow", "Crypto round-trip failed"),
+		ping("consensus", false, n.clock.Ping, "Consensus service slow", "Consensus service unavailable"),
+		ping("audit", false, n.log.Ping, "Audit service slow", "Audit service unavailable"),
+		ping("authz", true, n.authorizer.Ping, "AuthZ slow", "AuthZ service unavailable"),
+	}
+	if len(n.models) > 0 { // none configured is not reported (B-28)
+		list = append(list, health.Check{Name: "inference", Probe: n.inferenceHealth})
+	}
+	return list
+}
