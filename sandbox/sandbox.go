@@ -111,7 +111,8 @@ type Spec struct {
 	Patience time.Duration
 	// Grace is the time between SIGTERM and SIGKILL. 0 means 5 seconds.
 	Grace time.Duration
-	// Started, if not nil, is called once, as soon as the command runs.
+	// Started, if not nil, is called once, as soon as the command runs, on a
+	// goroutine of Run's. It should return soon.
 	Started func(Started)
 }
 

@@ -47,6 +47,8 @@ const (
 // of an answer has passed, a lost gateway breaks the program's connection off,
 // so that a cut answer never looks complete.
 //
+// It carries no protocol upgrades (WebSocket) and no request trailers.
+//
 // The zero value with Dial set works. Safe for concurrent use.
 type Forwarder struct {
 	// Dial connects to the gateway. Required.
@@ -58,9 +60,9 @@ type Forwarder struct {
 	origin, viaProxy *http.Transport
 }
 
-// Serve answers on ln until it is closed. Own lists the authorities under
-// which programs know ln, so that a proxy request to it is understood as a
-// request to the forwarder.
+// Serve answers on ln until it is closed, and then returns why. A proxy request
+// for ln's own address, which programs without NO_PROXY make, is understood as
+// one to the forwarder itself.
 func (f *Forwarder) Serve(ln net.Listener) error {
 	own := ln.Addr().String()
 	_, port, err := net.SplitHostPort(own)

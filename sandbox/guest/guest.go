@@ -37,6 +37,10 @@ const (
 	StatusFD = 4
 )
 
+// StageFDs is the first descriptor that ModeStage's program does not get: stdio,
+// the two above, and two of the engine's own.
+const StageFDs = 7
+
 // Addr is where the forwarder listens. The sandbox has a loopback of its own,
 // so the port is free.
 const Addr = "127.0.0.1:8790"

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"os/signal"
@@ -19,8 +20,13 @@ import (
 // supervise is the first process's life: it gives up every privilege, starts
 // the forwarder and the command, and returns the command's exit code.
 func supervise(config Config, control *os.File, status statusWriter) (int, error) {
+	// The pipes, and whatever the supervisor's own parent left open: a
+	// directory of the host would be a way out.
+	if err := closeOnExec(firstOwnFD); err != nil {
+		return 0, err
+	}
 	signals := make(chan os.Signal, 64)
-	signal.Notify(signals)
+	signal.Notify(signals, passed()...)
 	if err := limit(config); err != nil {
 		return 0, err
 	}
@@ -58,16 +64,31 @@ func supervise(config Config, control *os.File, status statusWriter) (int, error
 	}
 }
 
+// firstOwnFD is the first descriptor behind stdio, all of which the command
+// does not get.
+const firstOwnFD = 3
+
+// closeOnExec keeps all descriptors from first on from programs started later.
+func closeOnExec(first uint) error {
+	if err := unix.CloseRange(first, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("keep descriptors from the command: %w", err)
+	}
+	return nil
+}
+
 func dialGateway(ctx context.Context) (net.Conn, error) {
 	var d net.Dialer
 	return d.DialContext(ctx, "unix", filepath.Join(GatewayPath, SocketName))
 }
 
+// OwnThreads is room for this process's threads beside the command's processes.
+const OwnThreads = 32
+
 // limit sets the limits that a process carries. They hold for the command and
 // what it starts.
 func limit(config Config) error {
 	for resource, value := range map[int]uint64{
-		unix.RLIMIT_CORE: 0, unix.RLIMIT_NOFILE: config.OpenFiles, unix.RLIMIT_NPROC: config.Processes, unix.RLIMIT_MEMLOCK: 8 << 20,
+		unix.RLIMIT_CORE: 0, unix.RLIMIT_NOFILE: config.OpenFiles, unix.RLIMIT_NPROC: config.Processes + OwnThreads, unix.RLIMIT_MEMLOCK: 8 << 20,
 	} {
 		var now syscall.Rlimit
 		if err := syscall.Getrlimit(resource, &now); err != nil {
@@ -151,11 +172,16 @@ func confine(config Config) error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("forbid tracing: %w", err)
 	}
+	if config.Mode == ModeGVisor {
+		// The runtime forbade new privileges. The filter still matters, for
+		// user namespaces would hand out capabilities over gVisor's kernel;
+		// the first process does without, as threads are slow to reach here.
+		_, err := install(filter(), 0)
+		return err
+	}
 	if err := allThreads(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1); err != nil {
 		return fmt.Errorf("forbid new privileges: %w", err)
 	}
-	// In gVisor too, whose own user namespaces would hand out capabilities
-	// over its kernel, and with them more of it to attack.
 	_, err := install(filter(), unix.SECCOMP_FILTER_FLAG_TSYNC)
 	return err
 }
@@ -238,20 +264,21 @@ func passSignals(control io.Reader, child int) {
 	}
 }
 
+// passed are the signals that reach the command through this process. (Others
+// that a first process has no handler for do nothing to it.)
+func passed() []os.Signal {
+	return []os.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGTSTP, syscall.SIGWINCH}
+}
+
 // forwardSignal passes a signal on to the command. What a terminal sends goes
 // to the whole foreground group, the command included, by itself.
 func forwardSignal(s os.Signal, child int, terminal bool) {
 	number, ok := s.(syscall.Signal)
-	if !ok {
-		return
-	}
 	switch number {
-	case syscall.SIGCHLD, syscall.SIGURG, syscall.SIGPIPE, syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGCONT:
 	case syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTSTP, syscall.SIGWINCH:
-		if !terminal {
-			_ = syscall.Kill(child, number)
-		}
-	default:
+		ok = ok && !terminal
+	}
+	if ok {
 		_ = syscall.Kill(child, number)
 	}
 }

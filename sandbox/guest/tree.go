@@ -210,6 +210,10 @@ func stage(config Config, control io.Reader) error {
 	if err := awaitGo(control); err != nil {
 		return err
 	}
+	// The engine gets the pipes, the link and the executable.
+	if err := closeOnExec(StageFDs); err != nil {
+		return err
+	}
 	return &os.PathError{Op: "exec", Path: config.Exec[0], Err: unix.Exec(config.Exec[0], config.Exec, os.Environ())}
 }
 

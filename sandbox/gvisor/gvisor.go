@@ -145,9 +145,8 @@ var overhead = launch.Overhead{Processes: 1024, MemoryBytes: 256 << 20}
 
 func (b *backend) Run(ctx context.Context, spec sandbox.Spec) (sandbox.Result, error) {
 	const op fault.Op = "gvisor.Run"
-	began := time.Now() // to measure durations
 	none := sandbox.Result{ExitCode: -1}
-	job, err := launch.New(op, began, spec, guest.ModeGVisor)
+	job, err := launch.New(op, spec, guest.ModeGVisor)
 	if err != nil {
 		return none, err
 	}

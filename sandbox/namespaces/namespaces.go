@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -46,6 +45,9 @@ func (backend) Available(ctx context.Context) error {
 	const op fault.Op = "namespaces.Available"
 	cmd := exec.CommandContext(ctx, "true")
 	cmd.SysProcAttr = attributes()
+	// Fails where namespaces can be made but give no capabilities, as AppArmor
+	// may have it.
+	cmd.SysProcAttr.Chroot = "/"
 	path, err := exec.LookPath("true")
 	if err != nil {
 		return fault.WrapAs(op, fault.Unavailable, err, "find the program true, to try namespaces with")
@@ -59,12 +61,11 @@ func (backend) Available(ctx context.Context) error {
 
 // overhead is the first process's: the Go runtime's threads and memory, and
 // buffered requests.
-var overhead = launch.Overhead{Processes: 32, MemoryBytes: 64 << 20}
+var overhead = launch.Overhead{Processes: guest.OwnThreads, MemoryBytes: 64 << 20}
 
 func (backend) Run(ctx context.Context, spec sandbox.Spec) (sandbox.Result, error) {
 	const op fault.Op = "namespaces.Run"
-	began := time.Now() // to measure durations
-	job, err := launch.New(op, began, spec, guest.ModeNamespaces)
+	job, err := launch.New(op, spec, guest.ModeNamespaces)
 	if err != nil {
 		return sandbox.Result{ExitCode: -1}, err
 	}

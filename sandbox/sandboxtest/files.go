@@ -72,7 +72,7 @@ func (s *suite) hidesHost(t *testing.T) {
 		wd = "" // stands inside too, above the working directory
 	}
 	spec.Command[2] = `
-for d in /var /home /root /boot /srv /opt /mnt /media ` + wd + ` /etc/shadow /etc/ssh /etc/sudoers /etc/ssl/private /proc/` + strconv.Itoa(os.Getpid()) + ` ` + secret + `; do
+for d in /var /home /root /boot /srv /opt /mnt /media ` + wd + ` /etc/shadow /etc/ssh /etc/sudoers /etc/ssl/private /dev/mem /dev/kvm /dev/vda /dev/sda /dev/nvme0 /dev/fd0 /proc/1/root/etc /proc/` + strconv.Itoa(os.Getpid()) + ` ` + secret + `; do
 	[ -e $d ] && echo "there: $d"
 done
 ls /proc | grep -E '^[0-9]+$' | wc -l

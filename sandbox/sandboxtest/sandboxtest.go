@@ -97,6 +97,7 @@ func Run(t *testing.T, backend sandbox.Backend) {
 		{"has no network", (*suite).hasNoNetwork},
 		{"reaches no other socket of the host", (*suite).reachesNoSocket},
 		{"gives no privilege", (*suite).givesNoPrivilege},
+		{"leaks no descriptor", (*suite).leaksNoDescriptor},
 		{"reaches the gateway in every form", (*suite).reachesGateway},
 		{"sends a request again after a restart", (*suite).sendsAgain},
 		{"streams answers", (*suite).streams},

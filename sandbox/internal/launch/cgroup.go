@@ -67,6 +67,9 @@ func newGroup(limits sandbox.Limits, overhead Overhead) *group {
 	made := map[string]bool{}
 	for _, s := range settings(limits, overhead) {
 		if !slices.ContainsFunc(places[s.controller], func(p place) bool { return g.enforce(p, name, s, made) }) {
+			if s.limit == "processes" && os.Geteuid() != 0 {
+				continue // RLIMIT_NPROC holds, for all but root
+			}
 			g.unenforced = append(g.unenforced, s.limit)
 		}
 	}

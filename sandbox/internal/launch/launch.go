@@ -41,11 +41,16 @@ type Job struct {
 	group *group
 }
 
-// New validates spec and lays the sandbox out. began is when Run was called,
-// read from a clock that is only used to measure durations.
+// now is this package's clock. It measures durations and sets deadlines of
+// pipes; nothing that is recorded comes from it.
+func now() time.Time { return time.Now() }
+
+// New validates spec and lays the sandbox out. A backend's Run begins with it,
+// and so does the measured time.
 //
 // Errors: InvalidArgument (Permanent) as sandbox.Spec.Validate.
-func New(op fault.Op, began time.Time, spec sandbox.Spec, mode guest.Mode) (*Job, error) {
+func New(op fault.Op, spec sandbox.Spec, mode guest.Mode) (*Job, error) {
+	began := now()
 	spec, err := spec.Resolve()
 	if err != nil {
 		return nil, fault.Wrap(op, err)
@@ -123,7 +128,11 @@ func (j *Job) Run(ctx context.Context, cmd *exec.Cmd, messages [][]byte, overhea
 
 	ended, err := startLocked(cmd)
 	if err != nil {
-		return result, fault.WrapAs(j.op, fault.SpawnFailed, err, "start the sandbox's first process %q: %s", cmd.Path, Hint(err))
+		code := fault.SpawnFailed
+		if refused(err) {
+			code = fault.Unavailable
+		}
+		return result, fault.WrapAs(j.op, code, err, "start the sandbox's first process %q: %s", cmd.Path, Hint(err))
 	}
 	// From here on the process is waited for on every path.
 	control.Close()
@@ -154,7 +163,7 @@ func (j *Job) Run(ctx context.Context, cmd *exec.Cmd, messages [][]byte, overhea
 	}()
 	waitErr := j.wait(ctx, cmd, controlIn, ended)
 	j.group.kill()
-	_ = statusOut.SetReadDeadline(time.Now().Add(drainTimeout)) // a deadline, not a record
+	_ = statusOut.SetReadDeadline(now().Add(drainTimeout))
 	out := <-reports
 	result.Duration = time.Since(j.began)
 	streams.drain()
@@ -253,12 +262,17 @@ func follow(r io.Reader, started func()) outcome {
 // Hint says what to do about an error of clone(2) or execve(2).
 func Hint(err error) string {
 	switch {
-	case errors.Is(err, syscall.EPERM), errors.Is(err, syscall.EACCES), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EUSERS):
+	case refused(err):
 		return "the kernel refuses new namespaces; as root: sysctl -w user.max_user_namespaces=15000 kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0, or in a container: allow unshare and mount"
 	case errors.Is(err, syscall.ENOENT):
 		return "no such file"
 	}
 	return "the kernel refused"
+}
+
+// refused reports whether the kernel does not let this process have namespaces.
+func refused(err error) bool {
+	return errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EUSERS)
 }
 
 // environment returns the command's whole environment.

@@ -4,7 +4,6 @@ import (
 	"io"
 	"os"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -115,7 +114,7 @@ func (s *streams) started() {
 // ended: what is left is in the pipes.
 func (s *streams) drain() {
 	for _, r := range s.readers {
-		_ = r.SetReadDeadline(time.Now().Add(drainTimeout)) // a deadline, not a record
+		_ = r.SetReadDeadline(now().Add(drainTimeout))
 	}
 	s.wait.Wait()
 }
