@@ -190,7 +190,7 @@ func (p Policy) next(ctx context.Context, o Operation, attempt int, err error) (
 	if asked > left {
 		return false, 0
 	}
-	wait = asked + rand.N(bound+1) //nolint:gosec // spreads load; nothing depends on its secrecy
+	wait = asked + rand.N(bound+1)
 	if _, bounded := ctx.Deadline(); bounded && wait >= left || !p.Budget.spend() {
 		return false, 0
 	}

@@ -161,7 +161,7 @@ func (o *OpenAI) Complete(ctx context.Context, r inference.Request) (inference.R
 	}
 	response, err := DecodeOpenAIResponse(answer)
 	if err != nil {
-		return inference.Response{}, fault.WrapAs(op, fault.InferenceProviderError, err, "the provider's answer is not in the dialect")
+		return inference.Response{}, fault.WrapAs(op, fault.InferenceProviderError, foreign(err), "the provider's answer is not in the dialect")
 	}
 	if len(response.Choices) == 0 {
 		return inference.Response{}, fault.New(op, fault.InferenceProviderError, "the provider's answer has no choices")
@@ -175,6 +175,10 @@ func (o *OpenAI) Complete(ctx context.Context, r inference.Request) (inference.R
 	}
 	return response, nil
 }
+
+// foreign keeps an error's text and drops what it is: a provider's malformed
+// answer is no invalid argument of the caller's.
+func foreign(err error) error { return errors.New(err.Error()) }
 
 // estimate is the usage of an answer of so many bytes whose tokens the provider
 // did not count.
@@ -196,6 +200,7 @@ func (o *OpenAI) Health(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	defer func() { _ = resp.Body.Close() }() // it was only read
 	defer drain(resp.Body)
 	if resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusMethodNotAllowed {
 		return nil
@@ -211,6 +216,7 @@ func (o *OpenAI) exchange(ctx context.Context, op fault.Op, path string, body []
 	if err != nil {
 		return nil, err
 	}
+	defer func() { _ = resp.Body.Close() }() // it was only read
 	defer drain(resp.Body)
 	if resp.StatusCode != http.StatusOK {
 		return nil, o.refusal(op, resp)

@@ -54,6 +54,7 @@ func (o *OpenAI) CompleteStream(ctx context.Context, r inference.Request) (infer
 	}
 	if resp.StatusCode != http.StatusOK || !isEventStream(resp.Header) {
 		defer end(nil)
+		defer func() { _ = resp.Body.Close() }() // it was only read
 		defer drain(resp.Body)
 		if resp.StatusCode != http.StatusOK {
 			return nil, o.refusal(op, resp)
@@ -136,7 +137,7 @@ func (s *openAIStream) read() (inference.Chunk, error) {
 	}
 	chunk, err := DecodeOpenAIChunk(data)
 	if err != nil {
-		return inference.Chunk{}, fault.WrapAs(op, fault.InferenceProviderError, err, "a piece of the provider's answer is not in the dialect")
+		return inference.Chunk{}, fault.WrapAs(op, fault.InferenceProviderError, foreign(err), "a piece of the provider's answer is not in the dialect")
 	}
 	if _, failed := chunk.Extra["error"]; failed && len(chunk.Choices) == 0 {
 		return inference.Chunk{}, openAIStreamFault(op, data)

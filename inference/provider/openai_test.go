@@ -3,7 +3,6 @@ package provider_test
 import (
 	"bytes"
 	"compress/gzip"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -116,6 +115,9 @@ func check(t *testing.T, what string, err error, want fault.Code, wait time.Dura
 	t.Helper()
 	if fault.CodeOf(err) != want || fault.RetryAfter(err) != wait {
 		t.Errorf("%s = %v (%v), after %v; want %v after %v", what, fault.CodeOf(err), err, fault.RetryAfter(err), want, wait)
+	}
+	if errors.Is(err, fault.InvalidArgument) && want.Kind() != fault.InvalidArgument {
+		t.Errorf("%s = %v counts as the caller's mistake", what, err)
 	}
 	if m := fault.Message(err); strings.Contains(m, "hunter2") || strings.Contains(m, apiKey) {
 		t.Errorf("%s: the message %q shows foreign text", what, m)
@@ -398,7 +400,7 @@ func BenchmarkComplete(b *testing.B) {
 	client, _ := open(b, upstream{}, nil)
 	r := inferencetest.Ask("hello")
 	for b.Loop() {
-		if _, err := client.Complete(context.Background(), r); err != nil {
+		if _, err := client.Complete(b.Context(), r); err != nil {
 			b.Fatal(err)
 		}
 	}
