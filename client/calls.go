@@ -2,6 +2,10 @@ package client
 
 import (
 	"context"
+	"creto.dev/fault"
+	"creto.dev/health"
+	"encoding/json"
+	"net/http"
 	"net/url"
 )
 
@@ -92,4 +96,24 @@ func (c *Client) Receipts(ctx context.Context, q Query) (list []Receipt, err err
 // Bundle returns the bundle of the records that q selects.
 func (c *Client) Bundle(ctx context.Context, q Query) (data []byte, err error) {
 	return data, c.do(ctx, "GET", "/bundle?"+q.values().Encode(), nil, &data)
+}
+
+// Health returns the node's health and the HTTP status that it answers with.
+func (c *Client) Health(ctx context.Context) (int, health.Report, error) {
+	const op fault.Op = "client.Health"
+	var report health.Report
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+"/health", nil)
+	if err != nil {
+		return 0, report, fault.WrapAs(op, fault.InvalidArgument, err, "the request cannot be made")
+	}
+	if !c.token.IsZero() {
+		request.Header.Set("Authorization", "Bearer "+c.token.Reveal())
+	}
+	response, err := c.http.Do(request)
+	if err != nil {
+		return 0, report, fault.WrapAs(op, fault.Unavailable, err, "no node answers at %s", c.base)
+	}
+	defer func() { _ = response.Body.Close() }()
+	err = json.NewDecoder(response.Body).Decode(&report)
+	return response.StatusCode, report, fault.WrapAs(op, fault.Internal, err, "the node's answer cannot be read")
 }

@@ -1,0 +1,189 @@
+// Command creto runs AI agents under authority: it serves a node, runs programs
+// as agents, asks humans for their consent, and verifies receipts offline.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"creto.dev"
+	"creto.dev/client"
+	"creto.dev/fault"
+	"creto.dev/sandbox/guest"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+// exitError ends the program with a code and without a message: what there was
+// to say has been said.
+type exitError int
+
+// Error implements error.
+func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+// exitFailure is the code of a failure.
+const exitFailure = 1
+
+func main() {
+	if guest.Called(os.Args) {
+		guest.Main() // this process is the first one in a sandbox
+		return
+	}
+	os.Exit(run())
+}
+
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := newRoot()
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	if code, ok := errors.AsType[exitError](err); ok {
+		return int(code)
+	}
+	fmt.Fprintln(os.Stderr, "creto: "+explain(err))
+	return exitFailure
+}
+
+// explain returns the line that a person reads: a fault's message, never the
+// text of its causes.
+func explain(err error) string {
+	if _, ok := errors.AsType[*fault.Error](err); !ok {
+		return err.Error() // cobra's, on flags and arguments
+	}
+	text := fault.Message(err)
+	if fault.CodeOf(err).Kind() == fault.Internal {
+		// On one's own machine the cause is the only help there is.
+		text = "something is wrong inside creto: " + err.Error()
+	}
+	return text
+}
+
+// app holds what every command shares.
+type app struct {
+	dataDir string
+	asJSON  bool
+	out     io.Writer
+}
+
+func newRoot() *cobra.Command {
+	a := &app{out: os.Stdout}
+	root := &cobra.Command{
+		Use:   "creto",
+		Short: "Run AI agents under authority",
+		Long: `Creto runs AI agents under authority: each has an identity, a chain of delegation
+back to a human, a policy decision on every action, a human's consent where
+policy asks for one, a sandbox, and receipts that anybody can verify offline.
+
+Start with:  creto demo`,
+		Version:       version,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.PersistentFlags().StringVar(&a.dataDir, "data", defaultDataDir(), "the node's data `directory`")
+	root.PersistentFlags().BoolVar(&a.asJSON, "json", false, "print JSON")
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return fmt.Errorf("%w; see: %s --help", err, c.CommandPath())
+	})
+	root.AddGroup(
+		&cobra.Group{ID: "run", Title: "Run:"},
+		&cobra.Group{ID: "people", Title: "Agents and people:"},
+		&cobra.Group{ID: "proof", Title: "What happened, and its proof:"},
+		&cobra.Group{ID: "node", Title: "The node:"},
+	)
+	add := func(group string, commands ...*cobra.Command) {
+		for _, c := range commands {
+			c.GroupID = group
+			root.AddCommand(c)
+		}
+	}
+	add("run", a.demoCommand(), a.runCommand())
+	add("people", a.agentCommand(), a.humanCommand(), a.tokenCommand(), a.approvalsCommand(), a.policyCommand(), a.checkCommand())
+	add("proof", a.receiptsCommand(), a.auditCommand(), a.verifyCommand())
+	add("node", a.serveCommand(), a.healthCommand(), a.configCommand())
+	requireSubcommands(root)
+	return root
+}
+
+// requireSubcommands makes a command that only groups others refuse words it
+// does not know, instead of printing its help and succeeding.
+func requireSubcommands(c *cobra.Command) {
+	for _, sub := range c.Commands() {
+		requireSubcommands(sub)
+	}
+	if c.HasSubCommands() && c.RunE == nil && c.Run == nil && c.HasParent() {
+		c.RunE = func(c *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return c.Help()
+			}
+			return fmt.Errorf("unknown command %q for %q; see: %s --help", args[0], c.CommandPath(), c.CommandPath())
+		}
+	}
+}
+
+// defaultDataDir is $XDG_DATA_HOME/creto, or /var/lib/creto for root.
+func defaultDataDir() string {
+	if dir := os.Getenv("XDG_DATA_HOME"); dir != "" {
+		return filepath.Join(dir, "creto")
+	}
+	if os.Geteuid() == 0 {
+		return "/var/lib/creto"
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "creto-data"
+	}
+	return filepath.Join(home, ".local", "share", "creto")
+}
+
+// client returns the client of the running node: $CRETO_ADDR, or the socket in
+// the data directory.
+func (a *app) client() (*client.Client, error) {
+	address := os.Getenv("CRETO_ADDR")
+	if address == "" {
+		address = filepath.Join(a.dataDir, client.SocketName)
+	}
+	return client.New(address, creto.NewSecret(os.Getenv("CRETO_TOKEN")))
+}
+
+// node runs do with a client, and says what to do if no node runs.
+func (a *app) node(do func(*client.Client) error) error {
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	err = do(c)
+	if err != nil && fault.CodeOf(err) == fault.Unavailable && strings.Contains(fault.Message(err), "no node answers") {
+		return fault.WrapAs("creto", fault.Unavailable, err, "no node is running for %s; start one with: creto serve --data %s", a.dataDir, a.dataDir)
+	}
+	return err
+}
+
+// print writes v as JSON where that is wanted, else what text writes.
+func (a *app) print(v any, text func(io.Writer)) error {
+	if !a.asJSON {
+		text(a.out)
+		return nil
+	}
+	e := json.NewEncoder(a.out)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return fault.WrapAs("creto.print", fault.Internal, err, "")
+	}
+	return nil
+}

@@ -1,0 +1,263 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"creto.dev/client"
+)
+
+// table writes aligned columns.
+func table(w io.Writer, header string, rows func(io.Writer)) {
+	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	_, _ = fmt.Fprintln(t, header) // a tabwriter keeps its error for Flush
+	rows(t)
+	_ = t.Flush() // as with every line printed: whoever closed the pipe has read enough
+}
+
+func (a *app) agentCommand() *cobra.Command {
+	c := &cobra.Command{Use: "agent", Short: "Add, list and revoke agents"}
+	c.AddCommand(a.agentAddCommand(), &cobra.Command{
+		Use: "list", Short: "List the agents", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return a.node(func(n *client.Client) error {
+				list, err := n.Agents(c.Context())
+				if err != nil {
+					return err
+				}
+				return a.print(list, func(w io.Writer) {
+					if len(list) == 0 {
+						fmt.Fprintln(w, "no agents yet; add one with: creto agent add NAME")
+						return
+					}
+					table(w, "NAME\tON BEHALF OF\tSTATE\tPOLICY", func(w io.Writer) {
+						for _, x := range list {
+							state := "active"
+							if !x.Active {
+								state = "revoked"
+							}
+							fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", x.Name, x.OnBehalfOf, state, x.PolicyFile)
+						}
+					})
+				})
+			})
+		},
+	}, &cobra.Command{
+		Use: "revoke NAME", Short: "End an agent's tokens and delegations, and all below it, at once", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.node(func(n *client.Client) error {
+				if err := n.RevokeAgent(c.Context(), args[0]); err != nil {
+					return err
+				}
+				return a.print(map[string]string{"revoked": args[0]}, func(w io.Writer) { fmt.Fprintf(w, "revoked %s\n", args[0]) })
+			})
+		},
+	})
+	return c
+}
+
+func (a *app) agentAddCommand() *cobra.Command {
+	var in client.NewAgent
+	c := &cobra.Command{
+		Use:   "add NAME",
+		Short: "Add an agent that acts on behalf of a human",
+		Long: `Add an agent. Without flags it may do nothing but run in a sandbox; each denial
+prints the line that would permit it.
+
+Rules are ACTION=RESOURCE-GLOB, where * stands for anything:
+
+  --allow call_model=gpt-4o-mini
+  --allow "http_request=GET http://shop.test/orders/*"
+  --allow network_egress=api.example.com:443
+  --ask   "http_request=POST http://shop.test/refunds,finance"    ask group finance first`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			in.Name = args[0]
+			return a.node(func(n *client.Client) error {
+				agent, err := n.AddAgent(c.Context(), in)
+				if err != nil {
+					return err
+				}
+				return a.print(agent, func(w io.Writer) {
+					fmt.Fprintf(w, "added %s, on behalf of %s\n", agent.Name, agent.OnBehalfOf)
+					fmt.Fprintf(w, "its policy is %s:\n\n%s\n", agent.PolicyFile, indent(agent.Policy))
+					fmt.Fprintf(w, "next:  creto run %s -- COMMAND\n", agent.Name)
+				})
+			})
+		},
+	}
+	c.Flags().StringVar(&in.OnBehalfOf, "on-behalf-of", "", "`HUMAN` who delegates, or agent:NAME (default admin)")
+	c.Flags().StringArrayVar(&in.Allow, "allow", nil, "what it may do: `ACTION=RESOURCE-GLOB` (repeatable)")
+	c.Flags().StringArrayVar(&in.Ask, "ask", nil, "what it may do with consent: `ACTION=RESOURCE-GLOB,GROUP` (repeatable)")
+	c.Flags().StringArrayVar(&in.Quota, "quota", nil, "how often: `ACTION=AMOUNT/WINDOW` (repeatable)")
+	c.Flags().DurationVar(&in.TTL, "ttl", 90*24*time.Hour, "how long the delegation lasts")
+	return c
+}
+
+func indent(text string) string {
+	return "  " + strings.ReplaceAll(strings.TrimRight(text, "\n"), "\n", "\n  ") + "\n"
+}
+
+func (a *app) humanCommand() *cobra.Command {
+	var groups []string
+	add := &cobra.Command{
+		Use: "add NAME", Short: "Add a person, or add groups to one", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.node(func(n *client.Client) error {
+				h, err := n.AddHuman(c.Context(), args[0], groups)
+				if err != nil {
+					return err
+				}
+				return a.print(h, func(w io.Writer) {
+					fmt.Fprintf(w, "%s is known, in groups: %s\n", h.Name, strings.Join(h.Groups, ", "))
+				})
+			})
+		},
+	}
+	add.Flags().StringArrayVar(&groups, "group", nil, "`GROUP` that the person is in (repeatable)")
+	c := &cobra.Command{Use: "human", Short: "Add and list people, and log them in"}
+	c.AddCommand(add, &cobra.Command{
+		Use: "list", Short: "List the people", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return a.node(func(n *client.Client) error {
+				list, err := n.Humans(c.Context())
+				if err != nil {
+					return err
+				}
+				return a.print(list, func(w io.Writer) {
+					table(w, "NAME\tGROUPS", func(w io.Writer) {
+						for _, h := range list {
+							fmt.Fprintf(w, "%s\t%s\n", h.Name, strings.Join(h.Groups, ", "))
+						}
+					})
+				})
+			})
+		},
+	}, &cobra.Command{
+		Use: "login NAME", Short: "Print a link that logs a person in to the console, once", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.node(func(n *client.Client) error {
+				link, err := n.Login(c.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				return a.print(map[string]string{"url": link}, func(w io.Writer) { fmt.Fprintln(w, link) })
+			})
+		},
+	})
+	return c
+}
+
+func (a *app) tokenCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "token AGENT",
+		Short: "Print an access token for an agent that runs elsewhere",
+		Long: `Print an access token, valid for 15 minutes, for an agent that runs outside a
+sandbox. It goes where a vendor's SDK wants its API key:
+
+  OPENAI_BASE_URL=http://localhost:7300/v1 OPENAI_API_KEY=$(creto token NAME) python3 agent.py`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.node(func(n *client.Client) error {
+				token, err := n.Token(c.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				return a.print(token, func(w io.Writer) { fmt.Fprintln(w, token.Token) })
+			})
+		},
+	}
+}
+
+func (a *app) approvalsCommand() *cobra.Command {
+	var all bool
+	list := &cobra.Command{
+		Use: "list", Short: "List what waits for consent", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			state := "pending"
+			if all {
+				state = ""
+			}
+			return a.node(func(n *client.Client) error {
+				list, err := n.Approvals(c.Context(), state)
+				if err != nil {
+					return err
+				}
+				return a.print(list, func(w io.Writer) {
+					if len(list) == 0 {
+						fmt.Fprintln(w, "nothing waits for consent")
+						return
+					}
+					table(w, "ID\tSTATE\tAGENT\tFOR\tASKS\tACTION", func(w io.Writer) {
+						for _, x := range list {
+							fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s %s\n", x.ID, x.State, x.Agent, x.OnBehalfOf, x.Approvers, x.Action, x.Resource)
+						}
+					})
+				})
+			})
+		},
+	}
+	list.Flags().BoolVar(&all, "all", false, "also what was decided")
+	c := &cobra.Command{Use: "approvals", Short: "See and answer what waits for consent"}
+	c.AddCommand(list, &cobra.Command{
+		Use: "show ID", Short: "Show one request with its exact arguments", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.node(func(n *client.Client) error {
+				x, err := n.Approval(c.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				return a.print(x, func(w io.Writer) { printApproval(w, x) })
+			})
+		},
+	}, a.decideCommand("approve", true), a.decideCommand("deny", false))
+	return c
+}
+
+func printApproval(w io.Writer, x client.Approval) {
+	fmt.Fprintf(w, "%s asks, for %s: %s %s\n", x.Agent, x.OnBehalfOf, x.Action, x.Resource)
+	fmt.Fprintf(w, "state     %s", x.State)
+	if x.DecidedBy != "" {
+		fmt.Fprintf(w, " by %s %s", x.DecidedBy, x.Reason)
+	}
+	fmt.Fprintf(w, "\npolicy    %s asks %s\n", x.Policy, x.Approvers)
+	fmt.Fprintf(w, "until     %s\n", x.Expires.Format(time.RFC3339))
+	fmt.Fprintf(w, "digest    %s\n", x.Digest)
+	fmt.Fprintf(w, "the exact request, written by the agent:\n\n%s\n", indent(printable(x.Args)))
+}
+
+// printable replaces control characters, which could rewrite the screen of who
+// decides.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' && r != '\n' && r != '\t' || 0x7f <= r && r < 0xa0 || 0x200b <= r && r <= 0x200f || 0x202a <= r && r <= 0x202e || 0x2060 <= r && r <= 0x2069 {
+			return '\uFFFD'
+		}
+		return r
+	}, text)
+}
+
+func (a *app) decideCommand(verb string, approve bool) *cobra.Command {
+	var d client.Decide
+	c := &cobra.Command{
+		Use: verb + " ID", Short: strings.ToUpper(verb[:1]) + verb[1:] + " one request", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			d.Approve = approve
+			return a.node(func(n *client.Client) error {
+				x, err := n.Decide(c.Context(), args[0], d)
+				if err != nil {
+					return err
+				}
+				return a.print(x, func(w io.Writer) { fmt.Fprintf(w, "%s by %s: %s %s\n", x.State, x.DecidedBy, x.Action, x.Resource) })
+			})
+		},
+	}
+	c.Flags().StringVar(&d.As, "as", "", "the `HUMAN` who decides (default admin)")
+	c.Flags().StringVar(&d.Reason, "reason", "", "`text` for the record")
+	return c
+}

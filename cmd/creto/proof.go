@@ -1,0 +1,223 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"creto.dev"
+	"creto.dev/audit"
+	"creto.dev/client"
+	"creto.dev/fault"
+	"creto.dev/nhi"
+	"creto.dev/node"
+	"creto.dev/pqc/localpqc"
+	"creto.dev/receipt"
+)
+
+// lastReceipts is how many records are shown when nothing else is said.
+const lastReceipts = 20
+
+func (a *app) receiptsCommand() *cobra.Command {
+	var q client.Query
+	var bundle string
+	c := &cobra.Command{
+		Use:   "receipts [last]",
+		Short: "Show what was done, and export what proves it",
+		Long: `Show the newest records of actions and events. With --bundle, write them with
+everything that proves them to a file that creto verify checks offline.`,
+		Args:      cobra.MatchAll(cobra.MaximumNArgs(1), cobra.OnlyValidArgs),
+		ValidArgs: []string{"last"},
+		RunE: func(c *cobra.Command, _ []string) error {
+			return a.node(func(n *client.Client) error {
+				if bundle != "" {
+					return a.writeBundle(c, n, q, bundle)
+				}
+				list, err := n.Receipts(c.Context(), q)
+				if err != nil {
+					return err
+				}
+				return a.print(list, func(w io.Writer) { printReceipts(w, list) })
+			})
+		},
+	}
+	queryFlags(c, &q)
+	c.Flags().StringVar(&bundle, "bundle", "", "write a bundle to `FILE`")
+	return c
+}
+
+func queryFlags(c *cobra.Command, q *client.Query) {
+	c.Flags().StringVar(&q.Agent, "agent", "", "only what `NAME` did")
+	c.Flags().StringVar(&q.What, "what", "", "only this `ACTION` or event")
+	c.Flags().StringVar(&q.Outcome, "outcome", "", "only `success`, failure, denied, timeout or unknown")
+	c.Flags().IntVar(&q.Limit, "limit", lastReceipts, "at most this many, 1 to 1000")
+	c.Flags().Int64Var(&q.Before, "before", 0, "only records before this `INDEX`, for the next page")
+}
+
+func (a *app) writeBundle(c *cobra.Command, n *client.Client, q client.Query, path string) error {
+	data, err := n.Bundle(c.Context(), q)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		return fault.WrapAs("creto.receipts", fault.Unavailable, err, "%s cannot be written", path)
+	}
+	return a.print(map[string]any{"file": path, "bytes": len(data)}, func(w io.Writer) {
+		fmt.Fprintf(w, "wrote %s (%d bytes); verify it anywhere with: creto verify %s\n", path, len(data), path)
+	})
+}
+
+func printReceipts(w io.Writer, list []client.Receipt) {
+	if len(list) == 0 {
+		fmt.Fprintln(w, "no records")
+		return
+	}
+	table(w, "INDEX\tTIME\tWHO\tFOR\tWHAT\tOUTCOME\tWHY", func(w io.Writer) {
+		for _, x := range list {
+			r := x.Record
+			why, _, _ := strings.Cut(r.Why, "; this line would")
+			for _, consent := range r.Consents {
+				why += " consent of " + shortName(consent.Approver)
+				if !consent.Human {
+					why += " (no human decided)"
+				}
+			}
+			fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s %s\t%s\t%s\n", x.Index, r.Stamp.Time().Format("15:04:05.000"), r.Who.Name, r.OnBehalfOf.Name, r.What, r.Resource, r.Outcome, why)
+		}
+	})
+}
+
+// shortName returns the last part of a SPIFFE id.
+func shortName(id string) string { return id[strings.LastIndexByte(id, '/')+1:] }
+
+func (a *app) auditCommand() *cobra.Command {
+	var q client.Query
+	query := &cobra.Command{
+		Use: "query", Short: "Query the audit log, the newest first", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return a.node(func(n *client.Client) error {
+				list, err := n.Receipts(c.Context(), q)
+				if err != nil {
+					return err
+				}
+				return a.print(list, func(w io.Writer) { printReceipts(w, list) })
+			})
+		},
+	}
+	queryFlags(query, &q)
+	c := &cobra.Command{Use: "audit", Short: "Query the audit log"}
+	c.AddCommand(query)
+	return c
+}
+
+// exitUntrusted is the code of creto verify for a bundle that is consistent but
+// whose signer nobody vouched for.
+const exitUntrusted = 3
+
+// verified is what verify prints as JSON.
+type verified struct {
+	OK      bool           `json:"ok"`
+	Trusted bool           `json:"trusted"`
+	Root    creto.Digest   `json:"root"`
+	Origin  string         `json:"origin"`
+	Size    int64          `json:"log_size"`
+	Records []audit.Record `json:"records"`
+}
+
+func (a *app) verifyCommand() *cobra.Command {
+	var root string
+	c := &cobra.Command{
+		Use:   "verify FILE",
+		Short: "Verify a bundle, without network and without a node",
+		Long: `Verify a bundle: every record's place in the log, the log's signed head, every
+chain of delegation, every consent. One changed byte anywhere fails.
+
+The root of trust is --root, a fingerprint or a file that holds one; by default
+the data directory's. Without any, a consistent bundle ends with exit code 3.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			data, err := os.ReadFile(args[0])
+			if err != nil {
+				return fault.WrapAs("creto.verify", fault.InvalidArgument, err, "%s cannot be read", args[0])
+			}
+			trusted, err := a.trustedRoot(root)
+			if err != nil {
+				return err
+			}
+			v, err := receipt.Verify(c.Context(), localpqc.New(), data, trusted)
+			if err != nil {
+				return fault.WrapAs("creto.verify", fault.CodeOf(err), err, "verify %s FAILED", args[0])
+			}
+			out := verified{OK: true, Trusted: v.Trusted, Root: v.Root, Origin: v.Origin, Size: v.Size}
+			for _, e := range v.Records {
+				out.Records = append(out.Records, e.Record)
+			}
+			if err := a.print(out, func(w io.Writer) { printVerified(w, args[0], v) }); err != nil {
+				return err
+			}
+			if !v.Trusted {
+				return exitError(exitUntrusted)
+			}
+			return nil
+		},
+	}
+	c.Flags().StringVar(&root, "root", "", "`FINGERPRINT` of the trusted root, or a file that holds it")
+	return c
+}
+
+// trustedRoot returns the root to trust; zero for none.
+func (a *app) trustedRoot(text string) (creto.Digest, error) {
+	const op fault.Op = "creto.trustedRoot"
+	path := text
+	if text == "" {
+		path = filepath.Join(a.dataDir, node.RootFile)
+	} else if strings.HasPrefix(text, "sha3-256:") {
+		return creto.ParseDigest(text)
+	}
+	data, err := os.ReadFile(path)
+	if text == "" && errors.Is(err, os.ErrNotExist) {
+		return creto.Digest{}, nil
+	}
+	if err != nil {
+		return creto.Digest{}, fault.WrapAs(op, fault.InvalidArgument, err, "the root %s cannot be read; give a fingerprint (sha3-256:…) or a file that holds one", path)
+	}
+	return creto.ParseDigest(strings.TrimSpace(string(data)))
+}
+
+func printVerified(w io.Writer, path string, v receipt.Verified) {
+	proofs := map[string]string{nhi.ProofBootstrap: "the node's data directory"}
+	for i, e := range v.Records {
+		r := e.Record
+		fmt.Fprintf(w, "record %d  %s  %s %s  %s\n", e.Index, r.Stamp, r.What, r.Resource, r.Outcome)
+		if chain := v.Chains[i]; chain.Valid() {
+			var names []string
+			for _, p := range chain.Principals() {
+				names = append(names, string(p.Kind)+" "+p.Name)
+			}
+			fmt.Fprintf(w, "  chain    %s (delegation proven by %s)\n", strings.Join(names, " → "), proofs[chain.Proof()])
+		}
+		if r.Isolation != "" {
+			fmt.Fprintf(w, "  sandbox  %s, isolated by %s\n", r.Sandbox, r.Isolation)
+		}
+		if how := r.Detail["decided_on"]; how != "" {
+			fmt.Fprintf(w, "  decided  on %s\n", how)
+		}
+		for _, c := range r.Consents {
+			fmt.Fprintf(w, "  consent  %s through %s, known as %s", shortName(c.Approver), c.Channel, c.Verification)
+			if !c.Human {
+				fmt.Fprint(w, "; no human decided")
+			}
+			fmt.Fprintln(w)
+		}
+	}
+	if v.Trusted {
+		fmt.Fprintf(w, "verify %s OK: %d records of %d in %s, root trusted\n", path, len(v.Records), v.Size, v.Origin)
+		return
+	}
+	fmt.Fprintf(w, "verify %s: consistent, signer not trusted: its root is %s\nto trust it, compare that with what its node prints and pass --root\n", path, v.Root)
+}

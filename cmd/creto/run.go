@@ -1,0 +1,210 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"creto.dev"
+	"creto.dev/client"
+	"creto.dev/fault"
+	"creto.dev/node"
+	"creto.dev/sandbox"
+	"creto.dev/sandbox/gvisor"
+	"creto.dev/sandbox/namespaces"
+)
+
+func (a *app) runCommand() *cobra.Command {
+	var config string
+	var write []string
+	c := &cobra.Command{
+		Use:   "run AGENT -- COMMAND [ARG...]",
+		Short: "Run a program as an agent",
+		Long: `Run an unmodified program as an agent, in a sandbox whose only way out is the
+gateway: OPENAI_BASE_URL, ANTHROPIC_BASE_URL and HTTP_PROXY point there. The
+program sees this machine's /usr, /bin, /sbin and /lib* and the working
+directory, whose changes are discarded; --write keeps those below a directory.
+Its output and exit code are passed on.
+
+Without a running node, one is started for the lifetime of the run.`,
+		Args: func(c *cobra.Command, args []string) error {
+			if dash := c.ArgsLenAtDash(); dash != 1 || len(args) < 2 {
+				return errors.New("write: creto run AGENT -- COMMAND [ARG...]")
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			cfg, err := loadConfig(config)
+			if err != nil {
+				return err
+			}
+			return a.run(c.Context(), cfg, args[0], args[1:], write)
+		},
+	}
+	c.Flags().StringArrayVar(&write, "write", nil, "`DIR` whose changes are kept (repeatable)")
+	c.Flags().StringVar(&config, "config", "", "configuration `file` (default "+node.ConfigPath+", if there)")
+	return c
+}
+
+func (a *app) run(ctx context.Context, cfg node.Config, agent string, command, write []string) error {
+	n, err := a.client()
+	if err != nil {
+		return err
+	}
+	status, err := n.Status(ctx)
+	if err != nil && fault.CodeOf(err) == fault.Unavailable && os.Getenv("CRETO_ADDR") == "" {
+		stop, err := a.ephemeral(ctx, cfg)
+		if err != nil {
+			return err
+		}
+		defer stop()
+		status, err = n.Status(ctx)
+		if err != nil {
+			return err
+		}
+	} else if err != nil {
+		return err
+	}
+	backend, err := chooseBackend(ctx, cfg.Runtime)
+	if err != nil {
+		return err
+	}
+	engine, err := backend.Version(ctx)
+	if err != nil {
+		return err
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		return fault.WrapAs("creto.run", fault.InvalidArgument, err, "the working directory is gone; change to another")
+	}
+	id := creto.ID{TrustDomain: status.TrustDomain, Tenant: cfg.Identity.Tenant, Kind: creto.KindAgent, Name: agent}
+	spec := sandbox.Spec{
+		ID: "run", Agent: id, Command: command, Dir: dir, Write: write, DataDir: status.DataDir, GatewayDir: status.DataDir,
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+	}
+	// What can be refused is refused before anything is recorded.
+	if err := spec.Validate(); err != nil {
+		return err
+	}
+	run, err := n.StartRun(ctx, client.NewRun{
+		Agent: agent, Isolation: string(backend.Isolation()), Engine: engine, Command: command, Dir: dir, Write: write, PID: os.Getpid(),
+	})
+	if err != nil {
+		return err
+	}
+	spec.ID, spec.GatewayDir = run.ID, run.GatewayDir
+	return supervise(ctx, n, backend, spec)
+}
+
+// reportTimeout bounds the report of a run's end, the patience with a node that
+// is just being restarted included.
+const reportTimeout = 15 * time.Second
+
+// supervise runs the sandbox and reports what became of it. It outlives the
+// node, and finds it again after a restart.
+func supervise(ctx context.Context, n *client.Client, backend sandbox.Backend, spec sandbox.Spec) error {
+	running, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if isTerminal(os.Stdin) {
+		// The terminal sends its interrupt to the program itself.
+		signal.Ignore(os.Interrupt)
+	}
+	spec.Started = func(s sandbox.Started) {
+		err := n.RunStarted(running, spec.ID, client.RunStarted{StartNS: s.After.Nanoseconds(), Config: s.Config, Unenforced: s.Unenforced})
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "creto: the start is not recorded: "+explain(err))
+			cancel() // what cannot be recorded does not run
+		}
+	}
+	result, err := backend.Run(running, spec)
+	end := client.RunEnded{ExitCode: result.ExitCode}
+	if err != nil {
+		end.Error = fault.Message(err)
+	}
+	report, stop := context.WithTimeout(context.WithoutCancel(ctx), reportTimeout)
+	defer stop()
+	if err := endRun(report, n, spec.ID, end); err != nil {
+		fmt.Fprintln(os.Stderr, "creto: the end of the run is not recorded: "+explain(err))
+	}
+	switch {
+	case err != nil && result.ExitCode == 0:
+		return err
+	case result.ExitCode != 0:
+		return exitError(result.ExitCode)
+	}
+	return nil
+}
+
+// endRun reports the end, again and again while the node does not answer.
+func endRun(ctx context.Context, n *client.Client, id string, end client.RunEnded) error {
+	const pause = 250 * time.Millisecond
+	for {
+		err := n.EndRun(ctx, id, end)
+		if fault.CodeOf(err) != fault.Unavailable {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(pause):
+		}
+	}
+}
+
+func isTerminal(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0 && f.Name() != os.DevNull
+}
+
+// backends are the sandboxes that are built, the strongest first.
+func backends(cfg node.RuntimeConfig) []sandbox.Backend {
+	return []sandbox.Backend{gvisor.New(gvisor.Config{Path: cfg.RunscPath}), namespaces.New()}
+}
+
+// chooseBackend returns the configured sandbox, or the strongest that works.
+func chooseBackend(ctx context.Context, cfg node.RuntimeConfig) (sandbox.Backend, error) {
+	var reasons []string
+	for _, b := range backends(cfg) {
+		if cfg.Backend != node.BackendAuto && cfg.Backend != string(b.Isolation()) {
+			continue
+		}
+		err := b.Available(ctx)
+		if err == nil {
+			return b, nil
+		}
+		reasons = append(reasons, string(b.Isolation())+": "+fault.Message(err))
+	}
+	return nil, fault.New("creto.chooseBackend", fault.Unavailable, "no sandbox works here:\n  %s", strings.Join(reasons, "\n  "))
+}
+
+// ephemeral starts a node inside this process for the lifetime of a run.
+func (a *app) ephemeral(ctx context.Context, cfg node.Config) (stop func(), err error) {
+	cfg.Server.Listen = "localhost:0"
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: max(slog.LevelWarn, cfg.Log.SlogLevel())}))
+	n, err := node.Open(ctx, node.Options{DataDir: a.dataDir, Version: version, Config: cfg, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan error, 1)
+	go func() { done <- n.Run(running) }()
+	status, err := n.Status(ctx)
+	if err != nil {
+		cancel()
+		return nil, errors.Join(err, <-done, n.Close())
+	}
+	fmt.Fprintf(os.Stderr, "creto: no node is running; started one for this run (console %s, data %s)\n", status.Console, a.dataDir)
+	return func() {
+		cancel()
+		if err := errors.Join(<-done, n.Close()); err != nil {
+			fmt.Fprintln(os.Stderr, "creto: "+explain(err))
+		}
+	}, nil
+}
