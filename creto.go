@@ -230,16 +230,24 @@ func ParseUUID(text string) (UUID, error) {
 
 // Secret is text that must not be seen: it prints as *** wherever it is
 // formatted, logged or marshalled. Only Reveal shows it.
-type Secret struct{ text string }
+//
+// The text is behind a pointer because fmt calls no methods on unexported
+// fields: a struct that holds a Secret prints an address.
+type Secret struct{ text *string }
 
 // NewSecret hides text.
-func NewSecret(text string) Secret { return Secret{text} }
+func NewSecret(text string) Secret { return Secret{&text} }
 
 // Reveal returns the hidden text. Call it where the text is used, not before.
-func (s Secret) Reveal() string { return s.text }
+func (s Secret) Reveal() string {
+	if s.text == nil {
+		return ""
+	}
+	return *s.text
+}
 
 // IsZero reports whether there is nothing hidden.
-func (s Secret) IsZero() bool { return s.text == "" }
+func (s Secret) IsZero() bool { return s.Reveal() == "" }
 
 // redacted is what a secret prints as.
 const redacted = "***"
@@ -261,6 +269,6 @@ func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
 // UnmarshalText takes the text in, as from a configuration file.
 func (s *Secret) UnmarshalText(text []byte) error {
-	s.text = string(text)
+	*s = NewSecret(string(text))
 	return nil
 }

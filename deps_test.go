@@ -51,7 +51,7 @@ var layers = []layer{
 	{"5", "inference/inferencetest"},
 	{"5", "gate/gatetest receipt/receipttest"},
 	{"5", "metering/meteringtest oversight/oversighttest sandbox/sandboxtest messaging/messagingtest"},
-	{"6", "internal/gen/... fault/faultgrpc internal/db"},
+	{"6", "internal/gen/... fault/faultgrpc"},
 	{"7", "internal/wire"},
 	{"8", "sandbox/internal/launch"}, // what the sandbox backends share
 	{"8", "pqc/*pqc consensus/*consensus nhi/*nhi audit/*audit authz/*authz memory/*memory storage/*storage inference/*inference"},

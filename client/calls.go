@@ -39,6 +39,12 @@ func (c *Client) AddHuman(ctx context.Context, name string, groups []string) (h 
 	return h, c.do(ctx, "POST", "/humans", Human{Name: name, Groups: groups}, &h)
 }
 
+// AddApprover registers a program that may answer for a group, as a demo's
+// does. Its answers never count as a human's.
+func (c *Client) AddApprover(ctx context.Context, name string, groups []string) (h Human, err error) {
+	return h, c.do(ctx, "POST", "/humans", Human{Name: name, Groups: groups, Workload: true}, &h)
+}
+
 // Humans lists the people.
 func (c *Client) Humans(ctx context.Context) (list []Human, err error) {
 	return list, c.do(ctx, "GET", "/humans", nil, &list)

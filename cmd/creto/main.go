@@ -168,7 +168,7 @@ func (a *app) node(do func(*client.Client) error) error {
 	}
 	err = do(c)
 	if err != nil && fault.CodeOf(err) == fault.Unavailable && strings.Contains(fault.Message(err), "no node answers") {
-		return fault.WrapAs("creto", fault.Unavailable, err, "no node is running for %s; start one with: creto serve --data %s", a.dataDir, a.dataDir)
+		return fault.New("creto", fault.Unavailable, "no node is running for %s; start one with: creto serve --data %s", a.dataDir, a.dataDir)
 	}
 	return err
 }
