@@ -51,8 +51,7 @@ type run struct {
 	pidStart  string
 	dir       string
 	listener  net.Listener
-	stop      context.CancelFunc
-	ended     context.Context //nolint:containedctx // ends with the run, not with a call
+	ended     chan struct{} // closed when the run has ended
 
 	mu      sync.Mutex // guards token
 	token   string
@@ -126,19 +125,25 @@ func (rs *runs) listen(r *run) error {
 		return err
 	}
 	r.listener = l
-	r.ended, r.stop = context.WithCancel(context.Background())
+	r.ended = make(chan struct{})
 	return nil
 }
 
 func (rs *runs) serve(ctx context.Context, r *run) error {
-	ctx, cancel := context.WithCancel(ctx)
+	served, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(r.ended, cancel)()
+	go func() {
+		select {
+		case <-r.ended:
+			cancel()
+		case <-served.Done():
+		}
+	}()
 	handler := rs.node.gateway.Sandbox(func(request *http.Request) (gateway.Origin, error) {
 		caller, err := rs.caller(request.Context(), r)
 		return gateway.Origin{Caller: caller, Sandbox: r.id, Isolation: r.isolation}, err
 	})
-	if err := serve.Serve(ctx, r.listener, handler, rs.node.options.Log); err != nil && r.ended.Err() == nil {
+	if err := serve.Serve(served, r.listener, handler, rs.node.options.Log); err != nil && served.Err() == nil {
 		rs.node.options.Log.LogAttrs(ctx, slog.LevelError, "run is cut off", slog.String(logkey.Sandbox, r.id), slog.Any(logkey.Error, err))
 	}
 	return nil
@@ -282,8 +287,8 @@ func (rs *runs) end(ctx context.Context, r *run, outcome audit.Outcome, why stri
 		return nil
 	}
 	err := rs.event(ctx, r, audit.EventSandboxTerminated, outcome, why, detail)
-	if r.stop != nil {
-		r.stop()
+	if r.ended != nil {
+		close(r.ended) // once: only one call takes a run out of active
 	}
 	now, clock := rs.node.clock.Now(ctx)
 	_, updated := rs.node.db.ExecContext(ctx, "UPDATE sandbox_run SET ended_ns = $1 WHERE id = $2", now.Physical, r.id)

@@ -19,6 +19,7 @@ import (
 	"creto.dev/consensus"
 	"creto.dev/fault"
 	"creto.dev/internal/db"
+	"creto.dev/internal/logkey"
 	"creto.dev/pqc"
 )
 
@@ -116,7 +117,7 @@ func (l *Log) Run(ctx context.Context) error {
 			timer.Reset(l.cfg.Flush)
 		}
 		if err := l.drain(ctx); err != nil && ctx.Err() == nil {
-			l.log.LogAttrs(ctx, slog.LevelError, "audit records wait: the database refuses them", slog.Any("error", err))
+			l.log.LogAttrs(ctx, slog.LevelError, "audit records wait: the database refuses them", slog.Any(logkey.Error, err))
 		}
 	}
 }
