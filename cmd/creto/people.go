@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -114,7 +115,7 @@ func (a *app) humanCommand() *cobra.Command {
 					return err
 				}
 				return a.print(h, func(w io.Writer) {
-					fmt.Fprintf(w, "%s is known, in groups: %s\n", h.Name, strings.Join(h.Groups, ", "))
+					fmt.Fprintf(w, "%s is known, in groups: %s\n", h.Name, cmp.Or(strings.Join(h.Groups, ", "), "none"))
 				})
 			})
 		},
