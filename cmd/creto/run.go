@@ -133,13 +133,10 @@ func supervise(ctx context.Context, n *client.Client, backend sandbox.Backend, s
 	if err := endRun(report, n, spec.ID, end); err != nil {
 		fmt.Fprintln(os.Stderr, "creto: the end of the run is not recorded: "+explain(err))
 	}
-	switch {
-	case err != nil && result.ExitCode == 0:
-		return err
-	case result.ExitCode != 0:
+	if result.ExitCode > 0 {
 		return exitError(result.ExitCode)
 	}
-	return nil
+	return err // nil, or the command never ran
 }
 
 // endRun reports the end, again and again while the node does not answer.
