@@ -17,7 +17,7 @@ func ExampleBackend() {
 	if guest.Called(os.Args) {
 		guest.Main()
 	}
-	var backend sandbox.Backend = namespaces.New()
+	backend := namespaces.New()
 	result, err := backend.Run(context.Background(), sandbox.Spec{
 		ID:      "run-1",
 		Agent:   creto.ID{TrustDomain: "example.org", Tenant: creto.DefaultTenant, Kind: creto.KindAgent, Name: "shop-bot"},

@@ -133,7 +133,7 @@ func realDir(path string) (string, error) {
 	}
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil {
-		return "", fmt.Errorf("%q cannot be resolved (%v)", path, errors.Unwrap(err))
+		return "", fmt.Errorf("%q cannot be resolved (%w)", path, err)
 	}
 	if info, err := os.Stat(real); err != nil || !info.IsDir() {
 		return "", fmt.Errorf("%q is not a directory", path)

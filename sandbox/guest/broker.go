@@ -102,9 +102,11 @@ func (b *broker) serve() {
 		go func() {
 			a := answer{ID: n.ID}
 			if err := b.connect(n); err != nil {
-				e := unix.EACCES
-				_ = errors.As(err, &e)
-				a.Error = -int32(e)
+				number, ok := errors.AsType[unix.Errno](err)
+				if !ok {
+					number = unix.EACCES
+				}
+				a.Error = -int32(number)
 			}
 			// Fails if the caller is gone meanwhile.
 			_, _, _ = unix.Syscall(unix.SYS_IOCTL, uintptr(b.listener), notifSend, uintptr(unsafe.Pointer(&a)))

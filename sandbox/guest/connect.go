@@ -16,7 +16,7 @@ func (f *Forwarder) connect(w http.ResponseWriter, r *http.Request) {
 	setKey(header)
 	var tunnel net.Conn
 	var reader *bufio.Reader
-	response, err := f.insist(r.Context(), func() (*http.Response, error) {
+	response, err := f.insist(r.Context(), func() (*http.Response, error) { //nolint:bodyclose,contextcheck // ends with the tunnel; r carries it
 		conn, err := f.Dial(r.Context())
 		if err != nil {
 			return nil, err

@@ -143,7 +143,7 @@ func (f *Forwarder) forward(w http.ResponseWriter, r *http.Request) {
 	} else {
 		// The context watches for the client's end only once the server knows
 		// that the body is read to its end, as it now is.
-		response, err = f.insist(r.Context(), func() (*http.Response, error) {
+		response, err = f.insist(r.Context(), func() (*http.Response, error) { //nolint:contextcheck // out carries it
 			again := out.Clone(out.Context())
 			again.ContentLength = int64(len(prefix))
 			again.Body, again.GetBody = http.NoBody, nil
@@ -199,9 +199,8 @@ func (f *Forwarder) insist(ctx context.Context, try func() (*http.Response, erro
 
 // lost reports whether err says that the gateway is not there, or went away.
 func lost(err error) bool {
-	var number syscall.Errno
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
-		errors.As(err, &number) ||
+	_, number := errors.AsType[syscall.Errno](err)
+	return number || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
 		// net/http has no value for a kept connection that the server closed.
 		strings.Contains(err.Error(), "server closed idle connection")
 }

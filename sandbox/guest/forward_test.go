@@ -41,7 +41,7 @@ func each(t *testing.T, patience time.Duration, test func(*testing.T, setup)) {
 			name = "link"
 		}
 		t.Run(name, func(t *testing.T) {
-			dir, err := os.MkdirTemp("", "forward") // t.TempDir is too long for a socket
+			dir, err := os.MkdirTemp("", "forward") //nolint:usetesting // t.TempDir is too long for a socket
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -217,8 +217,10 @@ func stage(config Config, control io.Reader) error {
 	return &os.PathError{Op: "exec", Path: config.Exec[0], Err: unix.Exec(config.Exec[0], config.Exec, os.Environ())}
 }
 
-// StageRoot and StageOverlay are where ModeStage builds below base.
-func StageRoot(base string) string    { return filepath.Join(base, rootDir) }
+// StageRoot returns where ModeStage builds the root's static part.
+func StageRoot(base string) string { return filepath.Join(base, rootDir) }
+
+// StageOverlay returns where ModeStage mounts the working directory's overlay.
 func StageOverlay(base string) string { return filepath.Join(base, mergedDir) }
 
 // bind shows source, with everything mounted below it, at path below root.

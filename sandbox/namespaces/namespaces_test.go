@@ -19,7 +19,7 @@ func TestUnprivileged(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("TestBackend is unprivileged already")
 	}
-	dir, err := os.MkdirTemp("", "unprivileged-")
+	dir, err := os.MkdirTemp("", "unprivileged-") //nolint:usetesting // other users may not enter t.TempDir
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -262,7 +262,7 @@ func (s *suite) diesWithSupervisor(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatalf("processes %v are left", left)
 		}
-		time.Sleep(10 * time.Millisecond)
+		<-time.After(10 * time.Millisecond)
 	}
 	if after := read(t, "/proc/self/mountinfo"); after != mounts {
 		t.Errorf("mounts changed from\n%s\nto\n%s", mounts, after)

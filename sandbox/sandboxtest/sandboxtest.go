@@ -55,7 +55,7 @@ func Probe(t testing.TB) string {
 // worldReadable returns a temporary directory that other users may enter.
 func worldReadable(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "sandboxtest-")
+	dir, err := os.MkdirTemp("", "sandboxtest-") //nolint:usetesting // other users may not enter t.TempDir
 	if err != nil {
 		t.Fatal(err)
 	}

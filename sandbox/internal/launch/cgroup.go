@@ -141,7 +141,7 @@ func (g *group) close() {
 				break
 			}
 			g.kill()
-			time.Sleep(5 * time.Millisecond)
+			<-time.After(5 * time.Millisecond)
 		}
 	}
 	g.dirs = nil
