@@ -1,0 +1,309 @@
+package metering_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"creto.dev"
+	"creto.dev/audit"
+	"creto.dev/audit/localaudit"
+	"creto.dev/authz"
+	"creto.dev/consensus/consensustest"
+	"creto.dev/fault"
+	"creto.dev/gate/gatetest"
+	"creto.dev/internal/db"
+	"creto.dev/metering"
+	"creto.dev/nhi"
+	"creto.dev/nhi/nhitest"
+	"creto.dev/pqc"
+	"creto.dev/pqc/localpqc"
+)
+
+var at = time.Date(2026, 11, 22, 9, 30, 0, 0, time.UTC)
+
+type house struct {
+	db    *sql.DB
+	clock *consensustest.Manual
+	log   *localaudit.Log
+	chain nhi.VerifiedChain
+	quota *metering.Quota
+}
+
+func open(t testing.TB) *house {
+	t.Helper()
+	dir := t.TempDir()
+	d, err := db.Open(t.Context(), filepath.Join(dir, "creto.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &house{db: d, clock: &consensustest.Manual{}}
+	h.clock.Set(at)
+	p := localpqc.New()
+	key := pqc.SigningKey{Algorithm: pqc.MLDSA65Ed25519, Seed: make([]byte, pqc.CompositeSeedSize)}
+	h.log, err = localaudit.Open(t.Context(), localaudit.Config{Dir: dir, Origin: "test.local/log", RingBytes: 4 << 20}, d, p, h.clock, key, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(h.log.Close(), d.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	h.chain = nhitest.Chain(t, p, at, nhi.Everything(), "alice", "bot")
+	h.reopen(t)
+	return h
+}
+
+func (h *house) reopen(t testing.TB) {
+	t.Helper()
+	var err error
+	if h.quota, err = metering.OpenQuota(t.Context(), h.db, h.clock, h.log); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (h *house) limit(t testing.TB, amount int64, window time.Duration) {
+	t.Helper()
+	if err := h.quota.SetLimit(t.Context(), h.chain.Agent(), creto.CallModel, metering.Limit{Amount: amount, Window: window}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (h *house) evaluate(t testing.TB, reserve bool) authz.Decision {
+	t.Helper()
+	d, _, err := h.quota.Evaluate(t.Context(), h.chain, authz.Request{Action: creto.CallModel, Resource: creto.Resource{Type: "Model", ID: "m"}}, reserve)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// left counts what can still be reserved, and refunds it.
+func (h *house) left(t testing.TB) int {
+	t.Helper()
+	var held []authz.Reservation
+	for {
+		d := h.evaluate(t, true)
+		if d.Kind == authz.QuotaExceeded {
+			break
+		}
+		held = append(held, d.Reservation)
+	}
+	for _, r := range held {
+		h.quota.Refund(r)
+	}
+	return len(held)
+}
+
+// act reserves, commits and records n actions.
+func (h *house) act(t testing.TB, n int, outcome audit.Outcome, usage *audit.Usage) {
+	t.Helper()
+	for range n {
+		r := audit.Record{
+			ID: creto.NewUUID(), Who: h.chain.Agent(), What: creto.CallModel, Resource: "Model::m", Outcome: outcome, Usage: usage,
+		}
+		if _, err := h.log.Log(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestMeter(t *testing.T) {
+	gatetest.RunMeter(t, func(t *testing.T) gatetest.Meter {
+		h := open(t)
+		h.limit(t, 1000, time.Hour)
+		return gatetest.Meter{Extension: h.quota, Meter: h.quota, Chain: h.chain, Limit: 1000}
+	})
+}
+
+// 64 goroutines against a limit of 1,000 get exactly 1,000.
+func TestContention(t *testing.T) {
+	h := open(t)
+	h.limit(t, 1000, time.Hour)
+	var group sync.WaitGroup
+	granted := make(chan struct{}, 64*50)
+	for range 64 {
+		group.Go(func() {
+			for range 50 {
+				if d := h.evaluate(t, true); d.Kind != authz.QuotaExceeded {
+					h.quota.Commit(d.Reservation)
+					granted <- struct{}{}
+				}
+			}
+		})
+	}
+	group.Wait()
+	if len(granted) != 1000 {
+		t.Errorf("granted %d, want 1000", len(granted))
+	}
+}
+
+// A window begins on the hour, and what belongs to the one before stays there.
+func TestWindow(t *testing.T) {
+	h := open(t)
+	h.limit(t, 3, time.Hour)
+	first := h.evaluate(t, true).Reservation
+	h.quota.Commit(h.evaluate(t, true).Reservation)
+	h.evaluate(t, true)
+	d := h.evaluate(t, true)
+	if d.Kind != authz.QuotaExceeded || !d.ResetAt.Equal(at.Add(30*time.Minute)) || d.Used != 3 || d.Limit != 3 {
+		t.Errorf("Evaluate = %+v; want it used up until 10:00", d)
+	}
+	h.clock.Advance(30*time.Minute - time.Nanosecond)
+	if d := h.evaluate(t, true); d.Kind != authz.QuotaExceeded {
+		t.Errorf("Evaluate just before the end = %+v", d)
+	}
+	h.clock.Advance(time.Nanosecond)
+	if n := h.left(t); n != 3 {
+		t.Errorf("the new window has %d, want 3", n)
+	}
+	// A refund of the old window is none of the new one's.
+	h.evaluate(t, true)
+	h.quota.Refund(first)
+	if n := h.left(t); n != 2 {
+		t.Errorf("after a refund of the window before, %d are left, want 2", n)
+	}
+	// A clock that goes back grants nothing twice.
+	h.clock.Advance(-2 * time.Hour)
+	if n := h.left(t); n != 2 {
+		t.Errorf("after the clock went back, %d are left, want 2", n)
+	}
+}
+
+// After a restart the log says what was used, as it was accounted for.
+func TestRecount(t *testing.T) {
+	h := open(t)
+	h.limit(t, 100, time.Hour)
+	h.clock.Advance(-time.Hour) // the window before
+	h.act(t, 5, audit.Success, nil)
+	h.clock.Advance(time.Hour)
+	h.act(t, 7, audit.Success, nil)
+	h.act(t, 1, audit.Unknown, nil)
+	h.act(t, 1, audit.Timeout, nil)
+	h.act(t, 1, audit.Failure, &audit.Usage{PromptTokens: 1})
+	h.act(t, 20, audit.Failure, nil)
+	h.act(t, 20, audit.Denied, nil)
+	h.reopen(t)
+	if n := h.left(t); n != 90 {
+		t.Errorf("%d are left, want 90", n)
+	}
+}
+
+// A log of just so many records that its last page is full ends the count.
+func TestRecountWholePages(t *testing.T) {
+	h := open(t)
+	h.limit(t, 5000, time.Hour)
+	h.act(t, 1000, audit.Success, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	q, err := metering.OpenQuota(ctx, h.db, h.clock, h.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.quota = q
+	if n := h.left(t); n != 4000 {
+		t.Errorf("%d are left, want 4000", n)
+	}
+}
+
+func TestSetLimit(t *testing.T) {
+	h := open(t)
+	if n := h.evaluate(t, true); n.Reservation != (authz.Reservation{}) {
+		t.Errorf("Evaluate without a limit = %+v", n)
+	}
+	h.act(t, 4, audit.Success, nil)
+	h.limit(t, 10, time.Hour) // a new limit counts what was used already
+	if n := h.left(t); n != 6 {
+		t.Errorf("%d are left of a new limit, want 6", n)
+	}
+	held := h.evaluate(t, true).Reservation
+	h.limit(t, 8, time.Hour)
+	if n := h.left(t); n != 3 {
+		t.Errorf("%d are left of a lower limit, want 3", n)
+	}
+	h.limit(t, 2, time.Hour)
+	if d := h.evaluate(t, true); d.Kind != authz.QuotaExceeded || d.Used != 5 {
+		t.Errorf("Evaluate below what was used = %+v", d)
+	}
+	h.limit(t, 10, 24*time.Hour) // another window counts from the log, and what is held
+	if n := h.left(t); n != 5 {
+		t.Errorf("%d are left of another window, want 5", n)
+	}
+	h.quota.Refund(held)
+	if n := h.left(t); n != 6 {
+		t.Errorf("%d are left after the refund, want 6", n)
+	}
+	h.limit(t, 0, 0)
+	if d := h.evaluate(t, true); d.Kind == authz.QuotaExceeded || d.Reservation != (authz.Reservation{}) {
+		t.Errorf("Evaluate after the limit was removed = %+v", d)
+	}
+	h.reopen(t)
+	if d := h.evaluate(t, true); d.Reservation != (authz.Reservation{}) {
+		t.Errorf("the removed limit came back: %+v", d)
+	}
+	for name, l := range map[string]metering.Limit{
+		"negative": {Amount: -1, Window: time.Hour}, "no window": {Amount: 1}, "too short a window": {Amount: 1, Window: time.Millisecond},
+	} {
+		if err := h.quota.SetLimit(t.Context(), h.chain.Agent(), creto.CallModel, l); !errors.Is(err, fault.InvalidArgument) {
+			t.Errorf("SetLimit %s = %v, want InvalidArgument", name, err)
+		}
+	}
+	ok := metering.Limit{Amount: 1, Window: time.Hour}
+	if err := errors.Join(h.quota.SetLimit(t.Context(), h.chain.Agent(), "fly", ok), h.quota.SetLimit(t.Context(), creto.ID{}, creto.CallModel, ok)); fault.CodeOf(err) != fault.InvalidArgument {
+		t.Errorf("SetLimit of nothing = %v, want InvalidArgument", err)
+	}
+}
+
+// Without time there is no quota, and no answer.
+func TestNoTime(t *testing.T) {
+	h := open(t)
+	h.limit(t, 10, time.Hour)
+	h.clock.Fail(true)
+	r := authz.Request{Action: creto.CallModel}
+	if d, _, err := h.quota.Evaluate(t.Context(), h.chain, r, true); !errors.Is(err, fault.ConsensusUnavailable) || d.Reservation != (authz.Reservation{}) {
+		t.Errorf("Evaluate = %+v, %v; want ConsensusUnavailable", d, err)
+	}
+	h.clock.Fail(false)
+	if n := h.left(t); n != 10 {
+		t.Errorf("%d are left, want 10", n)
+	}
+}
+
+func TestDamagedLimit(t *testing.T) {
+	h := open(t)
+	if _, err := h.db.ExecContext(t.Context(), "INSERT INTO quota (agent, action, amount, window_ns) VALUES ('nobody', 'call_model', 1, 0)"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := metering.OpenQuota(t.Context(), h.db, h.clock, h.log); !errors.Is(err, fault.DataLoss) {
+		t.Errorf("OpenQuota = %v, want DataLoss", err)
+	}
+}
+
+// BenchmarkReserve defends the budget of 100 ns for reserve and commit.
+func BenchmarkReserve(b *testing.B) {
+	h := open(b)
+	h.limit(b, 1<<60, time.Hour)
+	r := authz.Request{Action: creto.CallModel, Resource: creto.Resource{Type: "Model", ID: "m"}}
+	b.ReportAllocs()
+	for b.Loop() {
+		d, _, err := h.quota.Evaluate(b.Context(), h.chain, r, true)
+		if err != nil {
+			b.Fatal(err)
+		}
+		h.quota.Commit(d.Reservation)
+	}
+}
+
+// ExampleLimit is three model calls a minute.
+func ExampleLimit() {
+	l := metering.Limit{Amount: 3, Window: time.Minute}
+	fmt.Printf("%d in %v\n", l.Amount, l.Window)
+	// Output: 3 in 1m0s
+}
