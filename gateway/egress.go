@@ -5,235 +5,189 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-
-	"golang.org/x/net/idna"
 
 	"creto.dev"
 	"creto.dev/fault"
-	"creto.dev/fault/faulthttp"
 	"creto.dev/gate"
 )
+
+// exchange is a request as it is decided on, shown and sent: there is no second
+// form of it.
+type exchange struct {
+	method string
+	target *url.URL
+	header http.Header
+	body   []byte
+}
+
+// request is plain HTTP through the proxy: decided on method, path and body.
+func (g *Gateway) request(w *startedWriter, r *http.Request, v *visit) error {
+	const op fault.Op = "gateway.request"
+	if r.Method != strings.ToUpper(r.Method) {
+		return fault.New(op, fault.InvalidArgument, "the method %.50q is not in upper case; some servers read it as another", r.Method)
+	}
+	target, err := canonicalURL(r.URL)
+	if err != nil {
+		return err
+	}
+	x := exchange{method: r.Method, target: target, header: endToEnd(r.Header)}
+	if x.body, err = v.body(w, r); err != nil {
+		return err
+	}
+	facts := map[string]any{"method": x.method, "host": target.Host, "path": target.Path, "query": target.RawQuery}
+	seen, err := readable(x.header, x.body)
+	if err == nil && seen {
+		facts["body"], err = strictJSON(x.body)
+	}
+	if err != nil {
+		return err
+	}
+	resource := *target
+	resource.RawQuery = "" // it may hold what a log should not
+	_, err = g.gate.Do(r.Context(), v.Caller, creto.Action{
+		Name: creto.HTTPRequest, Resource: creto.Resource{Type: "Url", ID: resource.String()}, Args: x.arguments(),
+		Context: facts, IdempotencyKey: v.key, Sandbox: v.Sandbox, Isolation: v.Isolation,
+	}, v.inForce(func(ctx context.Context) (gate.Result, error) {
+		detail := map[string]string{"method": x.method, "decided_on": "method and path"}
+		if seen {
+			detail["decided_on"] = "method, path and body"
+		}
+		return gate.Result{Detail: detail}, g.forward(ctx, w, x, v.key, detail)
+	}))
+	return err
+}
 
 // hopByHop are the headers of one connection (RFC 9110, section 7.6.1), which a
 // proxy does not pass on.
 var hopByHop = []string{
-	"Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
+	"Connection", "Expect", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
 }
 
-// overrides are headers by which some servers take another method than the one
-// that was decided on.
-var overrides = []string{"X-Http-Method-Override", "X-Http-Method", "X-Method-Override"}
-
-// request is plain HTTP through the proxy: decided on method, path and body.
-func (g *Gateway) request(w http.ResponseWriter, r *http.Request, authenticate Authenticate) {
-	origin, err := authenticate(r)
-	if err != nil {
-		faulthttp.Write(w, r, err)
-		return
-	}
-	target, err := canonicalURL(r.URL)
-	if err != nil {
-		faulthttp.Write(w, r, err)
-		return
-	}
-	body, err := readBody(w, r)
-	if err != nil {
-		faulthttp.Write(w, r, err)
-		return
-	}
-	facts := map[string]any{"method": r.Method, "host": target.Host, "path": target.Path, "query": target.RawQuery}
-	if err := addBody(facts, r.Header, body); err != nil {
-		faulthttp.Write(w, r, err)
-		return
-	}
-	resource := *target
-	resource.RawQuery = ""
-	sent := &startedWriter{ResponseWriter: w}
-	id, err := g.gate.Do(r.Context(), origin.Caller, creto.Action{
-		Name: creto.HTTPRequest, Resource: creto.Resource{Type: "Url", ID: resource.String()}, Args: arguments(r, target, body),
-		Context: facts, IdempotencyKey: r.Header.Get(IdempotencyHeader), Sandbox: origin.Sandbox, Isolation: origin.Isolation,
-	}, func(ctx context.Context) (gate.Result, error) {
-		return g.forward(ctx, sent, r, target, body)
-	})
-	finish(sent, r, id, err)
+// misleading are headers by which some servers take a request for another than
+// the one that was decided on, or its sender for another; and those that
+// net/http writes itself.
+var misleading = []string{
+	"Content-Length", "Forwarded", "Host", "X-Host", "X-Http-Host-Override", "X-Http-Method", "X-Http-Method-Override", "X-Method-Override", "X-Original-Host",
+	"X-Original-Url", "X-Real-Ip", "X-Rewrite-Url", IdempotencyHeader,
 }
 
-// finish reports an error that came before the response began; after that the
-// connection is cut, so that half an answer is never taken for a whole one.
-func finish(w *startedWriter, r *http.Request, _ creto.UUID, err error) {
-	switch {
-	case err == nil:
-	case w.started:
-		panic(http.ErrAbortHandler)
-	default:
-		faulthttp.Write(w, r, err)
-	}
-}
-
-// canonicalURL returns the one form of a URL that policies see and upstreams
-// get: what was decided on is what is sent.
-func canonicalURL(u *url.URL) (*url.URL, error) {
-	const op fault.Op = "gateway.canonicalURL"
-	if u.Scheme != "http" {
-		return nil, fault.New(op, fault.InvalidArgument, "the scheme %q cannot be proxied; use http, or https through CONNECT", u.Scheme)
-	}
-	if u.User != nil {
-		return nil, fault.New(op, fault.InvalidArgument, "a URL with a user name or password is refused")
-	}
-	host, err := canonicalHost(u.Hostname(), u.Port(), "80")
-	if err != nil {
-		return nil, err
-	}
-	// An encoded slash or dot means one thing to some servers and another to
-	// others.
-	if escaped := strings.ToLower(u.EscapedPath()); strings.Contains(escaped, "%2f") || strings.Contains(escaped, "%5c") || strings.Contains(escaped, "%2e") || strings.ContainsAny(u.Path, "\\\x00;") {
-		return nil, fault.New(op, fault.InvalidArgument, "the path %q is ambiguous: encoded slashes and dots, backslashes and semicolons are refused", u.EscapedPath())
-	}
-	clean := path.Clean("/" + u.Path)
-	if strings.HasSuffix(u.Path, "/") && clean != "/" {
-		clean += "/"
-	}
-	return &url.URL{Scheme: u.Scheme, Host: strings.TrimSuffix(host, ":80"), Path: clean, RawQuery: u.RawQuery}, nil
-}
-
-// canonicalHost returns host:port in lower case and ASCII.
-func canonicalHost(host, port, defaultPort string) (string, error) {
-	const op fault.Op = "gateway.canonicalHost"
-	host = strings.TrimSuffix(host, ".")
-	if ip := net.ParseIP(host); ip == nil {
-		ascii, err := idna.Lookup.ToASCII(host)
-		if err != nil || ascii == "" {
-			return "", fault.New(op, fault.InvalidArgument, "%q is no host", host)
+// endToEnd returns the headers of a request that are sent on.
+func endToEnd(h http.Header) http.Header {
+	out := h.Clone()
+	dropConnection(out)
+	for name := range h {
+		// Interfaces such as CGI read _ as -.
+		plain := http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))
+		second := plain != name && (h[plain] != nil || strings.HasPrefix(plain, "Content-"))
+		if second || slices.Contains(hopByHop, plain) || slices.Contains(misleading, plain) || strings.HasPrefix(plain, "X-Forwarded-") {
+			delete(out, name)
 		}
-		host = ascii
 	}
-	if port == "" {
-		port = defaultPort
-	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-		return "", fault.New(op, fault.InvalidArgument, "%q is no port", port)
-	}
-	return net.JoinHostPort(host, port), nil
+	return out
 }
 
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	const op fault.Op = "gateway.readBody"
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxBodyBytes))
-	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return nil, fault.New(op, fault.InvalidArgument, "the body is larger than %d MiB", MaxBodyBytes>>20)
+// dropConnection removes the headers that h says are of one connection.
+func dropConnection(h http.Header) {
+	for _, value := range h.Values("Connection") {
+		for name := range strings.SplitSeq(value, ",") {
+			h.Del(strings.TrimSpace(name))
+		}
 	}
-	return body, fault.WrapAs(op, fault.Canceled, err, "the body did not arrive whole")
+	for _, name := range hopByHop {
+		h.Del(name)
+	}
 }
 
 // arguments is the exact request as an approver sees it and a consent is bound
-// to it.
-func arguments(r *http.Request, target *url.URL, body []byte) []byte {
+// to it: every header that is sent counts, since any may change what is done.
+// Of a credential the digest is shown. Left out are trace headers, which differ
+// each time and by their definition (W3C Trace Context) change nothing.
+func (x exchange) arguments() []byte {
 	var b bytes.Buffer
-	b.WriteString(r.Method + " " + target.String() + "\n")
-	for _, name := range []string{"Content-Type", "Content-Encoding"} {
-		if value := r.Header.Get(name); value != "" {
+	b.WriteString(x.method + " " + x.target.String() + "\n")
+	names := make([]string, 0, len(x.header))
+	for name := range x.header {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		if name == "Traceparent" || name == "Tracestate" {
+			continue
+		}
+		for _, value := range x.header[name] {
+			if isCredential(name) {
+				value = "*** " + creto.DigestOf([]byte(value)).String()
+			}
 			b.WriteString(name + ": " + value + "\n")
 		}
 	}
 	b.WriteString("\n")
-	b.Write(body)
+	b.Write(x.body)
 	return b.Bytes()
 }
 
-// forward sends the request that was decided on and streams the answer back.
-func (g *Gateway) forward(ctx context.Context, w *startedWriter, r *http.Request, target *url.URL, body []byte) (gate.Result, error) {
+// isCredential reports whether a header's name says that its value is one.
+func isCredential(name string) bool {
+	name = strings.ToLower(name)
+	return slices.ContainsFunc([]string{"auth", "cookie", "credential", "key", "pass", "secret", "session", "signature", "token"}, func(word string) bool {
+		return strings.Contains(name, word) && name != "idempotency-key"
+	})
+}
+
+// forward sends the request that was decided on and streams the answer back. It
+// follows no redirect: that would be another request.
+func (g *Gateway) forward(ctx context.Context, w *startedWriter, x exchange, key string, detail map[string]string) error {
 	const op fault.Op = "gateway.forward"
-	result := gate.Result{Detail: map[string]string{"method": r.Method, "decided_on": "method, path and body"}}
-	out, err := http.NewRequestWithContext(ctx, r.Method, target.String(), bytes.NewReader(body))
+	out, err := http.NewRequestWithContext(ctx, x.method, x.target.String(), bytes.NewReader(x.body))
 	if err != nil {
-		return result, fault.WrapAs(op, fault.InvalidArgument, err, "the request cannot be sent on")
+		return fault.WrapAs(op, fault.InvalidArgument, err, "the request cannot be sent on")
 	}
-	out.Header = r.Header.Clone()
-	for _, name := range connectionHeaders(r.Header) {
-		out.Header.Del(name)
-	}
-	for _, name := range overrides {
-		out.Header.Del(name)
-	}
-	out.Header.Del(IdempotencyHeader)
-	if key := r.Header.Get(IdempotencyHeader); key != "" && out.Header.Get("Idempotency-Key") == "" {
+	out.Header = x.header.Clone()
+	if key != "" && out.Header.Get("Idempotency-Key") == "" {
 		out.Header.Set("Idempotency-Key", key)
+	}
+	if len(out.Header["User-Agent"]) == 0 {
+		out.Header["User-Agent"] = nil // or net/http adds its own
 	}
 	response, err := g.transport.RoundTrip(out)
 	if err != nil {
-		return result, upstream(op, err, target.Host)
+		return upstream(op, err, x.target.Host+" did not answer")
 	}
 	defer func() { _ = response.Body.Close() }()
-	result.Detail["status"] = strconv.Itoa(response.StatusCode)
+	detail["status"] = strconv.Itoa(response.StatusCode)
+	if response.StatusCode == http.StatusSwitchingProtocols {
+		return fault.New(op, fault.Unavailable, "%s switches to another protocol, which was not asked for", x.target.Host)
+	}
 	header := w.Header()
+	header["Content-Type"] = nil // or net/http guesses one
 	for name, values := range response.Header {
 		header[name] = values
 	}
-	for _, name := range connectionHeaders(response.Header) {
-		header.Del(name)
-	}
+	dropConnection(header)
 	w.WriteHeader(response.StatusCode)
-	n, err := copyFlushing(w, response.Body)
-	result.Detail["bytes"] = strconv.FormatInt(n, 10)
-	return result, fault.WrapAs(op, fault.Unavailable, err, "the answer of %s broke off", target.Host)
-}
-
-func connectionHeaders(h http.Header) []string {
-	names := slices.Clone(hopByHop)
-	for _, value := range h.Values("Connection") {
-		for name := range strings.SplitSeq(value, ",") {
-			names = append(names, strings.TrimSpace(name))
-		}
+	n, err := w.stream(response.Body)
+	detail["bytes"] = strconv.FormatInt(n, 10)
+	if err != nil {
+		return upstream(op, err, "the answer of "+x.target.Host+" broke off")
 	}
-	return names
+	return nil
 }
 
-// upstream classifies a failed exchange. A refusal by the guard keeps its code.
-func upstream(op fault.Op, err error, host string) error {
+// upstream classifies a failed exchange. A fault, such as a refusal by the
+// guard, keeps its code.
+func upstream(op fault.Op, err error, what string) error {
 	if f, ok := errors.AsType[*fault.Error](err); ok {
 		return fault.Wrap(op, f)
 	}
-	switch {
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return fault.Wrap(op, err)
 	}
-	return fault.WrapAs(op, fault.Unavailable, err, "%s did not answer", host)
-}
-
-// copyBuffer is the size of one piece of a streamed answer.
-const copyBuffer = 32 << 10
-
-// copyFlushing passes each piece on as it arrives.
-func copyFlushing(w *startedWriter, r io.Reader) (int64, error) {
-	controller := http.NewResponseController(w.ResponseWriter)
-	buffer := make([]byte, copyBuffer)
-	var total int64
-	for {
-		n, err := r.Read(buffer)
-		if n > 0 {
-			if _, werr := w.Write(buffer[:n]); werr != nil {
-				return total, werr
-			}
-			total += int64(n)
-			if ferr := controller.Flush(); ferr != nil {
-				return total, ferr
-			}
-		}
-		if errors.Is(err, io.EOF) {
-			return total, nil
-		}
-		if err != nil {
-			return total, err
-		}
-	}
+	return fault.WrapAs(op, fault.Unavailable, err, "%s", what)
 }
 
 // startedWriter knows whether the response has begun.
@@ -257,70 +211,40 @@ func (w *startedWriter) Write(p []byte) (int, error) {
 // Unwrap serves http.ResponseController.
 func (w *startedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// connect is a tunnel to host:port. What goes through it is not seen: it is
-// decided by host alone.
-func (g *Gateway) connect(w http.ResponseWriter, r *http.Request, authenticate Authenticate) {
-	origin, err := authenticate(r)
-	if err != nil {
-		faulthttp.Write(w, r, err)
-		return
+// send writes one piece and passes it on at once.
+//
+// Errors: Canceled (Permanent) if the caller went away.
+func (w *startedWriter) send(p []byte) error {
+	_, err := w.Write(p)
+	if err == nil {
+		err = http.NewResponseController(w.ResponseWriter).Flush()
 	}
-	target, err := canonicalHost(r.URL.Hostname(), r.URL.Port(), "443")
-	if err != nil {
-		faulthttp.Write(w, r, err)
-		return
-	}
-	sent := &startedWriter{ResponseWriter: w}
-	id, err := g.gate.Do(r.Context(), origin.Caller, creto.Action{
-		Name: creto.NetworkEgress, Resource: creto.Resource{Type: "Host", ID: target}, Args: []byte("CONNECT " + target),
-		Context: map[string]any{"host": target}, IdempotencyKey: r.Header.Get(IdempotencyHeader), Sandbox: origin.Sandbox, Isolation: origin.Isolation,
-	}, func(ctx context.Context) (gate.Result, error) {
-		return g.tunnel(ctx, sent, target)
-	})
-	if sent.started && err != nil {
-		return // the connection is hijacked and closed
-	}
-	finish(sent, r, id, err)
+	return fault.WrapAs("gateway.send", fault.Canceled, err, "the caller went away")
 }
 
-func (g *Gateway) tunnel(ctx context.Context, w *startedWriter, target string) (gate.Result, error) {
-	const op fault.Op = "gateway.tunnel"
-	result := gate.Result{Detail: map[string]string{"decided_on": "host only"}}
-	out, err := g.dialer.dial(ctx, "tcp", target)
-	if err != nil {
-		return result, fault.Wrap(op, err)
-	}
-	defer func() { _ = out.Close() }()
-	in, buffered, err := http.NewResponseController(w.ResponseWriter).Hijack()
-	if err != nil {
-		return result, fault.WrapAs(op, fault.Internal, err, "")
-	}
-	w.started = true
-	defer func() { _ = in.Close() }()
-	// A shutdown ends the tunnel; its record is written then.
-	stop := context.AfterFunc(ctx, func() { _ = in.Close(); _ = out.Close() })
-	defer stop()
-	if _, err := io.WriteString(in, "HTTP/1.1 200 Connection Established\r\n\r\n"); err != nil {
-		return result, fault.WrapAs(op, fault.Canceled, err, "the caller went away")
-	}
-	var up, down int64
-	var group sync.WaitGroup
-	group.Go(func() {
-		up, _ = io.Copy(out, buffered)
-		closeWrite(out)
-	})
-	group.Go(func() {
-		down, _ = io.Copy(in, out)
-		closeWrite(in)
-	})
-	group.Wait()
-	result.Detail["bytes_sent"] = strconv.FormatInt(up, 10)
-	result.Detail["bytes_received"] = strconv.FormatInt(down, 10)
-	return result, nil
-}
+// copyBuffer is the size of one piece of a streamed answer.
+const copyBuffer = 32 << 10
 
-func closeWrite(c net.Conn) {
-	if half, ok := c.(interface{ CloseWrite() error }); ok {
-		_ = half.CloseWrite()
+// stream passes the header on, and each piece as it arrives.
+func (w *startedWriter) stream(r io.Reader) (int64, error) {
+	if err := w.send(nil); err != nil {
+		return 0, err
+	}
+	buffer := make([]byte, copyBuffer)
+	var total int64
+	for {
+		n, err := r.Read(buffer)
+		if n > 0 {
+			if err := w.send(buffer[:n]); err != nil {
+				return total, err
+			}
+			total += int64(n)
+		}
+		if errors.Is(err, io.EOF) {
+			return total, nil
+		}
+		if err != nil {
+			return total, err
+		}
 	}
 }

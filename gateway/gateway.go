@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"creto.dev"
 	"creto.dev/fault"
 	"creto.dev/fault/faulthttp"
 	"creto.dev/gate"
@@ -19,7 +20,8 @@ import (
 // lost, so that it attaches to the first.
 const IdempotencyHeader = "Creto-Idempotency-Key"
 
-// MaxBodyBytes bounds a request's body.
+// MaxBodyBytes bounds a request's body, which is held in memory until the
+// request is over; what one agent may hold at a time is in load.go.
 const MaxBodyBytes = 32 << 20
 
 // Config is the behaviour that may be chosen.
@@ -52,6 +54,7 @@ type Gateway struct {
 	models    []inference.Model
 	transport *http.Transport
 	dialer    *dialer
+	load      *load
 }
 
 // New returns a gateway onto g. models are asked in their order.
@@ -60,13 +63,15 @@ func New(cfg Config, g *gate.Gate, models []inference.Model) *Gateway {
 		cfg.Timeout = 10 * time.Minute
 	}
 	d := newDialer(cfg.Hosts)
-	return &Gateway{cfg: cfg, gate: g, models: models, dialer: d, transport: &http.Transport{
-		DialContext: d.dial, DisableCompression: true, MaxIdleConnsPerHost: 16, IdleConnTimeout: 90 * time.Second,
-		MaxResponseHeaderBytes: 1 << 20, ForceAttemptHTTP2: false,
+	return &Gateway{cfg: cfg, gate: g, models: models, dialer: d, load: &load{agents: make(map[creto.ID]share)}, transport: &http.Transport{
+		DialContext: d.dial, DisableCompression: true, MaxResponseHeaderBytes: 1 << 20,
+		// On a connection that was kept, net/http sends some requests again by
+		// itself. What was consented to once is sent once.
+		DisableKeepAlives: true,
 	}}
 }
 
-// Close ends idle connections to upstreams.
+// Close gives back what requests left behind. They must be over.
 func (g *Gateway) Close() { g.transport.CloseIdleConnections() }
 
 // Sandbox returns the handler for the socket of one run: models, and the way
@@ -76,15 +81,33 @@ func (g *Gateway) Sandbox(authenticate Authenticate) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.Method == http.MethodConnect:
-			g.connect(w, r, authenticate)
+			g.out(w, r, authenticate, g.connect)
 		case r.URL.IsAbs() && !isLoopback(r.URL.Hostname()):
-			g.request(w, r, authenticate)
+			g.out(w, r, authenticate, g.request)
 		default:
 			// A program that sends even loopback addresses to its proxy means
 			// the forwarder, which is this gateway.
 			doors.ServeHTTP(w, r)
 		}
 	})
+}
+
+// out opens one of the ways out. An error after the response began cuts the
+// connection, so that half an answer is never taken for a whole one.
+func (g *Gateway) out(w http.ResponseWriter, r *http.Request, authenticate Authenticate, way func(*startedWriter, *http.Request, *visit) error) {
+	sent := &startedWriter{ResponseWriter: w}
+	v, err := g.admit(r, authenticate)
+	if err == nil {
+		defer v.leave()
+		err = way(sent, r, v)
+	}
+	switch {
+	case err == nil:
+	case sent.started:
+		panic(http.ErrAbortHandler)
+	default:
+		faulthttp.Write(w, r, err)
+	}
 }
 
 // Doors returns the handler of the vendors' dialects, below /v1.

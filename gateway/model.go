@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 
 	"creto.dev"
@@ -19,33 +20,50 @@ import (
 
 // chat is OpenAI's POST /v1/chat/completions.
 func (g *Gateway) chat(w http.ResponseWriter, r *http.Request, authenticate Authenticate) {
-	origin, err := authenticate(r)
-	if err != nil {
-		provider.WriteOpenAIError(w, err)
-		return
+	sent := &startedWriter{ResponseWriter: w}
+	v, err := g.admit(r, authenticate)
+	if err == nil {
+		defer v.leave()
+		err = g.answer(sent, r, v)
 	}
-	body, err := readBody(w, r)
-	if err != nil {
+	switch {
+	case err == nil:
+	case !sent.started:
 		provider.WriteOpenAIError(w, err)
-		return
+	case sent.Header().Get("Content-Type") == eventStream:
+		// The status is out; the dialect ends a broken stream with an error
+		// event and without [DONE].
+		_, data := provider.EncodeOpenAIError(err)
+		_ = sent.event(data) // the connection is cut either way
+		panic(http.ErrAbortHandler)
+	default:
+		panic(http.ErrAbortHandler)
+	}
+}
+
+func (g *Gateway) answer(w *startedWriter, r *http.Request, v *visit) error {
+	body, err := v.body(w, r)
+	if err != nil {
+		return err
 	}
 	request, stream, err := provider.DecodeOpenAIRequest(body)
-	if err == nil {
-		err = request.Validate()
-	}
 	if err != nil {
-		provider.WriteOpenAIError(w, err)
-		return
+		return err
+	}
+	// What is shown and bound is what was understood, not what was sent: that
+	// may say a thing twice.
+	args, err := provider.EncodeOpenAIRequest(request, stream)
+	if err != nil {
+		return err
 	}
 	request.Metadata = inference.RequestMetadata{
-		Sandbox: origin.Sandbox, Agent: origin.Caller.Identity().ID, TraceID: creto.TraceOf(r.Context()), IdempotencyKey: r.Header.Get(IdempotencyHeader),
+		Sandbox: v.Sandbox, Agent: v.agent, TraceID: creto.TraceOf(r.Context()), IdempotencyKey: v.key,
 	}
-	sent := &startedWriter{ResponseWriter: w}
-	_, err = g.gate.Do(r.Context(), origin.Caller, creto.Action{
-		Name: creto.CallModel, Resource: creto.Resource{Type: "Model", ID: request.Model}, Args: body,
+	_, err = g.gate.Do(r.Context(), v.Caller, creto.Action{
+		Name: creto.CallModel, Resource: creto.Resource{Type: "Model", ID: request.Model}, Args: args,
 		Context:        map[string]any{"stream": stream, "messages": int64(len(request.Messages)), "tools": int64(len(request.Tools)), "max_tokens": request.MaxTokens},
-		IdempotencyKey: request.Metadata.IdempotencyKey, Sandbox: origin.Sandbox, Isolation: origin.Isolation,
-	}, func(ctx context.Context) (gate.Result, error) {
+		IdempotencyKey: v.key, Sandbox: v.Sandbox, Isolation: v.Isolation,
+	}, v.inForce(func(ctx context.Context) (gate.Result, error) {
 		ctx, cancel := context.WithTimeout(ctx, g.cfg.Timeout)
 		defer cancel()
 		model, err := g.pick(request.Model)
@@ -53,23 +71,11 @@ func (g *Gateway) chat(w http.ResponseWriter, r *http.Request, authenticate Auth
 			return gate.Result{}, err
 		}
 		if stream {
-			return g.stream(ctx, sent, model, request)
+			return g.stream(ctx, w, model, request)
 		}
-		return g.complete(ctx, sent, model, request)
-	})
-	switch {
-	case err == nil:
-	case !sent.started:
-		provider.WriteOpenAIError(w, err)
-	case stream:
-		// The status is out; the dialect ends a broken stream with an error
-		// event and without [DONE].
-		_, data := provider.EncodeOpenAIError(err)
-		_ = writeEvent(sent, data)
-		panic(http.ErrAbortHandler)
-	default:
-		panic(http.ErrAbortHandler)
-	}
+		return g.complete(ctx, w, model, request)
+	}))
+	return err
 }
 
 // pick returns the first provider that serves a model.
@@ -100,7 +106,7 @@ func result(m inference.Model, u inference.Usage) gate.Result {
 	}
 }
 
-func (g *Gateway) complete(ctx context.Context, w http.ResponseWriter, m inference.Model, r inference.Request) (gate.Result, error) {
+func (g *Gateway) complete(ctx context.Context, w *startedWriter, m inference.Model, r inference.Request) (gate.Result, error) {
 	response, err := m.Complete(ctx, r)
 	if err != nil {
 		return gate.Result{Detail: map[string]string{"provider": m.ID()}}, err
@@ -111,11 +117,12 @@ func (g *Gateway) complete(ctx context.Context, w http.ResponseWriter, m inferen
 		return used, err
 	}
 	w.Header().Set("Content-Type", "application/json")
-	if _, err := w.Write(data); err != nil {
-		return used, fault.WrapAs("gateway.complete", fault.Canceled, err, "the caller went away")
-	}
-	return used, nil
+	w.Header().Set("Content-Length", strconv.Itoa(len(data)))
+	return used, w.send(data)
 }
+
+// eventStream is the media type of a streamed answer.
+const eventStream = "text/event-stream"
 
 // stream passes pieces on as they come. What was said before an error, or
 // before the caller went away, is metered (B-24).
@@ -126,36 +133,38 @@ func (g *Gateway) stream(ctx context.Context, w *startedWriter, m inference.Mode
 		return gate.Result{Detail: map[string]string{"provider": m.ID()}}, err
 	}
 	defer func() { _ = s.Close() }()
-	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Content-Type", eventStream)
 	w.Header().Set("Cache-Control", "no-store")
+	// Usage is always asked for, so that it can be metered; the caller gets it
+	// only as it asked.
+	wanted := r.StreamOptions != nil && r.StreamOptions.IncludeUsage
 	for {
 		chunk, err := s.Next()
 		if errors.Is(err, io.EOF) {
-			err := writeEvent(w, []byte("[DONE]"))
-			return result(m, s.Usage()), fault.WrapAs(op, fault.Canceled, err, "the caller went away")
+			return result(m, s.Usage()), w.event([]byte("[DONE]"))
 		}
 		if err != nil {
 			return result(m, s.Usage()), fault.Wrap(op, err)
+		}
+		if chunk.Usage != nil && !wanted {
+			if len(chunk.Choices) == 0 {
+				continue
+			}
+			chunk.Usage = nil
 		}
 		data, err := provider.EncodeOpenAIChunk(chunk)
 		if err != nil {
 			return result(m, s.Usage()), fault.Wrap(op, err)
 		}
-		if err := writeEvent(w, data); err != nil {
-			return result(m, s.Usage()), fault.WrapAs(op, fault.Canceled, err, "the caller went away")
+		if err := w.event(data); err != nil {
+			return result(m, s.Usage()), err
 		}
 	}
 }
 
-func writeEvent(w *startedWriter, data []byte) error {
-	event := make([]byte, 0, len(data)+len("data: \n\n"))
-	event = append(event, "data: "...)
-	event = append(event, data...)
-	event = append(event, "\n\n"...)
-	if _, err := w.Write(event); err != nil {
-		return err
-	}
-	return http.NewResponseController(w.ResponseWriter).Flush()
+// event sends one server-sent event.
+func (w *startedWriter) event(data []byte) error {
+	return w.send(append(append([]byte("data: "), data...), "\n\n"...))
 }
 
 // list is OpenAI's GET /v1/models: the names that the configuration knows.

@@ -1,0 +1,174 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"creto.dev"
+	"creto.dev/fault"
+	"creto.dev/gate"
+)
+
+// What one agent may have under way at a time, over all its runs, so that none
+// takes the node's memory or descriptors from the others.
+const (
+	maxRequests      = 256
+	maxBufferedBytes = 2 * MaxBodyBytes
+)
+
+// tryAgain is when an agent that has too much under way may come back.
+const tryAgain = time.Second
+
+// load counts what is under way.
+type load struct {
+	mu     sync.Mutex // guards agents
+	agents map[creto.ID]share
+}
+
+// share is what one agent has under way.
+type share struct {
+	requests int
+	bytes    int64
+}
+
+// add changes an agent's share, and reports whether that is within the bounds;
+// if not, nothing was changed.
+func (l *load) add(agent creto.ID, requests int, bytes int64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.agents[agent]
+	s.requests += requests
+	s.bytes += bytes
+	switch {
+	case s.requests > maxRequests || s.bytes > maxBufferedBytes:
+		return false
+	case s == share{}:
+		delete(l.agents, agent)
+	default:
+		l.agents[agent] = s
+	}
+	return true
+}
+
+// visit is one request at a door, of a sender who is known.
+type visit struct {
+	Origin
+	key     string // of idempotency
+	agent   creto.ID
+	load    *load
+	bytes   int64 // held of load
+	recheck func() error
+}
+
+// admit lets a request in. The caller calls leave when it is over.
+//
+// Errors: those of authenticate; RateLimited (Transient) for an agent that has
+// too much under way; InvalidArgument (Permanent).
+func (g *Gateway) admit(r *http.Request, authenticate Authenticate) (*visit, error) {
+	const op fault.Op = "gateway.admit"
+	origin, err := authenticate(r)
+	if err != nil {
+		return nil, err
+	}
+	key, err := idempotencyKey(r.Header)
+	if err != nil {
+		return nil, err
+	}
+	agent := origin.Caller.Identity().ID
+	if !g.load.add(agent, 1, 0) {
+		return nil, fault.After(fault.New(op, fault.RateLimited, "%s has %d requests under way; wait for one of them", agent.Name, maxRequests), tryAgain)
+	}
+	return &visit{Origin: origin, key: key, agent: agent, load: g.load, recheck: func() error {
+		_, err := authenticate(r)
+		return err
+	}}, nil
+}
+
+func (v *visit) leave() { v.load.add(v.agent, -1, -v.bytes) }
+
+// maxKeyBytes bounds an idempotency key.
+const maxKeyBytes = 128
+
+func idempotencyKey(h http.Header) (string, error) {
+	const op fault.Op = "gateway.idempotencyKey"
+	key := h.Get(IdempotencyHeader)
+	ok := len(h.Values(IdempotencyHeader)) <= 1 && len(key) <= maxKeyBytes
+	for _, c := range []byte(key) {
+		ok = ok && ' ' < c && c < 0x7f
+	}
+	if !ok {
+		return "", fault.New(op, fault.InvalidArgument, "%s is not one key of at most %d visible characters", IdempotencyHeader, maxKeyBytes)
+	}
+	return key, nil
+}
+
+// body reads a request's body. It is held in memory until the visit is over:
+// what is decided on is what is sent.
+func (v *visit) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	const op fault.Op = "gateway.body"
+	body, err := io.ReadAll(&counted{http.MaxBytesReader(w, r.Body, MaxBodyBytes), v})
+	if err == nil {
+		return body, nil
+	}
+	if f, ok := errors.AsType[*fault.Error](err); ok {
+		return nil, f
+	}
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return nil, fault.New(op, fault.InvalidArgument, "the body is larger than %d MiB", MaxBodyBytes>>20)
+	}
+	return nil, fault.WrapAs(op, fault.InvalidArgument, err, "the body did not arrive whole")
+}
+
+// counted counts what is read against its agent's share.
+type counted struct {
+	from  io.Reader
+	visit *visit
+}
+
+// Read implements io.Reader.
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.from.Read(p)
+	if !c.visit.load.add(c.visit.agent, 0, int64(n)) {
+		return 0, fault.After(fault.New("gateway.Read", fault.RateLimited, "%s has bodies of %d MiB under way; wait for one of them", c.visit.agent.Name, maxBufferedBytes>>20), tryAgain)
+	}
+	c.visit.bytes += int64(n)
+	return n, err
+}
+
+// recheckInterval is how soon a revocation reaches what is under way.
+const recheckInterval = time.Second
+
+// inForce returns act, ended when its caller's authority ends: the decision was
+// made once, but a stream or a tunnel may last for hours.
+func (v *visit) inForce(act gate.Act) gate.Act {
+	return func(ctx context.Context) (gate.Result, error) {
+		ctx, cancel := context.WithCancelCause(ctx)
+		var watch sync.WaitGroup
+		watch.Go(func() {
+			ticker := time.NewTicker(recheckInterval)
+			defer ticker.Stop()
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case <-ticker.C:
+				}
+				// What passes, such as a clock that is late, ends nothing.
+				if err := v.recheck(); err != nil && !fault.Retryable(err) {
+					cancel(err)
+				}
+			}
+		})
+		result, err := act(ctx)
+		if ended, ok := errors.AsType[*fault.Error](context.Cause(ctx)); ok && err != nil {
+			err = ended
+		}
+		cancel(nil)
+		watch.Wait()
+		return result, err
+	}
+}
