@@ -70,11 +70,36 @@ func (n *Node) AddAgent(ctx context.Context, in client.NewAgent) (client.Agent, 
 		return client.Agent{}, fault.Wrap(op, err)
 	}
 	ttl := in.TTL
-	if ttl == 0 {
+	switch {
+	case ttl == 0:
 		ttl = defaultDelegation
+	case ttl < time.Second:
+		return client.Agent{}, fault.New(op, fault.InvalidArgument, "a delegation of %v is none; give it at least a second", ttl)
+	}
+	agents, err := n.authority.Principals(ctx, creto.KindAgent)
+	if err != nil {
+		return client.Agent{}, fault.Wrap(op, err)
+	}
+	for _, p := range agents {
+		if p.ID == id {
+			state := "already"
+			if !p.Active {
+				state = "already, and it is revoked; names are not used twice"
+			}
+			return client.Agent{}, fault.New(op, fault.AlreadyExists, "there is an agent %q %s", in.Name, state)
+		}
+	}
+	// The policy comes first: while there is no such agent it permits nothing,
+	// and it can be taken back.
+	file := filepath.Join(n.policyDir, "agents", in.Name+".cedar")
+	if err := writePolicy(file, policy); err != nil {
+		return client.Agent{}, fault.Wrap(op, err)
+	}
+	if err := n.authorizer.Reload(ctx); err != nil {
+		return client.Agent{}, errors.Join(fault.Wrap(op, err), os.Remove(file))
 	}
 	if _, err := n.authority.AddAgent(ctx, in.Name); err != nil {
-		return client.Agent{}, fault.Wrap(op, err)
+		return client.Agent{}, errors.Join(fault.Wrap(op, err), os.Remove(file))
 	}
 	chain, err := n.authority.Delegate(ctx, issuer, id, nhi.Everything(), ttl, nhi.Proof{Kind: nhi.ProofBootstrap})
 	if err != nil {
@@ -88,30 +113,19 @@ func (n *Node) AddAgent(ctx context.Context, in client.NewAgent) (client.Agent, 
 			return client.Agent{}, fault.Wrap(op, err)
 		}
 	}
-	file := filepath.Join(n.policyDir, "agents", in.Name+".cedar")
-	if err := writeNew(file, policy); err != nil {
-		return client.Agent{}, fault.Wrap(op, err)
-	}
-	if err := n.authorizer.Reload(ctx); err != nil {
-		return client.Agent{}, fault.Wrap(op, err)
-	}
 	return client.Agent{Name: in.Name, ID: id.String(), OnBehalfOf: issuer.Name, Active: true, PolicyFile: file, Policy: policy}, nil
 }
 
-// writeNew writes a file that is not there yet; one that is belongs to whoever
-// wrote it.
-func writeNew(path, text string) error {
-	const op fault.Op = "node.writeNew"
+// writePolicy writes a policy that is not there yet; one that is belongs to
+// whoever wrote it.
+func writePolicy(path, text string) error {
+	const op fault.Op = "node.writePolicy"
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fault.WrapAs(op, fault.Unavailable, err, "%s cannot be made", filepath.Dir(path))
 	}
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	err := writeNew(path, []byte(text))
 	if errors.Is(err, os.ErrExist) {
-		return fault.New(op, fault.AlreadyExists, "%s exists already; it was left as it is", path)
-	}
-	if err == nil {
-		_, err = file.WriteString(text)
-		err = errors.Join(err, file.Close())
+		return fault.New(op, fault.AlreadyExists, "%s exists already and was left as it is; move it away, or choose another name", path)
 	}
 	return fault.WrapAs(op, fault.Unavailable, err, "%s cannot be written", path)
 }

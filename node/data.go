@@ -86,17 +86,33 @@ func keyEncryptionKey(p pqc.Provider, path string) (pqc.SymmetricKey, error) {
 	if err != nil {
 		return key, fault.Wrap(op, err)
 	}
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return key, fault.WrapAs(op, fault.Unavailable, err, "the key-encryption key %s cannot be written", path)
-	}
-	_, err = file.WriteString(base64.StdEncoding.EncodeToString(key.Bytes) + "\n")
 	// The keys it seals are in the database with their next commit: it must be
 	// on disk before them.
-	if err = errors.Join(err, file.Sync(), file.Close()); err != nil {
+	if err := writeNew(path, []byte(base64.StdEncoding.EncodeToString(key.Bytes)+"\n")); err != nil {
 		return key, fault.WrapAs(op, fault.Unavailable, err, "the key-encryption key %s cannot be written", path)
 	}
 	return key, nil
+}
+
+// writeNew writes a file that is not there yet, whole and durably: a crash leaves
+// all of it or nothing. The error is the system's, os.ErrExist for one that is
+// there.
+func writeNew(path string, data []byte) error {
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = dir.Close() }()
+	file, err := os.CreateTemp(dir.Name(), ".new-")
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(data)
+	err = errors.Join(err, file.Sync(), file.Close())
+	if err == nil {
+		err = os.Link(file.Name(), path) // unlike a rename, replaces nothing
+	}
+	return errors.Join(err, os.Remove(file.Name()), dir.Sync())
 }
 
 // basePolicies are written once; they belong to the administrator then.
@@ -120,13 +136,9 @@ func writeBasePolicies(dir string) error {
 	if err := os.MkdirAll(filepath.Join(dir, "agents"), 0o700); err != nil {
 		return fault.WrapAs(op, fault.Unavailable, err, "%s cannot be made", dir)
 	}
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	err := writeNew(path, []byte(basePolicies))
 	if errors.Is(err, os.ErrExist) {
 		return nil
-	}
-	if err == nil {
-		_, err = file.WriteString(basePolicies)
-		err = errors.Join(err, file.Close())
 	}
 	return fault.WrapAs(op, fault.Unavailable, err, "%s cannot be written", path)
 }

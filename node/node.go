@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -25,6 +27,7 @@ import (
 	"creto.dev/consensus/localconsensus"
 	"creto.dev/console"
 	"creto.dev/fault"
+	"creto.dev/fault/faulthttp"
 	"creto.dev/gate"
 	"creto.dev/gateway"
 	"creto.dev/health"
@@ -79,6 +82,8 @@ type Node struct {
 	owner      creto.ID
 	policyDir  string
 	keys       keys
+	requests   inflight
+	closers    []func() error // what Close calls, the last first
 }
 
 // Open opens every part of a node, and takes its port, in an order in which
@@ -92,6 +97,10 @@ func Open(ctx context.Context, o Options) (*Node, error) {
 	const op fault.Op = "node.Open"
 	if err := o.Config.Validate(); err != nil {
 		return nil, fault.Wrap(op, err)
+	}
+	var err error
+	if o.DataDir, err = filepath.Abs(o.DataDir); err != nil { // others see it too: creto run, for one
+		return nil, fault.WrapAs(op, fault.InvalidArgument, err, "the working directory is gone; give --data an absolute path")
 	}
 	n := &Node{options: o}
 	for _, step := range []func(context.Context) error{
@@ -116,12 +125,20 @@ func (n *Node) openData(ctx context.Context) error {
 	if n.lock, err = lock(filepath.Join(dir, "creto.lock")); err != nil {
 		return err
 	}
+	n.onClose(n.lock.Close)
 	if n.server, err = serve.Listen(n.options.Config.Server.Listen, filepath.Join(dir, client.SocketName), n.options.Log); err != nil {
 		return err
 	}
-	n.db, err = db.Open(ctx, filepath.Join(dir, "creto.db"))
-	return err
+	n.onClose(n.server.Close)
+	if n.db, err = db.Open(ctx, filepath.Join(dir, "creto.db")); err != nil {
+		return err
+	}
+	n.onClose(n.db.Close)
+	return nil
 }
+
+// onClose has Close call f, before what was opened earlier.
+func (n *Node) onClose(f func() error) { n.closers = append(n.closers, f) }
 
 // openPlatform opens cryptography, time, identity and the audit log.
 func (n *Node) openPlatform(ctx context.Context) error {
@@ -154,7 +171,11 @@ func (n *Node) openPlatform(ctx context.Context) error {
 		Dir: filepath.Join(n.options.DataDir, "audit"), Origin: origin, Batch: cfg.Integrations.Audit.BatchSize,
 		Flush: time.Duration(cfg.Integrations.Audit.FlushIntervalMS) * time.Millisecond, Slots: cfg.Integrations.Audit.LocalBufferMaxSize,
 	}, n.db, n.pqc, n.clock, signer, n.options.Log)
-	return fault.Wrap(op, err)
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
+	n.onClose(n.log.Close)
+	return nil
 }
 
 // openSecurity opens policies and quotas.
@@ -216,9 +237,11 @@ func (n *Node) openEnablement(ctx context.Context) error {
 		if err != nil {
 			return fault.Wrap(op, err)
 		}
+		n.onClose(m.Close)
 		n.models = append(n.models, m)
 	}
 	n.gateway = gateway.New(gateway.Config{Hosts: cfg.Egress.Hosts, Timeout: time.Duration(cfg.Inference.Timeout)}, n.gate, n.models)
+	n.onClose(func() error { n.gateway.Close(); return nil })
 	n.runs, err = openRuns(ctx, n)
 	return fault.Wrap(op, err)
 }
@@ -254,7 +277,8 @@ func (n *Node) announce(ctx context.Context) error {
 	return err
 }
 
-// Run runs the node until ctx ends, then drains what is under way.
+// Run runs the node until ctx ends, then drains what is under way. It is called
+// once.
 //
 // Errors: the first part's that failed.
 func (n *Node) Run(ctx context.Context) error {
@@ -270,38 +294,52 @@ func (n *Node) Run(ctx context.Context) error {
 	group.Go(func() error {
 		return n.server.Run(running, serve.Parts{
 			Admin: n, Administrator: n.administrator, Owner: n.owner,
-			Doors: n.gateway.Doors(n.bearer), Console: n.console.Handler(), Health: n.health.Handler(n.isKnown),
+			Doors: n.requests.count(n.gateway.Doors(n.bearer)), Console: n.requests.count(n.console.Handler()), Health: n.health.Handler(n.isKnown),
 		})
 	})
 	err := group.Wait()
+	// Their listeners are closed and their contexts have ended; what is left
+	// is to record what became of them.
+	n.requests.wait()
 	stop()
 	return errors.Join(err, <-logged)
 }
 
-// Close gives everything back. Run must have returned.
+// Close gives everything back. Run must have returned, or not been called. A
+// second call does nothing.
 func (n *Node) Close() error {
 	var errs []error
-	for _, m := range n.models {
-		if c, ok := m.(interface{ Close() error }); ok {
-			errs = append(errs, c.Close())
-		}
+	for _, c := range slices.Backward(n.closers) {
+		errs = append(errs, c())
 	}
-	if n.gateway != nil {
-		n.gateway.Close()
-	}
-	if n.server != nil {
-		errs = append(errs, n.server.Close())
-	}
-	if n.log != nil {
-		errs = append(errs, n.log.Close())
-	}
-	if n.db != nil {
-		errs = append(errs, n.db.Close())
-	}
-	if n.lock != nil {
-		errs = append(errs, n.lock.Close())
-	}
+	n.closers = nil
 	return errors.Join(errs...)
+}
+
+// inflight counts requests, so that the log outlives them: a server that has
+// closed its connections does not wait for their handlers.
+type inflight struct {
+	mu     sync.RWMutex // read-locked while a request is served; guards closed
+	closed bool
+}
+
+func (f *inflight) count(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f.mu.RLock()
+		defer f.mu.RUnlock()
+		if f.closed {
+			faulthttp.Write(w, r, fault.New("node", fault.Unavailable, "the node is stopping"))
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// wait returns when no request is served any more, and lets no other begin.
+func (f *inflight) wait() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed = true
 }
 
 // bearer authenticates a program that holds an agent's token.
@@ -321,10 +359,8 @@ func (n *Node) administrator(r *http.Request) (creto.ID, error) {
 	if err != nil {
 		return creto.ID{}, fault.Wrap(op, err)
 	}
-	for _, g := range groups {
-		if g == AdminGroup {
-			return id, nil
-		}
+	if slices.Contains(groups, AdminGroup) {
+		return id, nil
 	}
 	return creto.ID{}, fault.New(op, fault.PermissionDenied, "%s is not in the group %q", id.Name, AdminGroup)
 }

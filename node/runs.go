@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -38,8 +39,9 @@ type runs struct {
 
 	mu     sync.Mutex // guards active
 	active map[string]*run
-	// arrived hands new runs to the loop that serves them.
+	// arrived hands new runs to the loop that serves them, until stopped.
 	arrived chan *run
+	stopped chan struct{}
 }
 
 // run is one of them.
@@ -61,7 +63,7 @@ type run struct {
 // openRuns listens again for the runs that an earlier life had.
 func openRuns(ctx context.Context, n *Node) (*runs, error) {
 	const op fault.Op = "node.openRuns"
-	rs := &runs{node: n, active: make(map[string]*run), arrived: make(chan *run)}
+	rs := &runs{node: n, active: make(map[string]*run), arrived: make(chan *run), stopped: make(chan struct{})}
 	rows, err := n.db.QueryContext(ctx, "SELECT id, agent, isolation, pid, pid_start FROM sandbox_run WHERE ended_ns = 0")
 	if err != nil {
 		return nil, db.Classify(op, err)
@@ -76,9 +78,25 @@ func openRuns(ctx context.Context, n *Node) (*runs, error) {
 		if r.agent, err = creto.ParseID(agent); err != nil {
 			return nil, fault.Wrap(op, err)
 		}
+		r.dir = rs.dir(r.id)
 		rs.active[r.id] = r
 	}
-	return rs, db.Classify(op, rows.Err())
+	return rs, db.Classify(op, errors.Join(rows.Err(), rs.sweep()))
+}
+
+// dir is the directory of a run, which the sandbox sees.
+func (rs *runs) dir(id string) string { return filepath.Join(rs.node.options.DataDir, "run", id) }
+
+// sweep removes the directories of runs that are not under way: a crash came
+// between the two.
+func (rs *runs) sweep() error {
+	entries, err := os.ReadDir(rs.dir(""))
+	for _, e := range entries {
+		if rs.active[e.Name()] == nil {
+			err = errors.Join(err, os.RemoveAll(rs.dir(e.Name())))
+		}
+	}
+	return fault.WrapAs("node.sweep", fault.Unavailable, err, "what is left of earlier runs in %s cannot be removed", rs.dir(""))
 }
 
 // reapInterval is how often runs are looked at whose supervisor may have died.
@@ -97,6 +115,7 @@ func (rs *runs) run(ctx context.Context) error {
 	}
 	rs.mu.Unlock()
 	group.Go(func() error {
+		defer close(rs.stopped)
 		ticker := time.NewTicker(reapInterval)
 		defer ticker.Stop()
 		for {
@@ -116,7 +135,6 @@ func (rs *runs) run(ctx context.Context) error {
 // listen makes the run's socket. The caller holds mu, or the run is not shared
 // yet.
 func (rs *runs) listen(r *run) error {
-	r.dir = filepath.Join(rs.node.options.DataDir, "run", r.id)
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
 		return fault.WrapAs("node.listen", fault.Unavailable, err, "the directory of the run cannot be made")
 	}
@@ -139,10 +157,10 @@ func (rs *runs) serve(ctx context.Context, r *run) error {
 		case <-served.Done():
 		}
 	}()
-	handler := rs.node.gateway.Sandbox(func(request *http.Request) (gateway.Origin, error) {
+	handler := rs.node.requests.count(rs.node.gateway.Sandbox(func(request *http.Request) (gateway.Origin, error) {
 		caller, err := rs.caller(request.Context(), r)
 		return gateway.Origin{Caller: caller, Sandbox: r.id, Isolation: r.isolation}, err
-	})
+	}))
 	if err := serve.Serve(served, r.listener, handler, rs.node.options.Log); err != nil && served.Err() == nil {
 		rs.node.options.Log.LogAttrs(ctx, slog.LevelError, "run is cut off", slog.String(logkey.Sandbox, r.id), slog.Any(logkey.Error, err))
 	}
@@ -181,9 +199,9 @@ func (n *Node) StartRun(ctx context.Context, in client.NewRun) (client.Run, erro
 	if start == "" || len(in.Command) == 0 {
 		return client.Run{}, fault.New(op, fault.InvalidArgument, "a run needs a command and the number of the process that supervises it")
 	}
-	uuid := creto.NewUUID().String()
+	id := "run-" + creto.NewUUID().String()[:8] // short: socket paths are
 	r := &run{
-		id: "run-" + uuid[:8], agent: n.authority.ID(creto.KindAgent, in.Agent), isolation: in.Isolation,
+		id: id, dir: n.runs.dir(id), agent: n.authority.ID(creto.KindAgent, in.Agent), isolation: in.Isolation,
 		pid: in.PID, pidStart: start,
 	}
 	caller, err := n.runs.caller(ctx, r)
@@ -227,9 +245,37 @@ func (rs *runs) start(ctx context.Context, r *run) error {
 	case rs.arrived <- r:
 		return nil
 	case <-ctx.Done():
-		return fault.Wrap(op, ctx.Err())
+		err = fault.Wrap(op, ctx.Err())
+	case <-rs.stopped:
+		err = fault.New(op, fault.Unavailable, "the node is stopping")
+	}
+	// Nobody serves it. Its supervisor ends, and the next look finds the run dead.
+	return errors.Join(err, r.listener.Close())
+}
+
+// Idle waits until no run is under way.
+//
+// Errors: Canceled, DeadlineExceeded when ctx ends.
+func (n *Node) Idle(ctx context.Context) error {
+	ticker := time.NewTicker(idleInterval)
+	defer ticker.Stop()
+	for {
+		n.runs.mu.Lock()
+		idle := len(n.runs.active) == 0
+		n.runs.mu.Unlock()
+		if idle {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fault.Wrap("node.Idle", ctx.Err())
+		case <-ticker.C:
+		}
 	}
 }
+
+// idleInterval is how often Idle looks.
+const idleInterval = 100 * time.Millisecond
 
 func (rs *runs) find(id string) (*run, error) {
 	rs.mu.Lock()
@@ -243,7 +289,7 @@ func (rs *runs) find(id string) (*run, error) {
 // event records something of a run's life.
 func (rs *runs) event(ctx context.Context, r *run, what string, outcome audit.Outcome, why string, detail map[string]string) error {
 	record := audit.Record{
-		Who: r.agent, What: what, Resource: "Image::" + hostImage, Outcome: outcome, Why: why, Sandbox: r.id, Isolation: r.isolation, Detail: detail,
+		ID: r.eventID(what), Who: r.agent, What: what, Resource: "Image::" + hostImage, Outcome: outcome, Why: why, Sandbox: r.id, Isolation: r.isolation, Detail: detail,
 	}
 	// A revoked agent's sandbox still ends, with nobody behind it any more.
 	if caller, err := rs.caller(ctx, r); err == nil {
@@ -251,6 +297,14 @@ func (rs *runs) event(ctx context.Context, r *run, what string, outcome audit.Ou
 	}
 	_, err := rs.node.log.Log(ctx, record)
 	return err
+}
+
+// eventID is the record of an event that a run has once. The log keeps the first
+// of two with the same id: a report that is sent again after a crash is no second
+// record.
+func (r *run) eventID(what string) creto.UUID {
+	digest := creto.DigestOf([]byte(what + " " + r.id + " " + strconv.Itoa(r.pid) + " " + r.pidStart))
+	return creto.UUID(digest[:len(creto.UUID{})])
 }
 
 // RunStarted implements serve.Admin.
@@ -267,6 +321,9 @@ func (n *Node) RunStarted(ctx context.Context, id string, s client.RunStarted) e
 // EndRun implements serve.Admin.
 func (n *Node) EndRun(ctx context.Context, id string, e client.RunEnded) error {
 	r, err := n.runs.find(id)
+	if errors.Is(err, fault.NotFound) && n.runs.hasEnded(ctx, id) {
+		return nil // the first report arrived, its answer did not
+	}
 	if err != nil {
 		return err
 	}
@@ -277,22 +334,34 @@ func (n *Node) EndRun(ctx context.Context, id string, e client.RunEnded) error {
 	return n.runs.end(ctx, r, outcome, e.Error, map[string]string{"exit_code": strconv.Itoa(e.ExitCode)})
 }
 
+func (rs *runs) hasEnded(ctx context.Context, id string) bool {
+	var ended int64
+	err := rs.node.db.QueryRowContext(ctx, "SELECT ended_ns FROM sandbox_run WHERE id = $1", id).Scan(&ended)
+	return err == nil && ended != 0
+}
+
+// end records a run's end, and then forgets the run. What fails can be done
+// again: by the supervisor, or once that is gone by reap.
 func (rs *runs) end(ctx context.Context, r *run, outcome audit.Outcome, why string, detail map[string]string) error {
 	const op fault.Op = "node.end"
-	rs.mu.Lock()
-	_, live := rs.active[r.id]
-	delete(rs.active, r.id)
-	rs.mu.Unlock()
-	if !live {
-		return nil
+	ctx = context.WithoutCancel(ctx) // half of it is no good
+	if err := rs.event(ctx, r, audit.EventSandboxTerminated, outcome, why, detail); err != nil {
+		return fault.Wrap(op, err)
 	}
-	err := rs.event(ctx, r, audit.EventSandboxTerminated, outcome, why, detail)
-	if r.ended != nil {
+	now, err := rs.node.clock.Now(ctx)
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
+	if _, err := rs.node.db.ExecContext(ctx, "UPDATE sandbox_run SET ended_ns = $1 WHERE id = $2", now.Physical, r.id); err != nil {
+		return db.Classify(op, err)
+	}
+	rs.mu.Lock()
+	if rs.active[r.id] != nil && r.ended != nil {
 		close(r.ended) // once: only one call takes a run out of active
 	}
-	now, clock := rs.node.clock.Now(ctx)
-	_, updated := rs.node.db.ExecContext(ctx, "UPDATE sandbox_run SET ended_ns = $1 WHERE id = $2", now.Physical, r.id)
-	return errors.Join(err, clock, db.Classify(op, updated), fault.WrapAs(op, fault.Unavailable, os.RemoveAll(r.dir), "the directory of the run stays"))
+	delete(rs.active, r.id)
+	rs.mu.Unlock()
+	return fault.WrapAs(op, fault.Unavailable, os.RemoveAll(r.dir), "the directory of the run stays")
 }
 
 // reap ends the runs whose supervisor is gone; their sandboxes died with it.
@@ -324,9 +393,8 @@ func processStart(pid int) string {
 	}
 	// The name in parentheses may hold anything; starttime is field 22, the
 	// 20th behind it (proc(5)).
-	_, rest, ok := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')'):]), " ")
-	fields := strings.Fields(rest)
-	if !ok || len(fields) < 20 || fields[0] == "Z" {
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(fields) < 20 || fields[0] == "Z" {
 		return ""
 	}
 	return fields[19]

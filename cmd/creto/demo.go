@@ -95,17 +95,18 @@ func (d *demo) say(format string, args ...any) {
 	})
 }
 
-func (d *demo) run(ctx context.Context) (err error) {
+func (d *demo) run(ctx context.Context) error {
 	if _, err := os.Stat(filepath.Join(d.app.dataDir, "creto.db")); err == nil {
 		return fault.New("creto.demo", fault.FailedPrecondition, "%s holds a node's data already; give the demo an empty --data directory", d.app.dataDir)
 	}
+	// The demo is about its own node, whatever the environment says.
+	if err := errors.Join(os.Unsetenv(addrEnv), os.Unsetenv(tokenEnv)); err != nil {
+		return fault.WrapAs("creto.demo", fault.Internal, err, "")
+	}
+	defer d.stop()
 	if err := d.prepare(); err != nil {
 		return err
 	}
-	defer func() {
-		d.stop()
-		err = errors.Join(err, os.RemoveAll(d.work))
-	}()
 	for _, step := range []func(context.Context) error{
 		d.startWorld, d.startNode, d.addPeople, d.showWalls, d.mailbox, d.showModelCalls, d.showInjection, d.askAgain, d.bundle,
 	} {

@@ -69,7 +69,9 @@ func (d *demo) stop() {
 			p.terminate()
 		}
 	}
-	_ = os.RemoveAll(d.work + "-shop") // a temporary directory
+	if d.work != "" {
+		_ = errors.Join(os.RemoveAll(d.work), os.RemoveAll(d.work+"-shop")) // temporary directories
+	}
 }
 
 // process is a server that the demo started.
@@ -258,19 +260,30 @@ func (d *demo) records(ctx context.Context, q client.Query) ([]client.Receipt, e
 	return list, err
 }
 
-// indented shows a program's output below the step it belongs to; with --json
-// it is left out.
+// indented shows a program's output below the step it belongs to, line by line;
+// with --json it is left out.
 func indented(a *app) io.Writer {
 	if a.asJSON {
 		return io.Discard
 	}
-	r, w := io.Pipe()
-	go func() {
-		lines := bufio.NewScanner(r)
-		for lines.Scan() {
-			fmt.Fprintf(a.out, "      %s\n", lines.Text())
+	return &indenter{out: a.out}
+}
+
+// indenter is not safe for concurrent use; exec.Cmd writes from one goroutine.
+type indenter struct {
+	out  io.Writer
+	line []byte // that has no end yet
+}
+
+// Write implements io.Writer.
+func (i *indenter) Write(p []byte) (int, error) {
+	i.line = append(i.line, p...)
+	for {
+		line, rest, whole := bytes.Cut(i.line, []byte("\n"))
+		if !whole {
+			return len(p), nil
 		}
-		_, _ = io.Copy(io.Discard, r) // a line too long to show must not block its writer
-	}()
-	return w
+		fmt.Fprintf(i.out, "      %s\n", oneLine(string(line)))
+		i.line = rest
+	}
 }

@@ -8,11 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -46,6 +48,8 @@ func main() {
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	// What a first signal does not end, a second one does.
+	context.AfterFunc(ctx, stop)
 	root := newRoot()
 	err := root.ExecuteContext(ctx)
 	if err == nil {
@@ -62,14 +66,14 @@ func run() int {
 // text of its causes.
 func explain(err error) string {
 	if _, ok := errors.AsType[*fault.Error](err); !ok {
-		return err.Error() // cobra's, on flags and arguments
+		return printable(err.Error()) // cobra's, on flags and arguments
 	}
 	text := fault.Message(err)
 	if fault.CodeOf(err).Kind() == fault.Internal {
 		// On one's own machine the cause is the only help there is.
 		text = "something is wrong inside creto: " + err.Error()
 	}
-	return text
+	return printable(text) // it may quote what an agent wrote
 }
 
 // app holds what every command shares.
@@ -137,7 +141,8 @@ func requireSubcommands(c *cobra.Command) {
 
 // defaultDataDir is $XDG_DATA_HOME/creto, or /var/lib/creto for root.
 func defaultDataDir() string {
-	if dir := os.Getenv("XDG_DATA_HOME"); dir != "" {
+	// The XDG base directory specification: a relative path is to be ignored.
+	if dir := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(dir) {
 		return filepath.Join(dir, "creto")
 	}
 	if os.Geteuid() == 0 {
@@ -153,12 +158,18 @@ func defaultDataDir() string {
 // client returns the client of the running node: $CRETO_ADDR, or the socket in
 // the data directory.
 func (a *app) client() (*client.Client, error) {
-	address := os.Getenv("CRETO_ADDR")
+	address := os.Getenv(addrEnv)
 	if address == "" {
 		address = filepath.Join(a.dataDir, client.SocketName)
 	}
-	return client.New(address, creto.NewSecret(os.Getenv("CRETO_TOKEN")))
+	return client.New(address, creto.NewSecret(os.Getenv(tokenEnv)))
 }
+
+// The environment that names a node elsewhere, and a session's token for it.
+const (
+	addrEnv  = "CRETO_ADDR"
+	tokenEnv = "CRETO_TOKEN"
+)
 
 // node runs do with a client, and says what to do if no node runs.
 func (a *app) node(do func(*client.Client) error) error {
@@ -166,11 +177,65 @@ func (a *app) node(do func(*client.Client) error) error {
 	if err != nil {
 		return err
 	}
-	err = do(c)
-	if err != nil && fault.CodeOf(err) == fault.Unavailable && strings.Contains(fault.Message(err), "no node answers") {
-		return fault.New("creto", fault.Unavailable, "no node is running for %s; start one with: creto serve --data %s", a.dataDir, a.dataDir)
+	return a.unreachable(do(c))
+}
+
+// unreachable says what to do about an error of reaching the node. Others stay
+// what they are.
+func (a *app) unreachable(err error) error {
+	const op fault.Op = "creto"
+	if !isUnreachable(err) {
+		return err
 	}
-	return err
+	switch address := os.Getenv(addrEnv); {
+	case address != "":
+		return fault.New(op, fault.Unavailable, "no node answers at %s, which CRETO_ADDR names; it takes http://HOST:PORT or the path of a socket", address)
+	case errors.Is(err, os.ErrPermission):
+		return fault.New(op, fault.PermissionDenied, "the node of %s is another user's; run this as that user", a.dataDir)
+	}
+	return fault.New(op, fault.Unavailable, "no node is running for %s; start one with: %s", a.dataDir, a.hint("serve"))
+}
+
+// isUnreachable reports whether err says that no connection to the node could
+// be made.
+func isUnreachable(err error) bool {
+	dial, ok := errors.AsType[*net.OpError](err)
+	return ok && dial.Op == "dial"
+}
+
+// hint returns a command line to type next, for the same data directory.
+func (a *app) hint(command string) string {
+	if a.dataDir == defaultDataDir() {
+		return "creto " + command
+	}
+	return "creto --data " + quoted(a.dataDir) + " " + command
+}
+
+// quoted returns text as one word of a shell.
+func quoted(text string) string {
+	plain := func(r rune) bool {
+		return unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune("/._-+:=@,", r)
+	}
+	if text != "" && strings.IndexFunc(text, func(r rune) bool { return !plain(r) }) < 0 {
+		return text
+	}
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+}
+
+// printable replaces control characters, and those that reverse or hide text: an
+// agent could rewrite the screen of who reads them.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' && r != '\n' && r != '\t' || 0x7f <= r && r < 0xa0 || 0x200b <= r && r <= 0x200f || 0x2028 <= r && r <= 0x202e || 0x2060 <= r && r <= 0x2069 || r == 0xfeff {
+			return '\uFFFD'
+		}
+		return r
+	}, text)
+}
+
+// oneLine is printable for a place in a table or a sentence.
+func oneLine(text string) string {
+	return strings.NewReplacer("\n", "\uFFFD", "\t", "\uFFFD").Replace(printable(text))
 }
 
 // print writes v as JSON where that is wanted, else what text writes.

@@ -87,7 +87,7 @@ Rules are ACTION=RESOURCE-GLOB, where * stands for anything:
 				return a.print(agent, func(w io.Writer) {
 					fmt.Fprintf(w, "added %s, on behalf of %s\n", agent.Name, agent.OnBehalfOf)
 					fmt.Fprintf(w, "its policy is %s:\n\n%s\n", agent.PolicyFile, indent(agent.Policy))
-					fmt.Fprintf(w, "next:  creto run %s -- COMMAND\n", agent.Name)
+					fmt.Fprintf(w, "next:  %s\n", a.hint("run "+agent.Name+" -- COMMAND"))
 				})
 			})
 		},
@@ -196,7 +196,7 @@ func (a *app) approvalsCommand() *cobra.Command {
 					}
 					table(w, "ID\tSTATE\tAGENT\tFOR\tASKS\tACTION", func(w io.Writer) {
 						for _, x := range list {
-							fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s %s\n", x.ID, x.State, x.Agent, x.OnBehalfOf, x.Approvers, x.Action, x.Resource)
+							fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s %s\n", x.ID, x.State, x.Agent, x.OnBehalfOf, x.Approvers, x.Action, oneLine(x.Resource))
 						}
 					})
 				})
@@ -221,26 +221,15 @@ func (a *app) approvalsCommand() *cobra.Command {
 }
 
 func printApproval(w io.Writer, x client.Approval) {
-	fmt.Fprintf(w, "%s asks, for %s: %s %s\n", x.Agent, x.OnBehalfOf, x.Action, x.Resource)
+	fmt.Fprintf(w, "%s asks, for %s: %s %s\n", x.Agent, x.OnBehalfOf, x.Action, oneLine(x.Resource))
 	fmt.Fprintf(w, "state     %s", x.State)
 	if x.DecidedBy != "" {
-		fmt.Fprintf(w, " by %s %s", x.DecidedBy, x.Reason)
+		fmt.Fprintf(w, " by %s %s", x.DecidedBy, oneLine(x.Reason))
 	}
 	fmt.Fprintf(w, "\npolicy    %s asks %s\n", x.Policy, x.Approvers)
 	fmt.Fprintf(w, "until     %s\n", x.Expires.Format(time.RFC3339))
 	fmt.Fprintf(w, "digest    %s\n", x.Digest)
 	fmt.Fprintf(w, "the exact request, written by the agent:\n\n%s\n", indent(printable(x.Args)))
-}
-
-// printable replaces control characters, which could rewrite the screen of who
-// decides.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' && r != '\n' && r != '\t' || 0x7f <= r && r < 0xa0 || 0x200b <= r && r <= 0x200f || 0x202a <= r && r <= 0x202e || 0x2060 <= r && r <= 0x2069 {
-			return '\uFFFD'
-		}
-		return r
-	}, text)
 }
 
 func (a *app) decideCommand(verb string, approve bool) *cobra.Command {
@@ -254,7 +243,9 @@ func (a *app) decideCommand(verb string, approve bool) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return a.print(x, func(w io.Writer) { fmt.Fprintf(w, "%s by %s: %s %s\n", x.State, x.DecidedBy, x.Action, x.Resource) })
+				return a.print(x, func(w io.Writer) {
+					fmt.Fprintf(w, "%s by %s: %s %s\n", x.State, x.DecidedBy, x.Action, oneLine(x.Resource))
+				})
 			})
 		},
 	}

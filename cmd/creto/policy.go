@@ -35,7 +35,7 @@ is done, reserved or asked. Exit code 0 means allow, 1 anything else.
 			if contextText != "" {
 				d := json.NewDecoder(strings.NewReader(contextText))
 				d.UseNumber()
-				if err := d.Decode(&check.Context); err != nil {
+				if err := d.Decode(&check.Context); err != nil || d.More() {
 					return fault.WrapAs("creto.check", fault.InvalidArgument, err, "--context is not a JSON object: %s", contextText)
 				}
 			}
@@ -62,7 +62,7 @@ func printDecision(w io.Writer, d client.Decision) {
 	fmt.Fprintln(w, d.Decision)
 	reason, line, hint := strings.Cut(d.Reason, "; this line would: ")
 	if reason != "" {
-		fmt.Fprintf(w, "  because    %s\n", reason)
+		fmt.Fprintf(w, "  because    %s\n", oneLine(reason))
 	}
 	if len(d.Policies) > 0 {
 		fmt.Fprintf(w, "  by policy  %s\n", strings.Join(d.Policies, ", "))
@@ -72,7 +72,7 @@ func printDecision(w io.Writer, d client.Decision) {
 	}
 	fmt.Fprintf(w, "  chain      %s\n", strings.Join(d.Chain, " → "))
 	if hint {
-		fmt.Fprintf(w, "  this line would permit it:\n\n  %s\n", line)
+		fmt.Fprintf(w, "  this line would permit it:\n\n  %s\n", printable(line))
 	}
 }
 

@@ -34,6 +34,9 @@ everything that proves them to a file that creto verify checks offline.`,
 		Args:      cobra.MatchAll(cobra.MaximumNArgs(1), cobra.OnlyValidArgs),
 		ValidArgs: []string{"last"},
 		RunE: func(c *cobra.Command, _ []string) error {
+			if err := checkLimit(q); err != nil {
+				return err
+			}
 			return a.node(func(n *client.Client) error {
 				if bundle != "" {
 					return a.writeBundle(c, n, q, bundle)
@@ -57,6 +60,16 @@ func queryFlags(c *cobra.Command, q *client.Query) {
 	c.Flags().StringVar(&q.Outcome, "outcome", "", "only `success`, failure, denied, timeout or unknown")
 	c.Flags().IntVar(&q.Limit, "limit", lastReceipts, "at most this many, 1 to 1000")
 	c.Flags().Int64Var(&q.Before, "before", 0, "only records before this `INDEX`, for the next page")
+}
+
+// maxReceipts bounds one page, and one bundle.
+const maxReceipts = 1000
+
+func checkLimit(q client.Query) error {
+	if q.Limit < 1 || q.Limit > maxReceipts || q.Before < 0 {
+		return fmt.Errorf("--limit is 1 to %d and --before no negative number; --before INDEX gives the page behind a record", maxReceipts)
+	}
+	return nil
 }
 
 func (a *app) writeBundle(c *cobra.Command, n *client.Client, q client.Query, path string) error {
@@ -87,7 +100,7 @@ func printReceipts(w io.Writer, list []client.Receipt) {
 					why += " (no human decided)"
 				}
 			}
-			fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s %s\t%s\t%s\n", x.Index, r.Stamp.Time().Format("15:04:05.000"), r.Who.Name, r.OnBehalfOf.Name, r.What, r.Resource, r.Outcome, why)
+			fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s %s\t%s\t%s\n", x.Index, r.Stamp.Time().Format("15:04:05.000"), r.Who.Name, r.OnBehalfOf.Name, r.What, oneLine(r.Resource), r.Outcome, oneLine(why))
 		}
 	})
 }
@@ -100,6 +113,9 @@ func (a *app) auditCommand() *cobra.Command {
 	query := &cobra.Command{
 		Use: "query", Short: "Query the audit log, the newest first", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if err := checkLimit(q); err != nil {
+				return err
+			}
 			return a.node(func(n *client.Client) error {
 				list, err := n.Receipts(c.Context(), q)
 				if err != nil {
@@ -193,7 +209,7 @@ func printVerified(w io.Writer, path string, v receipt.Verified) {
 	proofs := map[string]string{nhi.ProofBootstrap: "the node's data directory"}
 	for i, e := range v.Records {
 		r := e.Record
-		fmt.Fprintf(w, "record %d  %s  %s %s  %s\n", e.Index, r.Stamp, r.What, r.Resource, r.Outcome)
+		fmt.Fprintf(w, "record %d  %s  %s %s  %s\n", e.Index, r.Stamp, oneLine(r.What), oneLine(r.Resource), oneLine(string(r.Outcome)))
 		if chain := v.Chains[i]; chain.Valid() {
 			var names []string
 			for _, p := range chain.Principals() {
@@ -202,13 +218,13 @@ func printVerified(w io.Writer, path string, v receipt.Verified) {
 			fmt.Fprintf(w, "  chain    %s (delegation proven by %s)\n", strings.Join(names, " → "), proofs[chain.Proof()])
 		}
 		if r.Isolation != "" {
-			fmt.Fprintf(w, "  sandbox  %s, isolated by %s\n", r.Sandbox, r.Isolation)
+			fmt.Fprintf(w, "  sandbox  %s, isolated by %s\n", oneLine(r.Sandbox), oneLine(r.Isolation))
 		}
 		if how := r.Detail["decided_on"]; how != "" {
-			fmt.Fprintf(w, "  decided  on %s\n", how)
+			fmt.Fprintf(w, "  decided  on %s\n", oneLine(how))
 		}
 		for _, c := range r.Consents {
-			fmt.Fprintf(w, "  consent  %s through %s, known as %s", shortName(c.Approver), c.Channel, c.Verification)
+			fmt.Fprintf(w, "  consent  %s through %s, known as %s", oneLine(shortName(c.Approver)), oneLine(c.Channel), oneLine(c.Verification))
 			if !c.Human {
 				fmt.Fprint(w, "; no human decided")
 			}
@@ -216,7 +232,7 @@ func printVerified(w io.Writer, path string, v receipt.Verified) {
 		}
 	}
 	if v.Trusted {
-		fmt.Fprintf(w, "verify %s OK: %d records of %d in %s, root trusted\n", path, len(v.Records), v.Size, v.Origin)
+		fmt.Fprintf(w, "verify %s OK: %d records of %d in %s, root trusted\n", path, len(v.Records), v.Size, oneLine(v.Origin))
 		return
 	}
 	fmt.Fprintf(w, "verify %s: consistent, signer not trusted: its root is %s\nto trust it, compare that with what its node prints and pass --root\n", path, v.Root)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -58,20 +59,11 @@ func (a *app) run(ctx context.Context, cfg node.Config, agent string, command, w
 	if err != nil {
 		return err
 	}
-	status, err := n.Status(ctx)
-	if err != nil && fault.CodeOf(err) == fault.Unavailable && os.Getenv("CRETO_ADDR") == "" {
-		stop, err := a.ephemeral(ctx, cfg)
-		if err != nil {
-			return err
-		}
-		defer stop()
-		status, err = n.Status(ctx)
-		if err != nil {
-			return err
-		}
-	} else if err != nil {
-		return err
+	status, stop, err := a.reach(ctx, n, cfg)
+	if err != nil {
+		return a.unreachable(err)
 	}
+	defer stop()
 	backend, err := chooseBackend(ctx, cfg.Runtime)
 	if err != nil {
 		return err
@@ -97,14 +89,14 @@ func (a *app) run(ctx context.Context, cfg node.Config, agent string, command, w
 		Agent: agent, Isolation: string(backend.Isolation()), Engine: engine, Command: command, Dir: dir, Write: write, PID: os.Getpid(),
 	})
 	if err != nil {
-		return err
+		return a.unreachable(err)
 	}
 	spec.ID, spec.GatewayDir = run.ID, run.GatewayDir
 	return supervise(ctx, n, backend, spec)
 }
 
-// reportTimeout bounds the report of a run's end, the patience with a node that
-// is just being restarted included.
+// reportTimeout bounds the report of a run's start or end, the patience with a
+// node that is just being restarted included.
 const reportTimeout = 15 * time.Second
 
 // supervise runs the sandbox and reports what became of it. It outlives the
@@ -117,7 +109,9 @@ func supervise(ctx context.Context, n *client.Client, backend sandbox.Backend, s
 		signal.Ignore(os.Interrupt)
 	}
 	spec.Started = func(s sandbox.Started) {
-		err := n.RunStarted(running, spec.ID, client.RunStarted{StartNS: s.After.Nanoseconds(), Config: s.Config, Unenforced: s.Unenforced})
+		err := report(ctx, func(ctx context.Context) error {
+			return n.RunStarted(ctx, spec.ID, client.RunStarted{StartNS: s.After.Nanoseconds(), Config: s.Config, Unenforced: s.Unenforced})
+		})
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "creto: the start is not recorded: "+explain(err))
 			cancel() // what cannot be recorded does not run
@@ -128,23 +122,32 @@ func supervise(ctx context.Context, n *client.Client, backend sandbox.Backend, s
 	if err != nil {
 		end.Error = fault.Message(err)
 	}
-	report, stop := context.WithTimeout(context.WithoutCancel(ctx), reportTimeout)
-	defer stop()
-	if err := endRun(report, n, spec.ID, end); err != nil {
+	if err := report(ctx, func(ctx context.Context) error { return n.EndRun(ctx, spec.ID, end) }); err != nil {
 		fmt.Fprintln(os.Stderr, "creto: the end of the run is not recorded: "+explain(err))
 	}
-	if result.ExitCode > 0 {
+	signaled := ctx.Err() != nil && result.ExitCode >= 0 // and the signal was passed on
+	switch {
+	case err == nil, signaled:
+		if result.ExitCode == 0 {
+			return nil
+		}
+		return exitError(result.ExitCode)
+	case result.ExitCode > 0:
+		fmt.Fprintln(os.Stderr, "creto: "+explain(err))
 		return exitError(result.ExitCode)
 	}
-	return err // nil, or the command never ran
+	return err // the command never ran, or not to its end
 }
 
-// endRun reports the end, again and again while the node does not answer.
-func endRun(ctx context.Context, n *client.Client, id string, end client.RunEnded) error {
+// report tells the node, again and again while that does not answer, also when
+// the run was told to end.
+func report(ctx context.Context, send func(context.Context) error) error {
 	const pause = 250 * time.Millisecond
+	ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), reportTimeout)
+	defer stop()
 	for {
-		err := n.EndRun(ctx, id, end)
-		if fault.CodeOf(err) != fault.Unavailable {
+		err := send(ctx)
+		if fault.CodeOf(err).Kind() != fault.Unavailable {
 			return err
 		}
 		select {
@@ -181,7 +184,34 @@ func chooseBackend(ctx context.Context, cfg node.RuntimeConfig) (sandbox.Backend
 	return nil, fault.New("creto.chooseBackend", fault.Unavailable, "no sandbox works here:\n  %s", strings.Join(reasons, "\n  "))
 }
 
-// ephemeral starts a node inside this process for the lifetime of a run.
+// reachTimeout bounds the wait for a node that has its data directory and does
+// not answer yet, or is about to leave it.
+const reachTimeout = 10 * time.Second
+
+// reach finds the node, or starts one here that stop ends.
+func (a *app) reach(ctx context.Context, n *client.Client, cfg node.Config) (status client.Status, stop func(), err error) {
+	nothing := func() {}
+	began := time.Now()
+	for {
+		if status, err = n.Status(ctx); !isUnreachable(err) || os.Getenv(addrEnv) != "" || errors.Is(err, os.ErrPermission) {
+			return status, nothing, err
+		}
+		if stop, err = a.ephemeral(ctx, cfg); err == nil {
+			status, err = n.Status(ctx)
+			return status, stop, err
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) || time.Since(began) > reachTimeout {
+			return status, nothing, err
+		}
+		// Another creto was faster.
+		if err := pause(ctx); err != nil {
+			return status, nothing, err
+		}
+	}
+}
+
+// ephemeral starts a node inside this process for the lifetime of a run, and of
+// others that find it meanwhile.
 func (a *app) ephemeral(ctx context.Context, cfg node.Config) (stop func(), err error) {
 	cfg.Server.Listen = "localhost:0"
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: max(slog.LevelWarn, cfg.Log.SlogLevel())}))
@@ -199,6 +229,10 @@ func (a *app) ephemeral(ctx context.Context, cfg node.Config) (stop func(), err 
 	}
 	fmt.Fprintf(os.Stderr, "creto: no node is running; started one for this run (console %s, data %s)\n", status.Console, a.dataDir)
 	return func() {
+		// Their programs would be cut off.
+		if err := n.Idle(ctx); err != nil {
+			fmt.Fprintln(os.Stderr, "creto: other runs lose their node; go on with: "+a.hint("serve"))
+		}
 		cancel()
 		if err := errors.Join(<-done, n.Close()); err != nil {
 			fmt.Fprintln(os.Stderr, "creto: "+explain(err))
