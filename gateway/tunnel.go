@@ -54,7 +54,10 @@ func (g *Gateway) tunnel(ctx context.Context, w *startedWriter, target string) (
 	}
 	var up, down int64
 	var pumps sync.WaitGroup
-	pumps.Go(func() { up = pump(out, buffered, in) })
+	// Only what was read already comes from buffered: behind it is the server's
+	// reader, to which a half-close is the caller going away.
+	ahead := io.LimitReader(buffered, int64(buffered.Reader.Buffered()))
+	pumps.Go(func() { up = pump(out, io.MultiReader(ahead, in), in) })
 	pumps.Go(func() { down = pump(in, out, out) })
 	pumps.Wait()
 	result.Detail["bytes_sent"] = strconv.FormatInt(up, 10)
