@@ -24,6 +24,7 @@ import (
 	"creto.dev/consensus/localconsensus"
 	"creto.dev/gate"
 	"creto.dev/internal/db"
+	"creto.dev/internal/logkey"
 	"creto.dev/metering"
 	"creto.dev/nhi"
 	"creto.dev/nhi/localnhi"
@@ -295,10 +296,10 @@ func benchParts(ctx context.Context, r *report, h *house) error {
 	line := func() error {
 		e := example(h)
 		lines.LogAttrs(ctx, slog.LevelInfo, "action",
-			slog.String("id", product.NewUUID().String()), slog.String("who", e.Who.String()), slog.String("on_behalf_of", e.OnBehalfOf.String()),
-			slog.String("chain", e.Chain.String()), slog.String("what", e.What), slog.String("resource", e.Resource),
-			slog.String("args", e.Args.String()), slog.String("outcome", string(e.Outcome)), slog.String("decision", e.Decision.Kind),
-			slog.String("policy", e.Decision.Policies[0].ID), slog.String("version", e.Decision.Version.String()))
+			slog.String(logkey.RecordID, product.NewUUID().String()), slog.String(logkey.Agent, e.Who.String()), slog.String(logkey.Principal, e.OnBehalfOf.String()),
+			slog.String(keyChain, e.Chain.String()), slog.String(logkey.Action, e.What), slog.String(logkey.Resource, e.Resource),
+			slog.String(logkey.Digest, e.Args.String()), slog.String(logkey.Outcome, string(e.Outcome)), slog.String(logkey.Decision, e.Decision.Kind),
+			slog.String(logkey.PolicyID, e.Decision.Policies[0].ID), slog.String(logkey.PolicyVersion, e.Decision.Version.String()))
 		return nil
 	}
 	drain := func() error { return h.drain(ctx) }
@@ -357,6 +358,9 @@ func every(n int, do, also func() error) func() error {
 		return do()
 	}
 }
+
+// keyChain is a fact that the product puts into no log line.
+const keyChain = "chain"
 
 // example is the record of an allowed model call.
 func example(h *house) audit.Record {

@@ -11,8 +11,8 @@ import (
 	"creto.dev/nhi"
 )
 
-// maxCallers bounds the memory of opened tokens.
-const maxCallers = 10_000
+// defaultCallers bounds the memory of opened tokens.
+const defaultCallers = 10_000
 
 // maxStanding is how long a verified chain and its session are taken for
 // granted. An authority's epoch ends them at once on revocation; this ends them
@@ -82,7 +82,7 @@ func (g *Gate) Open(ctx context.Context, token string) (*Caller, error) {
 // are too many, the expired go first, then whoever the map names first: a
 // forgotten caller is only opened anew.
 func (g *Gate) remember(c *Caller, now time.Time) {
-	if len(g.callers) >= maxCallers {
+	if len(g.callers) >= g.maxCallers {
 		for token, old := range g.callers {
 			if !now.Before(old.identity.ExpiresAt) {
 				delete(g.callers, token)
@@ -90,7 +90,7 @@ func (g *Gate) remember(c *Caller, now time.Time) {
 		}
 	}
 	for token := range g.callers {
-		if len(g.callers) < maxCallers {
+		if len(g.callers) < g.maxCallers {
 			break
 		}
 		delete(g.callers, token)

@@ -47,7 +47,7 @@ type example struct {
 }
 
 func (*example) Helper()                      {}
-func (*example) Context() context.Context     { return context.Background() } //nolint:usetesting // likewise
+func (*example) Context() context.Context     { return context.Background() }
 func (e *example) TempDir() string            { return e.dir }
 func (e *example) Cleanup(f func())           { e.cleanup = append(e.cleanup, f) }
 func (*example) Fatal(args ...any)            { panic(fmt.Sprint(args...)) }
@@ -56,7 +56,7 @@ func (*example) Errorf(f string, args ...any) { panic(fmt.Sprintf(f, args...)) }
 
 // withHouse runs an example on the tests' house.
 func withHouse(do func(t testing.TB, g *gate.Gate, token string)) {
-	dir, err := os.MkdirTemp("", "gate-example") //nolint:usetesting // an example has no testing.T
+	dir, err := os.MkdirTemp("", "gate-example")
 	if err != nil {
 		panic(err)
 	}

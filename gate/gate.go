@@ -114,6 +114,8 @@ type Gate struct {
 	// again, nothing acts.
 	doubt atomic.Bool
 
+	maxCallers int // that are remembered
+
 	mu      sync.Mutex // guards callers
 	callers map[string]*Caller
 }
@@ -122,7 +124,7 @@ type Gate struct {
 func New(authority nhi.Authority, provider pqc.Provider, clock consensus.Clock, authorizer authz.Authorizer, log audit.Log, approver Approver, meter Meter) *Gate {
 	return &Gate{
 		authority: authority, provider: provider, clock: clock, authorizer: authorizer,
-		log: log, approver: approver, meter: meter, callers: make(map[string]*Caller),
+		log: log, approver: approver, meter: meter, maxCallers: defaultCallers, callers: make(map[string]*Caller),
 	}
 }
 

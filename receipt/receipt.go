@@ -269,20 +269,17 @@ func (b Bundle) chains() (chains, error) {
 	all := make(chains, len(b.Links))
 	for _, leaf := range b.Links {
 		var chain []nhi.SignedLink
-		var digests []creto.Digest
 		at, ok := links[leaf.Digest()]
 		for ok && len(chain) <= nhi.MaxChain {
-			chain, digests = append(chain, at.signed), append(digests, at.signed.Digest())
+			chain = append(chain, at.signed)
 			at, ok = links[at.parent]
 		}
 		slices.Reverse(chain)
-		slices.Reverse(digests)
-		// As nhi.VerifyDelegation names a chain, which verify holds it to.
-		name, err := canon.Marshal(digests)
+		digest, err := nhi.ChainDigest(chain)
 		if err != nil {
 			return nil, fault.Wrap(op, err)
 		}
-		all[creto.DigestOf(name)] = chain
+		all[digest] = chain
 	}
 	return all, nil
 }

@@ -218,7 +218,9 @@ func TestVerify(t *testing.T) {
 	entries := []audit.Entry{
 		w.record(t, deep, nil),
 		w.record(t, short, consented(t, "f47ac10b-58cc-4372-a567-0e02b2c3d479")),
-		w.record(t, short, func(r *audit.Record) { r.Chain, r.OnBehalfOf, r.What = creto.Digest{}, creto.ID{}, audit.EventNodeStarted }),
+		w.record(t, short, func(r *audit.Record) {
+			r.Chain, r.OnBehalfOf, r.What = creto.Digest{}, creto.ID{}, audit.EventNodeStarted
+		}),
 		w.record(t, deep, nil),
 	}
 	w.clock.Advance(59 * time.Minute) // of their hour
