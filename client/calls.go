@@ -2,11 +2,12 @@ package client
 
 import (
 	"context"
+	"encoding/json"
+	"io"
+	"net/url"
+
 	"creto.dev/fault"
 	"creto.dev/health"
-	"encoding/json"
-	"net/http"
-	"net/url"
 )
 
 // Status returns what the node says of itself.
@@ -104,22 +105,18 @@ func (c *Client) Bundle(ctx context.Context, q Query) (data []byte, err error) {
 	return data, c.do(ctx, "GET", "/bundle?"+q.values().Encode(), nil, &data)
 }
 
+// maxReportBytes bounds a node's health report.
+const maxReportBytes = 1 << 20
+
 // Health returns the node's health and the HTTP status that it answers with.
 func (c *Client) Health(ctx context.Context) (int, health.Report, error) {
 	const op fault.Op = "client.Health"
 	var report health.Report
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+"/health", nil)
+	response, err := c.send(ctx, "GET", "/health", nil)
 	if err != nil {
-		return 0, report, fault.WrapAs(op, fault.InvalidArgument, err, "the request cannot be made")
-	}
-	if !c.token.IsZero() {
-		request.Header.Set("Authorization", "Bearer "+c.token.Reveal())
-	}
-	response, err := c.http.Do(request)
-	if err != nil {
-		return 0, report, fault.WrapAs(op, fault.Unavailable, err, "no node answers at %s", c.base)
+		return 0, report, fault.Wrap(op, err)
 	}
 	defer func() { _ = response.Body.Close() }()
-	err = json.NewDecoder(response.Body).Decode(&report)
-	return response.StatusCode, report, fault.WrapAs(op, fault.Internal, err, "the node's answer cannot be read")
+	err = json.NewDecoder(io.LimitReader(response.Body, maxReportBytes)).Decode(&report)
+	return response.StatusCode, report, fault.WrapAs(op, fault.Internal, err, "what %s answers is no report of a node's health", c.address)
 }

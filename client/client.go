@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -28,9 +29,10 @@ const maxResponseBytes = 256 << 20
 
 // Client talks to one node. Safe for concurrent use.
 type Client struct {
-	http  *http.Client
-	base  string
-	token creto.Secret
+	http    *http.Client
+	address string // as a person knows it
+	base    string
+	token   creto.Secret
 }
 
 // New returns a client of the node at address: the path of a Unix socket, or a
@@ -38,18 +40,25 @@ type Client struct {
 //
 // Errors: InvalidArgument (Permanent).
 func New(address string, token creto.Secret) (*Client, error) {
+	// A redirect would carry the token, or another method, elsewhere.
+	plain := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	if strings.HasPrefix(address, "http://") || strings.HasPrefix(address, "https://") {
-		if _, err := url.Parse(address); err != nil {
-			return nil, fault.New("client.New", fault.InvalidArgument, "%q is no URL", address)
+		u, err := url.Parse(address)
+		if err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+			return nil, fault.New("client.New", fault.InvalidArgument, "%q is not an address such as http://localhost:7300", address)
 		}
-		return &Client{http: &http.Client{}, base: strings.TrimSuffix(address, "/"), token: token}, nil
+		return &Client{http: plain, address: address, base: strings.TrimSuffix(address, "/"), token: token}, nil
 	}
-	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	path := strings.TrimPrefix(address, "unix:")
+	plain.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
-		return d.DialContext(ctx, "unix", strings.TrimPrefix(address, "unix:"))
+		return d.DialContext(ctx, "unix", path)
 	}}
-	return &Client{http: &http.Client{Transport: transport}, base: "http://creto"}, nil
+	return &Client{http: plain, address: path, base: "http://creto"}, nil
 }
+
+// Close closes idle connections. Calls under way go on.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // Status is what a node says of itself.
 type Status struct {
@@ -205,50 +214,60 @@ func (q Query) values() url.Values {
 	set("agent", q.Agent)
 	set("what", q.What)
 	set("outcome", q.Outcome)
-	set("before", jsonNumber(q.Before))
-	set("limit", jsonNumber(int64(q.Limit)))
+	set("before", strconv.FormatInt(q.Before, 10))
+	set("limit", strconv.Itoa(q.Limit))
 	return v
 }
 
-func jsonNumber(n int64) string {
-	data, _ := json.Marshal(n) // an integer always encodes
-	return string(data)
-}
-
-// do sends one request. in is sent as JSON unless nil; out is filled from JSON,
-// or is a *[]byte for the body as it is.
-func (c *Client) do(ctx context.Context, method, path string, in, out any) error {
-	const op fault.Op = "client.do"
+// send sends one request. in is sent as JSON unless nil.
+func (c *Client) send(ctx context.Context, method, path string, in any) (*http.Response, error) {
+	const op fault.Op = "client.send"
 	var body io.Reader
 	if in != nil {
 		data, err := json.Marshal(in)
 		if err != nil {
-			return fault.WrapAs(op, fault.InvalidArgument, err, "the request cannot be encoded")
+			return nil, fault.WrapAs(op, fault.InvalidArgument, err, "the request cannot be encoded")
 		}
 		body = bytes.NewReader(data)
 	}
-	request, err := http.NewRequestWithContext(ctx, method, c.base+"/api/v1"+path, body)
+	request, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
 	if err != nil {
-		return fault.WrapAs(op, fault.InvalidArgument, err, "the request cannot be made")
+		return nil, fault.WrapAs(op, fault.InvalidArgument, err, "the request cannot be made")
 	}
-	request.Header.Set("Content-Type", "application/json")
+	if in != nil {
+		request.Header.Set("Content-Type", "application/json")
+	}
 	if !c.token.IsZero() {
 		request.Header.Set("Authorization", "Bearer "+c.token.Reveal())
 	}
 	response, err := c.http.Do(request)
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return nil, fault.Wrap(op, err)
+	}
+	return response, fault.WrapAs(op, fault.Unavailable, err, "no node answers at %s", c.address)
+}
+
+// do calls the administrator's API. out is filled from JSON, or is a *[]byte for
+// the body as it is.
+func (c *Client) do(ctx context.Context, method, path string, in, out any) error {
+	const op fault.Op = "client.do"
+	response, err := c.send(ctx, method, "/api/v1"+path, in)
 	if err != nil {
-		if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-			return fault.Wrap(op, err)
-		}
-		return fault.WrapAs(op, fault.Unavailable, err, "no node answers at %s", c.base)
+		return fault.Wrap(op, err)
 	}
 	defer func() { _ = response.Body.Close() }()
 	if response.StatusCode >= http.StatusBadRequest {
-		return faulthttp.Read(response)
+		return fault.Wrap(op, faulthttp.Read(response))
 	}
-	data, err := io.ReadAll(io.LimitReader(response.Body, maxResponseBytes))
+	if response.StatusCode != http.StatusOK {
+		return fault.New(op, fault.Internal, "what answers at %s is no node of Creto: status %d", c.address, response.StatusCode)
+	}
+	data, err := io.ReadAll(io.LimitReader(response.Body, maxResponseBytes+1))
 	if err != nil {
 		return fault.WrapAs(op, fault.Unavailable, err, "the node's answer broke off")
+	}
+	if len(data) > maxResponseBytes {
+		return fault.New(op, fault.ResourceExhausted, "the node's answer is larger than %d MiB; ask for less", maxResponseBytes>>20)
 	}
 	switch target := out.(type) {
 	case nil:

@@ -3,6 +3,8 @@ package serve
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"io"
 	"net/http"
 	"strconv"
 
@@ -35,8 +37,16 @@ type Admin interface {
 }
 
 // remote is what an administrator may do from elsewhere: nothing in another's
-// name, and nothing that needs this machine's processes.
+// name, and nothing about this machine's processes.
 type remote struct{ Admin }
+
+// Login logs in the caller only: whoever logs in as another answers as them.
+func (a remote) Login(ctx context.Context, human string) (string, error) {
+	if caller := creto.CallerOf(ctx); human != caller.Name {
+		return "", fault.New("serve.Login", fault.PermissionDenied, "over TCP, %s may not log in as another; on the node's machine, run: creto human login %s", caller.Name, human)
+	}
+	return a.Admin.Login(ctx, human)
+}
 
 // Decide answers as the caller only.
 func (a remote) Decide(ctx context.Context, id string, d client.Decide) (client.Approval, error) {
@@ -47,10 +57,19 @@ func (a remote) Decide(ctx context.Context, id string, d client.Decide) (client.
 	return a.Admin.Decide(ctx, id, d)
 }
 
+// errLocal refuses what belongs to the node's machine.
+var errLocal = fault.New("serve.remote", fault.PermissionDenied, "runs are started and ended on the node's machine, over its socket")
+
 // StartRun refuses.
-func (a remote) StartRun(context.Context, client.NewRun) (client.Run, error) {
-	return client.Run{}, fault.New("serve.StartRun", fault.PermissionDenied, "a run is started on the node's machine, over its socket")
+func (remote) StartRun(context.Context, client.NewRun) (client.Run, error) {
+	return client.Run{}, errLocal
 }
+
+// RunStarted refuses.
+func (remote) RunStarted(context.Context, string, client.RunStarted) error { return errLocal }
+
+// EndRun refuses.
+func (remote) EndRun(context.Context, string, client.RunEnded) error { return errLocal }
 
 // maxRequestBytes bounds an administrator's request.
 const maxRequestBytes = 1 << 20
@@ -128,8 +147,12 @@ func answer[In, Out any](call func(*http.Request, In) (Out, error)) http.Handler
 			d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequestBytes))
 			d.DisallowUnknownFields()
 			d.UseNumber()
-			if err := d.Decode(&in); err != nil {
-				faulthttp.Write(w, r, fault.WrapAs("serve.api", fault.InvalidArgument, err, "the request is not the JSON that %s takes", r.URL.Path))
+			err := d.Decode(&in)
+			if _, end := d.Token(); err == nil && !errors.Is(end, io.EOF) {
+				err = errors.New("something follows")
+			}
+			if err != nil {
+				faulthttp.Write(w, r, fault.WrapAs("serve.api", fault.InvalidArgument, err, "the request is not the JSON that %s takes, of at most %d KiB", r.URL.Path, maxRequestBytes>>10))
 				return
 			}
 		}
@@ -139,9 +162,13 @@ func answer[In, Out any](call func(*http.Request, In) (Out, error)) http.Handler
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(out) // a reader who left needs no answer
+		w.Header().Set("Cache-Control", "no-store") // tokens and logins are answers too
+		_ = json.NewEncoder(w).Encode(out)          // a reader who left needs no answer
 	}
 }
+
+// maxPage is the most that audit.Filter gives at once.
+const maxPage = 1000
 
 func queryOf(r *http.Request) (client.Query, error) {
 	q := client.Query{Agent: r.FormValue("agent"), What: r.FormValue("what"), Outcome: r.FormValue("outcome")}
@@ -150,7 +177,7 @@ func queryOf(r *http.Request) (client.Query, error) {
 		if text == "" {
 			return 0, nil
 		}
-		n, err := strconv.ParseInt(text, 10, 32)
+		n, err := strconv.ParseInt(text, 10, 64)
 		if err != nil || n < 0 {
 			return 0, fault.New("serve.api", fault.InvalidArgument, "%s=%q is no number", key, text)
 		}
@@ -160,7 +187,7 @@ func queryOf(r *http.Request) (client.Query, error) {
 	if err != nil {
 		return q, err
 	}
-	q.Limit = int(limit)
+	q.Limit = int(min(limit, maxPage))
 	q.Before, err = number("before")
 	return q, err
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -19,8 +20,13 @@ import (
 	"creto.dev/fault/faulthttp"
 )
 
-// drainTimeout is how long requests may finish once the node stops.
-const drainTimeout = 5 * time.Second
+// drainTimeout is how long requests may finish once the node stops, and
+// endTimeout how long they may take to notice that they are ended: a record
+// waits as long for room in the log (package gate).
+const (
+	drainTimeout = 5 * time.Second
+	endTimeout   = 5 * time.Second
+)
 
 // Limits of a connection. There is no write timeout: an answer may be a long
 // stream, or wait for a human.
@@ -85,11 +91,15 @@ const maxSocketPath = 107
 // that an earlier life left.
 //
 // Errors: Unavailable (Degraded), InvalidArgument (Permanent) for a path that
-// is too long for a socket.
+// is too long for a socket, FailedPrecondition (Permanent) for one where there
+// is something else.
 func ListenUnix(path string) (net.Listener, error) {
 	const op fault.Op = "serve.ListenUnix"
 	if len(path) > maxSocketPath {
 		return nil, fault.New(op, fault.InvalidArgument, "the path %s is too long for a socket (%d bytes, limit %d); use a shorter --data directory", path, len(path), maxSocketPath)
+	}
+	if info, err := os.Lstat(path); err == nil && info.Mode().Type() != os.ModeSocket {
+		return nil, fault.New(op, fault.FailedPrecondition, "%s is in the way and is no socket; it was left as it is", path)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fault.WrapAs(op, fault.Unavailable, err, "the old socket %s cannot be removed", path)
@@ -128,13 +138,20 @@ func (s *Server) Run(ctx context.Context, parts Parts) error {
 }
 
 // Serve serves HTTP on l until ctx ends, then lets requests finish for a few
-// seconds and ends the rest.
+// seconds and ends the rest. When it returns their handlers have returned, also
+// those of tunnels, so that what they record is recorded.
 func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
 	const op fault.Op = "serve.Serve"
 	base, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
+	var underWay sync.RWMutex // held for reading by each handler
 	server := &http.Server{
-		Handler: h, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			underWay.RLock()
+			defer underWay.RUnlock()
+			h.ServeHTTP(w, r)
+		}),
+		ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug), BaseContext: func(net.Listener) context.Context { return base },
 	}
 	failed := make(chan error, 1)
@@ -147,11 +164,22 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger
 	drain, cancel := context.WithTimeout(base, drainTimeout)
 	defer cancel()
 	err := server.Shutdown(drain)
+	end() // what waits for a human is asked again by its sender
 	if errors.Is(err, context.DeadlineExceeded) {
-		end() // what waits for a human is asked again by its sender
 		err = server.Close()
 	}
-	<-failed
+	_ = <-failed // http.ErrServerClosed
+	returned := make(chan struct{})
+	go func() {
+		underWay.Lock()
+		defer underWay.Unlock()
+		close(returned)
+	}()
+	select {
+	case <-returned:
+	case <-time.After(endTimeout):
+		err = errors.Join(err, errors.New("a request does not end"))
+	}
 	return fault.WrapAs(op, fault.Unavailable, err, "the listener did not close")
 }
 
@@ -164,7 +192,11 @@ func (s *Server) public() http.Handler {
 }
 
 func (s *Server) authenticated(next http.Handler) http.Handler {
-	protected := http.NewCrossOriginProtection().Handler(next)
+	protection := http.NewCrossOriginProtection()
+	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		faulthttp.Write(w, r, fault.New("serve", fault.PermissionDenied, "the request comes from another site's page"))
+	}))
+	protected := protection.Handler(next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id, err := s.parts.Administrator(r)
 		if err != nil {
@@ -178,12 +210,11 @@ func (s *Server) authenticated(next http.Handler) http.Handler {
 // private is the handler of the socket, whose user owns the data directory.
 func (s *Server) private() http.Handler {
 	mux := http.NewServeMux()
-	admin := api(s.parts.Admin)
-	mux.HandleFunc("/api/v1/", func(w http.ResponseWriter, r *http.Request) {
-		admin.ServeHTTP(w, r.WithContext(creto.WithCaller(r.Context(), s.parts.Owner)))
-	})
+	mux.Handle("/api/v1/", api(s.parts.Admin))
 	s.shared(mux)
-	return mux
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mux.ServeHTTP(w, r.WithContext(creto.WithCaller(r.Context(), s.parts.Owner)))
+	})
 }
 
 func (s *Server) shared(mux *http.ServeMux) {
