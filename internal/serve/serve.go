@@ -168,7 +168,9 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = server.Close()
 	}
-	_ = <-failed // http.ErrServerClosed
+	if why := <-failed; !errors.Is(why, http.ErrServerClosed) {
+		err = errors.Join(err, why)
+	}
 	returned := make(chan struct{})
 	go func() {
 		underWay.Lock()
