@@ -36,7 +36,7 @@ is done, reserved or asked. Exit code 0 means allow, 1 anything else.
 				d := json.NewDecoder(strings.NewReader(contextText))
 				d.UseNumber()
 				if err := d.Decode(&check.Context); err != nil || d.More() {
-					return fault.WrapAs("creto.check", fault.InvalidArgument, err, "--context is not a JSON object: %s", contextText)
+					return fault.New("creto.check", fault.InvalidArgument, "--context is not a JSON object: %s", contextText)
 				}
 			}
 			return a.node(func(n *client.Client) error {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -34,7 +35,7 @@ everything that proves them to a file that creto verify checks offline.`,
 		Args:      cobra.MatchAll(cobra.MaximumNArgs(1), cobra.OnlyValidArgs),
 		ValidArgs: []string{"last"},
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := checkLimit(q); err != nil {
+			if err := checkQuery(q); err != nil {
 				return err
 			}
 			return a.node(func(n *client.Client) error {
@@ -65,7 +66,13 @@ func queryFlags(c *cobra.Command, q *client.Query) {
 // maxReceipts bounds one page, and one bundle.
 const maxReceipts = 1000
 
-func checkLimit(q client.Query) error {
+// outcomes are what --outcome takes.
+var outcomes = []string{string(audit.Success), string(audit.Failure), string(audit.Denied), string(audit.Timeout), string(audit.Unknown)}
+
+func checkQuery(q client.Query) error {
+	if q.Outcome != "" && !slices.Contains(outcomes, q.Outcome) {
+		return fmt.Errorf("--outcome=%s: choose %s", q.Outcome, strings.Join(outcomes, ", "))
+	}
 	if q.Limit < 1 || q.Limit > maxReceipts || q.Before < 0 {
 		return fmt.Errorf("--limit is 1 to %d and --before no negative number; --before INDEX gives the page behind a record", maxReceipts)
 	}
@@ -113,7 +120,7 @@ func (a *app) auditCommand() *cobra.Command {
 	query := &cobra.Command{
 		Use: "query", Short: "Query the audit log, the newest first", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := checkLimit(q); err != nil {
+			if err := checkQuery(q); err != nil {
 				return err
 			}
 			return a.node(func(n *client.Client) error {
