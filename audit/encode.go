@@ -1,6 +1,9 @@
 package audit
 
 import (
+	"slices"
+	"unicode/utf8"
+
 	"golang.org/x/mod/sumdb/tlog"
 
 	"creto.dev"
@@ -17,6 +20,9 @@ func (r Record) Encode() ([]byte, error) {
 	case r.ID.IsZero(), r.Stamp.IsZero(), r.What == "", r.Outcome == "", r.Who.IsZero():
 		return nil, fault.New(op, fault.AuditValidationFailed, "a record needs an id, a stamp, who, what and an outcome")
 	}
+	if text, ok := r.invalidText(); ok {
+		return nil, fault.New(op, fault.AuditValidationFailed, "the record's text %q is not UTF-8", text)
+	}
 	leaf, err := canon.Marshal(r)
 	if err != nil {
 		return nil, fault.WrapAs(op, fault.AuditValidationFailed, err, "the record cannot be encoded")
@@ -25,6 +31,28 @@ func (r Record) Encode() ([]byte, error) {
 		return nil, fault.New(op, fault.AuditValidationFailed, "the record is %d bytes, limit %d", len(leaf), MaxRecordBytes)
 	}
 	return leaf, nil
+}
+
+// invalidText finds text that no reader would accept as CBOR text.
+func (r Record) invalidText() (string, bool) {
+	texts := []string{r.What, r.Resource, r.Why, string(r.Outcome), r.Sandbox, r.Isolation, r.Trace, r.SignatureStatus, r.Stamp.Node, string(r.Stamp.Source)}
+	for key, value := range r.Detail {
+		texts = append(texts, key, value)
+	}
+	if r.Decision != nil {
+		texts = append(texts, r.Decision.Kind, r.Decision.Reason)
+		for _, p := range r.Decision.Policies {
+			texts = append(texts, p.ID)
+		}
+	}
+	for _, c := range r.Consents {
+		texts = append(texts, c.ID, c.Approver, c.Channel, c.Verification, c.Policy.ID)
+	}
+	i := slices.IndexFunc(texts, func(s string) bool { return !utf8.ValidString(s) })
+	if i < 0 {
+		return "", false
+	}
+	return texts[i], true
 }
 
 // SigningBytes returns what an actor signs: the record without stamp and

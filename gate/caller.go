@@ -2,6 +2,7 @@ package gate
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"time"
 
@@ -25,6 +26,7 @@ const maxStanding = time.Second
 type Caller struct {
 	token    string
 	identity nhi.Identity
+	source   TokenSource // nil for a caller that ends with its token
 	standing atomic.Pointer[standing]
 }
 
@@ -76,6 +78,46 @@ func (g *Gate) Open(ctx context.Context, token string) (*Caller, error) {
 		g.remember(c, stamp.Time())
 	}
 	return c, nil
+}
+
+// TokenSource returns a token in force of always the same agent.
+type TokenSource func(ctx context.Context) (string, error)
+
+// OpenFor is Open for a caller that outlives its tokens, such as a sandbox that
+// waits half an hour for a human: Do takes the next token when one has expired.
+//
+// Errors: those of source and Open.
+func (g *Gate) OpenFor(ctx context.Context, source TokenSource) (*Caller, error) {
+	const op fault.Op = "gate.OpenFor"
+	token, err := source(ctx)
+	if err != nil {
+		return nil, fault.Wrap(op, err)
+	}
+	opened, err := g.Open(ctx, token)
+	if err != nil {
+		return nil, fault.Wrap(op, err)
+	}
+	c := &Caller{token: token, identity: opened.identity, source: source}
+	c.standing.Store(opened.standing.Load())
+	return c, nil
+}
+
+// renewed is fresh, with the next token if the caller's has expired and there
+// is one for the same agent and run.
+func (g *Gate) renewed(ctx context.Context, c *Caller) (*Caller, creto.Timestamp, *standing, error) {
+	stamp, s, err := g.fresh(ctx, c)
+	if c.source == nil || !errors.Is(err, fault.NHITokenExpired) {
+		return c, stamp, s, err
+	}
+	next, err := g.OpenFor(ctx, c.source)
+	if err != nil {
+		return c, stamp, nil, err
+	}
+	if next.identity.ID != c.identity.ID || next.identity.Sandbox != c.identity.Sandbox {
+		return c, stamp, nil, fault.New("gate.renewed", fault.NHITokenInvalid, "the next token is another caller's")
+	}
+	stamp, s, err = g.fresh(ctx, next)
+	return next, stamp, s, err
 }
 
 // remember keeps a caller for the next Open. The caller holds mu. When there

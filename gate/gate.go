@@ -237,7 +237,8 @@ func (p *pass) admit() error {
 func (p *pass) decide(ctx context.Context) (bool, error) {
 	const op fault.Op = "gate.decide"
 	p.decision = authz.Decision{}
-	stamp, standing, err := p.gate.fresh(ctx, p.caller)
+	caller, stamp, standing, err := p.gate.renewed(ctx, p.caller)
+	p.caller = caller
 	if err != nil {
 		p.disown()
 		return false, err

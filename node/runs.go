@@ -170,22 +170,27 @@ func (rs *runs) serve(ctx context.Context, r *run) error {
 // renewBefore is how long before its end a run's token is replaced.
 const renewBefore = time.Minute
 
-// caller returns who a run's requests come from. Its token never leaves the
-// node.
+// caller returns who a run's requests come from. Its tokens never leave the
+// node, and the caller takes the next one by itself: a request may wait for a
+// human for longer than a token lasts.
 func (rs *runs) caller(ctx context.Context, r *run) (*gate.Caller, error) {
-	const op fault.Op = "node.caller"
+	return rs.node.gate.OpenFor(ctx, func(ctx context.Context) (string, error) { return rs.tokenOf(ctx, r) })
+}
+
+func (rs *runs) tokenOf(ctx context.Context, r *run) (string, error) {
+	const op fault.Op = "node.tokenOf"
 	stamp, err := rs.node.clock.Now(ctx)
 	if err != nil {
-		return nil, fault.Wrap(op, err)
+		return "", fault.Wrap(op, err)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if stamp.Time().Add(renewBefore).After(r.expires) {
 		if r.token, r.expires, err = rs.node.authority.IssueToken(ctx, r.agent, r.id); err != nil {
-			return nil, fault.Wrap(op, err)
+			return "", fault.Wrap(op, err)
 		}
 	}
-	return rs.node.gate.Open(ctx, r.token)
+	return r.token, nil
 }
 
 // hostImage is the resource of a sandbox whose root is this host's.

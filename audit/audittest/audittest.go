@@ -199,6 +199,7 @@ func testInvalid(t *testing.T, h Harness) {
 		"no actor":   func(r *audit.Record) { r.Who = creto.ID{} },
 		"no event":   func(r *audit.Record) { r.What = "" },
 		"no outcome": func(r *audit.Record) { r.Outcome = "" },
+		"no UTF-8":   func(r *audit.Record) { r.Detail = map[string]string{"x": "\xff"} },
 		"too large":  func(r *audit.Record) { r.Why = strings.Repeat("x", audit.MaxRecordBytes) },
 	} {
 		r := Record(creto.CallModel, 1)

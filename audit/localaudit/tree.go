@@ -3,12 +3,14 @@ package localaudit
 import (
 	"context"
 	"database/sql"
+	"log/slog"
 
 	"golang.org/x/mod/sumdb/tlog"
 
 	"creto.dev/audit"
 	"creto.dev/fault"
 	"creto.dev/internal/db"
+	"creto.dev/internal/logkey"
 )
 
 // maxDrain bounds one transaction.
@@ -54,7 +56,10 @@ func (l *Log) insert(ctx context.Context, tx *sql.Tx, frames []frame, next *head
 		leaf := append([]byte(nil), f.payload...)
 		r, err := audit.DecodeRecord(leaf)
 		if err != nil {
-			return fault.WrapAs(op, fault.DataLoss, err, "frame %d of the audit front is no record", f.sequence)
+			// Encode lets no such leaf in. One that is here all the same must not
+			// keep what follows out of the tree.
+			l.log.LogAttrs(ctx, slog.LevelError, "frame of the audit front is no record and was left out", slog.Uint64(logkey.Sequence, f.sequence), slog.Any(logkey.Error, err))
+			continue
 		}
 		result, err := row.ExecContext(ctx, next.size, r.ID[:], r.Stamp.Physical, r.Who.Tenant, r.Who.String(), r.What, r.Resource, string(r.Outcome), leaf)
 		if err != nil {

@@ -135,17 +135,26 @@ func (a *Authorizer) decide(ctx context.Context, s authz.Session, r authz.Reques
 	if decision.Kind != authz.Allow {
 		return decision, nil
 	}
-	for i, e := range a.extensions {
+	var reserver authz.Extension // who holds decision.Reservation
+	for _, e := range a.extensions {
 		d, ends, err := e.Evaluate(ctx, own.chain, r, reserve)
-		if err != nil || ends {
-			if decision.Reservation != (authz.Reservation{}) {
-				a.extensions[i-1].Refund(decision.Reservation)
+		if err == nil && !ends && d.Reservation != (authz.Reservation{}) {
+			if reserver == nil {
+				reserver, decision.Reservation = e, d.Reservation
+				continue
 			}
-			d.Version, d.Policies = snapshot.version, decision.Policies
-			return d, fault.Wrap(op, err)
+			e.Refund(d.Reservation)
+			err = fault.New(op, fault.AuthzInternal, "both %s and %s reserve; there is one reservation", reserver.Name(), e.Name())
 		}
-		if d.Reservation != (authz.Reservation{}) {
-			decision.Reservation = d.Reservation
+		if err != nil || ends {
+			if reserver != nil {
+				reserver.Refund(decision.Reservation)
+			}
+			d.Version, d.Policies, d.Reservation = snapshot.version, decision.Policies, authz.Reservation{}
+			if err != nil {
+				d.Kind = authz.Deny
+			}
+			return d, fault.Wrap(op, err)
 		}
 	}
 	return decision, nil

@@ -35,6 +35,8 @@ const (
 
 // What happened.
 const (
+	// Sequence is the number of a frame in the audit log's front.
+	Sequence = "sequence"
 	// Op is a fault.Op.
 	Op = "op"
 	// Code is the name of a fault.Code.

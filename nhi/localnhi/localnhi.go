@@ -202,7 +202,8 @@ func (a *Authority) PublicKeys(ctx context.Context, agent creto.ID) (nhi.PublicK
 // Groups implements nhi.Authority.
 func (a *Authority) Groups(ctx context.Context, id creto.ID) ([]string, error) {
 	const op fault.Op = "localnhi.Groups"
-	rows, err := a.db.QueryContext(ctx, "SELECT group_name FROM membership WHERE principal = $1 ORDER BY group_name", id.String())
+	rows, err := a.db.QueryContext(ctx, `SELECT m.group_name FROM membership m
+		JOIN principal p ON p.id = m.principal AND p.active = 1 WHERE m.principal = $1 ORDER BY m.group_name`, id.String())
 	if err != nil {
 		return nil, unavailable(op, err)
 	}

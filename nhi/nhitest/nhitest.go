@@ -177,6 +177,10 @@ func testGroups(t *testing.T, h Harness) {
 	if err != nil || len(got) != 2 || got[0] != "approvers" || got[1] != "finance" {
 		t.Errorf("Groups = %v, %v; want approvers and finance", got, err)
 	}
+	h.Revoke(t, bob)
+	if got, err := h.Authority.Groups(t.Context(), bob); err != nil || len(got) != 0 {
+		t.Errorf("Groups of a revoked human = %v, %v; want none", got, err)
+	}
 }
 
 func testScope(t *testing.T, h Harness) {
