@@ -7,12 +7,14 @@ import (
 	"crypto/subtle"
 	"embed"
 	"errors"
+	"fmt"
 	"html/template"
 	"log/slog"
 	"net/http"
 	"net/url"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"creto.dev"
@@ -45,7 +47,8 @@ func New(origin string, sessions *Sessions, desk *oversight.Desk, log audit.Log,
 	const op fault.Op = "console.New"
 	templates, err := template.New("").Funcs(template.FuncMap{
 		"when": func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
-		"text": func(b []byte) string { return readable(b) },
+		"text": func(text any) []span { return spans(fmt.Sprintf("%s", text)) },
+		"odd":  func(text any) bool { return len(spans(fmt.Sprintf("%s", text))) > 1 },
 	}).ParseFS(files, "templates/*.html")
 	if err != nil {
 		return nil, fault.WrapAs(op, fault.Internal, err, "")
@@ -57,41 +60,101 @@ func New(origin string, sessions *Sessions, desk *oversight.Desk, log audit.Log,
 	return &Console{sessions: sessions, desk: desk, log: log, slog: logger, secure: u.Scheme == "https", templates: templates}, nil
 }
 
-// readable shows bytes as they are, with what could mislead a reader replaced:
-// control characters, and characters that reverse or hide text.
-func readable(b []byte) string {
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r == '\n' || r == '\t':
-			return r
-		case r < ' ', r == 0x7f, r == utf8.RuneError, 0x80 <= r && r < 0xa0, 0x200b <= r && r <= 0x200f, 0x202a <= r && r <= 0x202e, 0x2060 <= r && r <= 0x2069, r == 0xfeff:
-			return '\uFFFD'
+// span is a piece of text that others wrote: as it is, or the names of
+// characters that a reader would not see.
+type span struct {
+	Text   string
+	Hidden bool
+}
+
+// spans takes text apart, so that what is shown is all that is there: characters
+// that control, reverse, join or hide others are named and marked.
+func spans(text string) []span {
+	var list []span
+	start := 0
+	for i, r := range text {
+		size := utf8.RuneLen(r)
+		name := fmt.Sprintf("U+%04X", r)
+		if r == utf8.RuneError {
+			if _, size = utf8.DecodeRuneInString(text[i:]); size == 1 {
+				name = fmt.Sprintf("0x%02X", text[i])
+			}
 		}
-		return r
-	}, string(b))
+		if visible(r) && !strings.HasPrefix(name, "0x") {
+			continue
+		}
+		if start < i {
+			list = append(list, span{Text: text[start:i]})
+		}
+		list = append(list, span{Text: name, Hidden: true})
+		start = i + size
+	}
+	if start < len(text) || len(list) == 0 {
+		list = append(list, span{Text: text[start:]})
+	}
+	return list
+}
+
+func visible(r rune) bool {
+	const blankBraille = 0x2800
+	return r == '\n' || r == '\t' ||
+		unicode.IsPrint(r) && r != blankBraille && !unicode.In(r, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector)
 }
 
 // Handler returns the console's handler.
 func (c *Console) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /console/static/", http.StripPrefix("/console/", http.FileServerFS(files)))
+	mux.HandleFunc("GET /console/static/{file}", func(w http.ResponseWriter, r *http.Request) {
+		http.ServeFileFS(w, r, files, "static/"+r.PathValue("file"))
+	})
 	mux.HandleFunc("GET /console/login", c.showLogin)
 	mux.HandleFunc("POST /console/login", c.login)
 	mux.HandleFunc("POST /console/logout", c.with(c.logout))
 	mux.HandleFunc("GET /console", c.with(c.home))
+	mux.Handle("GET /console/{$}", http.RedirectHandler("/console", http.StatusMovedPermanently))
 	mux.HandleFunc("GET /console/approvals/{id}", c.with(c.show))
 	mux.HandleFunc("POST /console/approvals/{id}", c.with(c.decide))
 	mux.HandleFunc("GET /console/activity", c.with(c.activity))
-	return headers(http.NewCrossOriginProtection().Handler(mux))
+	protection := http.NewCrossOriginProtection()
+	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c.fail(w, r, Session{}, fault.New("console", fault.PermissionDenied, "the form was sent by another site; open the console yourself"))
+	}))
+	return headers(protection.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		handler, pattern := mux.Handler(r)
+		if pattern != "" {
+			mux.ServeHTTP(w, r)
+			return
+		}
+		// No such page, or not with this method; the multiplexer knows which.
+		wrong := &statusOnly{header: w.Header()}
+		handler.ServeHTTP(wrong, r)
+		c.render(w, r, wrong.status, "message.html", page{Title: http.StatusText(wrong.status), Notice: "There is no page for " + r.Method + " " + r.URL.Path + "."})
+	})))
 }
 
+// statusOnly is a response of which the header and the status count.
+type statusOnly struct {
+	header http.Header
+	status int
+}
+
+// Header implements http.ResponseWriter.
+func (s *statusOnly) Header() http.Header { return s.header }
+
+// Write implements http.ResponseWriter.
+func (s *statusOnly) Write(p []byte) (int, error) { return len(p), nil }
+
+// WriteHeader implements http.ResponseWriter.
+func (s *statusOnly) WriteHeader(status int) { s.status = status }
+
 // headers forbid what the pages do not need: scripts, frames, foreign content,
-// and the sending of an address with its login code to anybody.
+// and the sending of an address with its login code to another site. To this
+// one it is sent, or browsers would hide the origin of a form from it.
 func headers(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'")
-		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Referrer-Policy", "same-origin")
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Cache-Control", "no-store")
 		next.ServeHTTP(w, r)
@@ -152,7 +215,7 @@ func (c *Console) with(next func(http.ResponseWriter, *http.Request, Session)) h
 				return
 			}
 		}
-		next(w, r, session)
+		next(w, r.WithContext(creto.WithCaller(r.Context(), session.Human)), session)
 	}
 }
 
@@ -220,7 +283,7 @@ func (c *Console) show(w http.ResponseWriter, r *http.Request, s Session) {
 }
 
 func (c *Console) decide(w http.ResponseWriter, r *http.Request, s Session) {
-	decision := oversight.Decision{By: s.Human, Channel: oversight.ChannelConsole, Reason: readable([]byte(r.PostFormValue("reason")))}
+	decision := oversight.Decision{By: s.Human, Channel: oversight.ChannelConsole, Reason: strings.TrimSpace(r.PostFormValue("reason"))}
 	switch r.PostFormValue("decision") {
 	case "approve":
 		decision.Approve = true

@@ -52,6 +52,11 @@ func (s *Sessions) NewLogin(ctx context.Context, human creto.ID) (string, error)
 	if err != nil {
 		return "", fault.Wrap(op, err)
 	}
+	for _, table := range []string{"login_code", "session"} { // those that ended
+		if _, err := s.db.ExecContext(ctx, "DELETE FROM "+table+" WHERE expires_ns <= $1", now.Physical); err != nil {
+			return "", db.Classify(op, err)
+		}
+	}
 	code := newSecret()
 	digest := creto.DigestOf([]byte(code))
 	_, err = s.db.ExecContext(ctx, "INSERT INTO login_code (digest, principal, expires_ns) VALUES ($1, $2, $3)",

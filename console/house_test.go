@@ -1,0 +1,216 @@
+package console_test
+
+import (
+	"context"
+	"database/sql"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"creto.dev"
+	"creto.dev/audit"
+	"creto.dev/audit/localaudit"
+	"creto.dev/authz"
+	"creto.dev/consensus/consensustest"
+	"creto.dev/console"
+	"creto.dev/gate"
+	"creto.dev/internal/db"
+	"creto.dev/nhi"
+	"creto.dev/nhi/localnhi"
+	"creto.dev/oversight"
+	"creto.dev/pqc"
+	"creto.dev/pqc/localpqc"
+)
+
+// patience is how long a test waits for what must happen.
+const patience = 20 * time.Second
+
+var at = time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC)
+
+// house is a console over a real desk, log and database: shop-bot acts for
+// alice, bob is in finance, eve is not.
+type house struct {
+	db        *sql.DB
+	clock     *consensustest.Manual
+	authority *localnhi.Authority
+	log       *localaudit.Log
+	desk      *oversight.Desk
+	sessions  *console.Sessions
+	console   *console.Console
+	chain     nhi.VerifiedChain
+	server    *httptest.Server
+}
+
+func open(t testing.TB, origin string) *house {
+	t.Helper()
+	ctx, dir := t.Context(), t.TempDir()
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := &house{clock: &consensustest.Manual{}}
+	h.clock.Set(at)
+	var err error
+	h.db, err = db.Open(ctx, filepath.Join(dir, "creto.db"))
+	check(err)
+	t.Cleanup(func() { _ = h.db.Close() })
+	p := localpqc.New()
+	kek, err := p.GenerateSymmetricKey(pqc.AES256GCM)
+	check(err)
+	h.authority, err = localnhi.Open(ctx, localnhi.Config{TrustDomain: "test.local", Tenant: creto.DefaultTenant}, h.db, p, h.clock, kek)
+	check(err)
+	signer, _, err := h.authority.CheckpointKey(ctx, "test.local/log")
+	check(err)
+	quiet := slog.New(slog.DiscardHandler)
+	h.log, err = localaudit.Open(ctx, localaudit.Config{Dir: filepath.Join(dir, "audit"), Origin: "test.local/log", Flush: 10 * time.Millisecond}, h.db, p, h.clock, signer, quiet)
+	check(err)
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	logged := make(chan struct{})
+	go func() { defer close(logged); _ = h.log.Run(running) }()
+	t.Cleanup(func() { stop(); <-logged; _ = h.log.Close() })
+
+	alice, err := h.authority.AddHuman(ctx, "alice")
+	check(err)
+	for name, group := range map[string]string{"bob": "finance", "eve": "sales"} {
+		_, err = h.authority.AddHuman(ctx, name, group)
+		check(err)
+	}
+	bot, err := h.authority.AddAgent(ctx, "shop-bot")
+	check(err)
+	h.chain, err = h.authority.Delegate(ctx, alice, bot, nhi.Everything(), time.Hour, nhi.Proof{Kind: nhi.ProofBootstrap})
+	check(err)
+	h.desk, err = oversight.Open(ctx, oversight.Config{}, h.db, h.clock, h.log, h.authority.Groups, quiet)
+	check(err)
+	h.sessions = console.NewSessions(h.db, h.clock)
+	h.console, err = console.New(origin, h.sessions, h.desk, h.log, quiet)
+	check(err)
+	h.server = httptest.NewServer(h.console.Handler())
+	t.Cleanup(h.server.Close)
+	return h
+}
+
+// ask has the agent ask for consent, and returns the request once it waits.
+func (h *house) ask(t testing.TB, resource, args string) oversight.Request {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = h.desk.Await(ctx, gate.Question{
+			Chain: h.chain, Approvers: "finance", Policy: authz.Policy{ID: "shop-bot/4", Digest: creto.DigestOf([]byte("policy"))},
+			Action: creto.Action{Name: creto.HTTPRequest, Resource: creto.Resource{Type: "Url", ID: resource}, Args: []byte(args)},
+		})
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	var asked oversight.Request
+	eventually(t, "the request", func() bool {
+		list, err := h.desk.List(t.Context(), oversight.Pending)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range list {
+			if string(r.Args) == args {
+				asked = r
+			}
+		}
+		return asked.ID != ""
+	})
+	return asked
+}
+
+// browser is a person's browser, which keeps cookies and follows nothing.
+type browser struct {
+	t      testing.TB
+	base   string
+	cookie *http.Cookie
+	header http.Header
+}
+
+func (h *house) browser(t testing.TB) *browser {
+	return &browser{t: t, base: h.server.URL, header: http.Header{}}
+}
+
+// login returns a browser in which somebody is logged in.
+func (h *house) login(t testing.TB, name string) *browser {
+	t.Helper()
+	code, err := h.sessions.NewLogin(t.Context(), h.authority.ID(creto.KindHuman, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := h.browser(t)
+	if response, body := b.post("/console/login", url.Values{"code": {code}}); response.StatusCode != http.StatusSeeOther {
+		t.Fatalf("login: %d %s", response.StatusCode, body)
+	}
+	return b
+}
+
+func (b *browser) do(method, path, body string) (*http.Response, string) {
+	b.t.Helper()
+	r, err := http.NewRequestWithContext(b.t.Context(), method, b.base+path, strings.NewReader(body))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for name, values := range b.header {
+		r.Header[name] = values
+	}
+	if body != "" {
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	if b.cookie != nil {
+		r.AddCookie(b.cookie)
+	}
+	response, err := http.DefaultTransport.RoundTrip(r)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for _, c := range response.Cookies() {
+		b.cookie = c
+	}
+	return response, strings.ReplaceAll(string(text), "&#43;", "+")
+}
+
+func (b *browser) get(path string) (*http.Response, string) {
+	b.t.Helper()
+	return b.do("GET", path, "")
+}
+
+func (b *browser) post(path string, form url.Values) (*http.Response, string) {
+	b.t.Helper()
+	return b.do("POST", path, form.Encode())
+}
+
+var inputs = regexp.MustCompile(`<input type="hidden" name="([^"]*)" value="([^"]*)">`)
+
+// form returns the hidden fields of a page, but those of the header.
+func form(page string) url.Values {
+	_, main, _ := strings.Cut(page, "<main>")
+	values := url.Values{}
+	for _, match := range inputs.FindAllStringSubmatch(main, -1) {
+		values.Set(match[1], match[2])
+	}
+	return values
+}
+
+// records returns the newest records of an event.
+func (h *house) records(t testing.TB, what string) []audit.Entry {
+	t.Helper()
+	entries, err := h.log.Query(t.Context(), audit.Filter{What: what})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return entries
+}
