@@ -200,7 +200,7 @@ func (a *app) trustedRoot(text string) (creto.Digest, error) {
 	if text == "" {
 		path = filepath.Join(a.dataDir, node.RootFile)
 	} else if strings.HasPrefix(text, "sha3-256:") {
-		return creto.ParseDigest(text)
+		return parseRoot(text)
 	}
 	data, err := os.ReadFile(path)
 	if text == "" && errors.Is(err, os.ErrNotExist) {
@@ -209,7 +209,17 @@ func (a *app) trustedRoot(text string) (creto.Digest, error) {
 	if err != nil {
 		return creto.Digest{}, fault.WrapAs(op, fault.InvalidArgument, err, "the root %s cannot be read; give a fingerprint (sha3-256:…) or a file that holds one", path)
 	}
-	return creto.ParseDigest(strings.TrimSpace(string(data)))
+	return parseRoot(strings.TrimSpace(string(data)))
+}
+
+// parseRoot reads a fingerprint. The zero digest is refused: to receipt.Verify it
+// means that no root is trusted, which nobody asked for who named one.
+func parseRoot(text string) (creto.Digest, error) {
+	root, err := creto.ParseDigest(text)
+	if err == nil && root.IsZero() {
+		err = fault.New("creto.parseRoot", fault.InvalidArgument, "%s is nobody's fingerprint", text)
+	}
+	return root, err
 }
 
 func printVerified(w io.Writer, path string, v receipt.Verified) {

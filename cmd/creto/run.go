@@ -179,6 +179,9 @@ func chooseBackend(ctx context.Context, cfg node.RuntimeConfig) (sandbox.Backend
 		if err == nil {
 			return b, nil
 		}
+		if ctx.Err() != nil {
+			return nil, fault.Wrap("creto.chooseBackend", ctx.Err())
+		}
 		reasons = append(reasons, string(b.Isolation())+": "+fault.Message(err))
 	}
 	return nil, fault.New("creto.chooseBackend", fault.Unavailable, "no sandbox works here:\n  %s", strings.Join(reasons, "\n  "))
