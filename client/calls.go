@@ -60,6 +60,12 @@ func (c *Client) Login(ctx context.Context, human string) (string, error) {
 	return answer.URL, err
 }
 
+// Session returns the token of a session of a person, for CRETO_TOKEN: what a
+// client sends over TCP.
+func (c *Client) Session(ctx context.Context, human string) (t Token, err error) {
+	return t, c.do(ctx, "POST", "/humans/"+url.PathEscape(human)+"/session", nil, &t)
+}
+
 // Check asks whether an agent may do something, without doing it.
 func (c *Client) Check(ctx context.Context, check Check) (d Decision, err error) {
 	return d, c.do(ctx, "POST", "/check", check, &d)

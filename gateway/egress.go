@@ -140,7 +140,8 @@ func isCredential(name string) bool {
 }
 
 // forward sends the request that was decided on and streams the answer back. It
-// follows no redirect: that would be another request.
+// follows no redirect, which would be another request, and passes on no interim
+// answers and no trailers.
 func (g *Gateway) forward(ctx context.Context, w *startedWriter, x exchange, key string, detail map[string]string) error {
 	const op fault.Op = "gateway.forward"
 	out, err := http.NewRequestWithContext(ctx, x.method, x.target.String(), bytes.NewReader(x.body))

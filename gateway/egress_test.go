@@ -233,7 +233,7 @@ func TestProxyRefuses(t *testing.T) {
 func TestProxySmuggling(t *testing.T) {
 	s := newShop(t, nil)
 	h := open(t, s.mapped(), nil, "http_request=POST http://shop.test/open")
-	conn, reader := h.raw(t, "POST http://shop.test/open HTTP/1.1\nHost: a\nContent-Length: 3\nTransfer-Encoding: chunked\n\n5\nhello\n0\n\nGET http://shop.test/closed HTTP/1.1\nHost: a\n\n")
+	conn, reader := h.raw(t, "POST http://shop.test/open HTTP/1.1\nHost: a\nContent-Length: 3\nTransfer-Encoding: chunked\n\n5\nhello\n0\nX-Late: 1\n\nGET http://shop.test/closed HTTP/1.1\nHost: a\n\n")
 	first, err := http.ReadResponse(reader, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -244,7 +244,7 @@ func TestProxySmuggling(t *testing.T) {
 	}
 	_ = conn.Close()
 	for _, got := range s.requests() {
-		if got.uri != "/open" || got.body != "hello" || got.header.Get("Content-Length") != "5" {
+		if got.uri != "/open" || got.body != "hello" || got.header.Get("Content-Length") != "5" || got.header.Get("X-Late") != "" {
 			t.Errorf("the upstream got %+v", got)
 		}
 	}
