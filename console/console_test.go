@@ -112,9 +112,9 @@ func TestSessionEnds(t *testing.T) {
 func TestAuthenticated(t *testing.T) {
 	h := open(t, origin)
 	bob := h.authority.ID(creto.KindHuman, "bob")
-	token, err := h.sessions.New(t.Context(), bob)
-	if err != nil {
-		t.Fatal(err)
+	token, ends, err := h.sessions.New(t.Context(), bob)
+	if err != nil || !ends.Equal(at.Add(12*time.Hour)) {
+		t.Fatalf("New = until %v, %v", ends, err)
 	}
 	r := httptest.NewRequestWithContext(t.Context(), "GET", "/api/v1/status", nil)
 	if _, err := h.console.Authenticated(r); !errors.Is(err, fault.Unauthenticated) {
@@ -258,7 +258,7 @@ func TestTenants(t *testing.T) {
 	if _, err := h.db.ExecContext(t.Context(), "INSERT INTO principal (id, tenant, kind, name, created_ns) VALUES ($1, 'other', 'human', 'mallory', 0)", stranger.String()); err != nil {
 		t.Fatal(err)
 	}
-	token, err := h.sessions.New(t.Context(), stranger)
+	token, _, err := h.sessions.New(t.Context(), stranger)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -87,23 +87,25 @@ func (s *Sessions) Login(ctx context.Context, code string) (string, error) {
 	if err != nil {
 		return "", fault.Wrap(op, err)
 	}
-	return s.New(ctx, id)
+	token, _, err := s.New(ctx, id)
+	return token, err
 }
 
-// New returns the token of a session for somebody who is known otherwise.
+// New returns the token of a session, and when that ends, for somebody who is
+// known otherwise.
 //
 // Errors: Unavailable (Degraded).
-func (s *Sessions) New(ctx context.Context, human creto.ID) (string, error) {
+func (s *Sessions) New(ctx context.Context, human creto.ID) (string, time.Time, error) {
 	const op fault.Op = "console.NewSession"
 	now, err := s.clock.Now(ctx)
 	if err != nil {
-		return "", fault.Wrap(op, err)
+		return "", time.Time{}, fault.Wrap(op, err)
 	}
-	token := newSecret()
+	token, expires := newSecret(), now.Time().Add(sessionTTL)
 	digest := creto.DigestOf([]byte(token))
 	_, err = s.db.ExecContext(ctx, "INSERT INTO session (digest, principal, csrf, expires_ns) VALUES ($1, $2, $3, $4)",
-		digest[:], human.String(), newSecret(), now.Time().Add(sessionTTL).UnixNano())
-	return token, db.Classify(op, err)
+		digest[:], human.String(), newSecret(), expires.UnixNano())
+	return token, expires, db.Classify(op, err)
 }
 
 // Find returns the session of a token.
