@@ -25,6 +25,7 @@ type Admin interface {
 	AddHuman(ctx context.Context, h client.Human) (client.Human, error)
 	Humans(ctx context.Context) ([]client.Human, error)
 	Login(ctx context.Context, human string) (string, error)
+	Session(ctx context.Context, human string) (client.Token, error)
 	Check(ctx context.Context, c client.Check) (client.Decision, error)
 	Approvals(ctx context.Context, state string) ([]client.Approval, error)
 	Approval(ctx context.Context, id string) (client.Approval, error)
@@ -46,6 +47,14 @@ func (a remote) Login(ctx context.Context, human string) (string, error) {
 		return "", fault.New("serve.Login", fault.PermissionDenied, "over TCP, %s may not log in as another; on the node's machine, run: creto human login %s", caller.Name, human)
 	}
 	return a.Admin.Login(ctx, human)
+}
+
+// Session gives a token for the caller only, for the same reason.
+func (a remote) Session(ctx context.Context, human string) (client.Token, error) {
+	if caller := creto.CallerOf(ctx); human != caller.Name {
+		return client.Token{}, fault.New("serve.Session", fault.PermissionDenied, "over TCP, %s may not get the token of another; on the node's machine, run: creto human login --token %s", caller.Name, human)
+	}
+	return a.Admin.Session(ctx, human)
 }
 
 // Decide answers as the caller only.
@@ -95,6 +104,9 @@ func api(a Admin) http.Handler {
 	on("POST /api/v1/humans/{name}/login", answer(func(r *http.Request, _ none) (map[string]string, error) {
 		url, err := a.Login(r.Context(), r.PathValue("name"))
 		return map[string]string{"url": url}, err
+	}))
+	on("POST /api/v1/humans/{name}/session", answer(func(r *http.Request, _ none) (client.Token, error) {
+		return a.Session(r.Context(), r.PathValue("name"))
 	}))
 	on("POST /api/v1/check", answer(func(r *http.Request, in client.Check) (client.Decision, error) { return a.Check(r.Context(), in) }))
 	on("GET /api/v1/approvals", answer(func(r *http.Request, _ none) ([]client.Approval, error) {

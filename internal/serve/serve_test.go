@@ -100,6 +100,10 @@ func (a *admin) Humans(ctx context.Context) ([]client.Human, error) {
 	return []client.Human{{Name: "bob"}}, a.note(ctx, "Humans")
 }
 
+func (a *admin) Session(ctx context.Context, human string) (client.Token, error) {
+	return client.Token{Token: "t"}, a.note(ctx, "Session", human)
+}
+
 func (a *admin) Login(ctx context.Context, human string) (string, error) {
 	return "http://x/", a.note(ctx, "Login", human)
 }
@@ -231,6 +235,8 @@ func TestAPI(t *testing.T) {
 			return c.AddHuman(ctx, "bob", []string{"finance"})
 		}, client.Human{Name: "bob", Groups: []string{"finance"}}, "AddHuman [{Name:bob ID: Groups:[finance] Workload:false}]", false},
 		{func(ctx context.Context, c *client.Client) (any, error) { return c.Humans(ctx) }, []client.Human{{Name: "bob"}}, "Humans []", false},
+		{func(ctx context.Context, c *client.Client) (any, error) { return c.Session(ctx, "bob") }, client.Token{Token: "t"}, "Session [bob]", true},
+		{func(ctx context.Context, c *client.Client) (any, error) { return c.Session(ctx, "anna") }, client.Token{Token: "t"}, "Session [anna]", false},
 		{func(ctx context.Context, c *client.Client) (any, error) { return c.Login(ctx, "bob") }, "http://x/", "Login [bob]", true},
 		{func(ctx context.Context, c *client.Client) (any, error) { return c.Login(ctx, "anna") }, "http://x/", "Login [anna]", false},
 		{func(ctx context.Context, c *client.Client) (any, error) {
