@@ -156,6 +156,8 @@ type Decide struct {
 	Reason  string `json:"reason,omitempty"`
 	// Auto says that a program decides, as the workload As.
 	Auto bool `json:"auto,omitempty"`
+	// Remote is set by the listener: the answer came over TCP.
+	Remote bool `json:"-"`
 }
 
 // Run is a sandboxed run of an agent.

@@ -345,6 +345,8 @@ func (n *Node) Approval(ctx context.Context, id string) (client.Approval, error)
 func (n *Node) Decide(ctx context.Context, id string, d client.Decide) (client.Approval, error) {
 	decision := oversight.Decision{By: creto.CallerOf(ctx), Approve: d.Approve, Reason: d.Reason, Channel: oversight.ChannelCLI}
 	switch {
+	case d.Remote:
+		decision.Channel = oversight.ChannelAPI
 	case d.Auto:
 		decision.By, decision.Channel = n.authority.ID(creto.KindWorkload, d.As), oversight.ChannelAuto
 	case d.As != "":

@@ -41,6 +41,7 @@ const (
 const (
 	ChannelCLI     = "cli"
 	ChannelConsole = "console"
+	ChannelAPI     = "api"
 	ChannelAuto    = "auto"
 )
 
@@ -48,6 +49,7 @@ const (
 var verification = map[string]string{
 	ChannelCLI:     "holder of the node's socket",
 	ChannelConsole: "session of a one-time login",
+	ChannelAPI:     "token of a session",
 	ChannelAuto:    "nobody: a program decided",
 }
 

@@ -63,6 +63,7 @@ func (a remote) Decide(ctx context.Context, id string, d client.Decide) (client.
 	if d.Auto || d.As != "" && d.As != caller.Name {
 		return client.Approval{}, fault.New("serve.Decide", fault.PermissionDenied, "over TCP, %s may answer only for themselves", caller.Name)
 	}
+	d.Remote = true
 	return a.Admin.Decide(ctx, id, d)
 }
 

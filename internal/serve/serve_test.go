@@ -121,6 +121,10 @@ func (a *admin) Approval(ctx context.Context, id string) (client.Approval, error
 }
 
 func (a *admin) Decide(ctx context.Context, id string, d client.Decide) (client.Approval, error) {
+	if d.Remote == (creto.CallerOf(ctx) == human("owner")) {
+		return client.Approval{}, fault.New("test", fault.Internal, "Remote is %v for %v", d.Remote, creto.CallerOf(ctx))
+	}
+	d.Remote = false
 	return client.Approval{ID: id}, a.note(ctx, "Decide", id, d)
 }
 
@@ -246,16 +250,16 @@ func TestAPI(t *testing.T) {
 		{func(ctx context.Context, c *client.Client) (any, error) { return c.Approval(ctx, "1") }, client.Approval{ID: "1"}, "Approval [1]", false},
 		{func(ctx context.Context, c *client.Client) (any, error) {
 			return c.Decide(ctx, "1", client.Decide{Approve: true, Reason: "r"})
-		}, client.Approval{ID: "1"}, "Decide [1 {Approve:true As: Reason:r Auto:false}]", false},
+		}, client.Approval{ID: "1"}, "Decide [1 {Approve:true As: Reason:r Auto:false Remote:false}]", false},
 		{func(ctx context.Context, c *client.Client) (any, error) {
 			return c.Decide(ctx, "1", client.Decide{As: "anna"})
-		}, client.Approval{ID: "1"}, "Decide [1 {Approve:false As:anna Reason: Auto:false}]", false},
+		}, client.Approval{ID: "1"}, "Decide [1 {Approve:false As:anna Reason: Auto:false Remote:false}]", false},
 		{func(ctx context.Context, c *client.Client) (any, error) {
 			return c.Decide(ctx, "1", client.Decide{As: "bob"})
-		}, client.Approval{ID: "1"}, "Decide [1 {Approve:false As:bob Reason: Auto:false}]", true},
+		}, client.Approval{ID: "1"}, "Decide [1 {Approve:false As:bob Reason: Auto:false Remote:false}]", true},
 		{func(ctx context.Context, c *client.Client) (any, error) {
 			return c.Decide(ctx, "1", client.Decide{As: "anna", Auto: true})
-		}, client.Approval{ID: "1"}, "Decide [1 {Approve:false As:anna Reason: Auto:true}]", true},
+		}, client.Approval{ID: "1"}, "Decide [1 {Approve:false As:anna Reason: Auto:true Remote:false}]", true},
 		{func(ctx context.Context, c *client.Client) (any, error) {
 			return c.StartRun(ctx, client.NewRun{Agent: "bot", PID: 7})
 		}, client.Run{ID: "run-1"}, "StartRun [{Agent:bot Isolation: Engine: Command:[] Dir: Write:[] PID:7}]", true},

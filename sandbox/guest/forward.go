@@ -215,6 +215,9 @@ func relay(w http.ResponseWriter, response *http.Response) {
 	for name := range response.Trailer {
 		header.Add("Trailer", name)
 	}
+	if header.Get("Content-Type") == "" {
+		header["Content-Type"] = nil // else the server guesses one
+	}
 	w.WriteHeader(response.StatusCode)
 	flusher := http.NewResponseController(w)
 	buffer := make([]byte, 32<<10)
