@@ -69,6 +69,7 @@ type Status struct {
 	DataDir     string       `json:"data_dir"`
 	Root        creto.Digest `json:"root"`
 	TrustDomain string       `json:"trust_domain"`
+	Tenant      string       `json:"tenant"`
 }
 
 // Agent is an agent and on whose behalf it acts.

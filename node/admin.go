@@ -35,6 +35,7 @@ func (n *Node) Status(context.Context) (client.Status, error) {
 	return client.Status{
 		Version: n.options.Version, PID: os.Getpid(), Listen: n.server.Address(), Console: n.origin() + "/console",
 		DataDir: n.options.DataDir, Root: n.keys.fingerprint, TrustDomain: n.options.Config.Identity.TrustDomain,
+		Tenant: n.options.Config.Identity.Tenant,
 	}, nil
 }
 

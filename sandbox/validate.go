@@ -108,9 +108,9 @@ func (s *Spec) resolvePaths() []error {
 	writes := make([]string, 0, len(s.Write))
 	for _, dir := range s.Write {
 		writes = append(writes, check("write", dir, func(dir string) error {
-			for what, other := range map[string]string{"data": s.DataDir, "gateway's": s.GatewayDir} {
-				if other != "" && (within(dir, other) || within(other, dir)) {
-					return fmt.Errorf("%q overlaps the %s directory %q; choose another directory", dir, what, other)
+			for _, other := range []struct{ what, dir string }{{"data", s.DataDir}, {"gateway's", s.GatewayDir}} {
+				if other.dir != "" && (within(dir, other.dir) || within(other.dir, dir)) {
+					return fmt.Errorf("%q overlaps the %s directory %q; choose another directory", dir, other.what, other.dir)
 				}
 			}
 			return project(dir)

@@ -53,7 +53,7 @@ func TestAuthorizer(t *testing.T) {
 
 func TestBadPolicies(t *testing.T) {
 	for _, test := range []struct{ name, text, want string }{
-		{"syntax", "permit (principal, action, resource)", "bad.cedar"},
+		{"syntax", "permit (principal, action, resource)", "sub/bad.cedar:2:37: at the end: expected ;"},
 		{"unknown type", `permit (principal is Creto::Robot, action, resource);`, "Creto::Robot"},
 		{"unknown action", `permit (principal, action == Creto::Action::"fly", resource);`, "fly"},
 		{"no namespace", `permit (principal == Agent::"x", action, resource);`, "Agent"},

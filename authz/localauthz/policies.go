@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -59,7 +60,7 @@ func load(dir string) (*snapshot, error) {
 		fmt.Fprintf(&texts, "%s %d\n%s", f.name, len(f.text), f.text)
 		list, err := cedar.NewPolicyListFromBytes(f.name, f.text)
 		if err != nil {
-			problems = append(problems, f.name+": "+err.Error())
+			problems = append(problems, mistake(f.name, err))
 			continue
 		}
 		for i, p := range list {
@@ -73,6 +74,25 @@ func load(dir string) (*snapshot, error) {
 	}
 	s.version = creto.DigestOf(texts.Bytes())
 	return s, nil
+}
+
+// parseError is how cedar-go says what it did not expect, and where.
+var parseError = regexp.MustCompile(`at <input>:(\d+):(\d+) "(.*)": (.*)$`)
+
+// mistake says it in the form that editors and people know.
+func mistake(name string, err error) string {
+	m := parseError.FindStringSubmatch(err.Error())
+	if m == nil {
+		return name + ": " + err.Error()
+	}
+	found, why := fmt.Sprintf("%q", m[3]), m[4]
+	if m[3] == "" {
+		found = "the end"
+	}
+	if _, want, ok := strings.Cut(why, " want "); ok {
+		why = "expected " + want
+	}
+	return fmt.Sprintf("%s:%s:%s: at %s: %s", name, m[1], m[2], found, why)
 }
 
 type file struct {

@@ -32,7 +32,7 @@ func (a *app) runCommand() *cobra.Command {
 gateway: OPENAI_BASE_URL, ANTHROPIC_BASE_URL and HTTP_PROXY point there. The
 program sees this machine's /usr, /bin, /sbin and /lib* and the working
 directory, whose changes are discarded; --write keeps those below a directory.
-Its output and exit code are passed on.
+Its output and exit code are passed on; a program that is not there is 127.
 
 Without a running node, one is started for the lifetime of the run.`,
 		Args: func(c *cobra.Command, args []string) error {
@@ -76,7 +76,7 @@ func (a *app) run(ctx context.Context, cfg node.Config, agent string, command, w
 	if err != nil {
 		return fault.WrapAs("creto.run", fault.InvalidArgument, err, "the working directory is gone; change to another")
 	}
-	id := creto.ID{TrustDomain: status.TrustDomain, Tenant: cfg.Identity.Tenant, Kind: creto.KindAgent, Name: agent}
+	id := creto.ID{TrustDomain: status.TrustDomain, Tenant: status.Tenant, Kind: creto.KindAgent, Name: agent}
 	spec := sandbox.Spec{
 		ID: "run", Agent: id, Command: command, Dir: dir, Write: write, DataDir: status.DataDir, GatewayDir: status.DataDir,
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
@@ -94,6 +94,10 @@ func (a *app) run(ctx context.Context, cfg node.Config, agent string, command, w
 	spec.ID, spec.GatewayDir = run.ID, run.GatewayDir
 	return supervise(ctx, n, backend, spec)
 }
+
+// exitNotFound is the code of a command that is not in the sandbox, as of a
+// shell.
+const exitNotFound = 127
 
 // reportTimeout bounds the report of a run's start or end, the patience with a
 // node that is just being restarted included.
@@ -135,6 +139,9 @@ func supervise(ctx context.Context, n *client.Client, backend sandbox.Backend, s
 	case result.ExitCode > 0:
 		fmt.Fprintln(os.Stderr, "creto: "+explain(err))
 		return exitError(result.ExitCode)
+	case fault.CodeOf(err) == fault.InvalidArgument:
+		fmt.Fprintln(os.Stderr, "creto: "+explain(err))
+		return exitError(exitNotFound)
 	}
 	return err // the command never ran, or not to its end
 }
