@@ -26,8 +26,9 @@ func (a *app) runCommand() *cobra.Command {
 	var config string
 	var write []string
 	c := &cobra.Command{
-		Use:   "run AGENT -- COMMAND [ARG...]",
-		Short: "Run a program as an agent",
+		Use:                   "run [flags] AGENT -- COMMAND [ARG...]",
+		DisableFlagsInUseLine: true,
+		Short:                 "Run a program as an agent",
 		Long: `Run an unmodified program as an agent, in a sandbox whose only way out is the
 gateway: OPENAI_BASE_URL, ANTHROPIC_BASE_URL and HTTP_PROXY point there. The
 program sees this machine's /usr, /bin, /sbin and /lib* and the working
