@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -81,9 +82,11 @@ type Node struct {
 	server     *serve.Server
 	owner      creto.ID
 	policyDir  string
-	keys       keys
-	requests   inflight
-	closers    []func() error // what Close calls, the last first
+	// policyMistake is what is wrong with the policies on disk, if anything.
+	policyMistake atomic.Pointer[string]
+	keys          keys
+	requests      inflight
+	closers       []func() error // what Close calls, the last first
 }
 
 // Open opens every part of a node, and takes its port, in an order in which
@@ -117,7 +120,11 @@ func Open(ctx context.Context, o Options) (*Node, error) {
 func (n *Node) openData(ctx context.Context) error {
 	dir := n.options.DataDir
 	for _, sub := range []string{"", "keys", "policies", "run"} {
-		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
+		err := os.MkdirAll(filepath.Join(dir, sub), 0o700)
+		if err == nil && sub == "" {
+			err = os.Chmod(dir, 0o700) // one that was there may have been open to others
+		}
+		if err != nil {
 			return fault.WrapAs("node.openData", fault.Unavailable, err, "the data directory %s cannot be made; choose another with --data", dir)
 		}
 	}
@@ -200,16 +207,20 @@ func (n *Node) openSecurity(ctx context.Context) error {
 }
 
 func (n *Node) policyChanged(ctx context.Context, version creto.Digest, wrong error) {
-	if wrong != nil {
-		n.options.Log.LogAttrs(ctx, slog.LevelError, "policies are wrong; those before stay in force", slog.String(logkey.Error, fault.Message(wrong)))
-		return
-	}
-	n.options.Log.LogAttrs(ctx, slog.LevelInfo, "policies changed", slog.String(logkey.PolicyVersion, version.String()))
-	_, err := n.log.Log(ctx, audit.Record{
+	r := audit.Record{
 		Who: n.owner, What: audit.EventPolicyChanged, Resource: "Policies::" + n.policyDir, Outcome: audit.Success,
 		Decision: &audit.Decision{Version: version},
-	})
-	if err != nil {
+	}
+	if wrong != nil {
+		text := fault.Message(wrong)
+		n.policyMistake.Store(&text)
+		n.options.Log.LogAttrs(ctx, slog.LevelError, "policies are wrong; those before stay in force", slog.String(logkey.Error, text))
+		r.Outcome, r.Why = audit.Failure, "the policies are wrong; those before stay in force"
+	} else {
+		n.policyMistake.Store(nil)
+		n.options.Log.LogAttrs(ctx, slog.LevelInfo, "policies changed", slog.String(logkey.PolicyVersion, version.String()))
+	}
+	if _, err := n.log.Log(ctx, r); err != nil {
 		n.options.Log.LogAttrs(ctx, slog.LevelError, "a change of policies is not recorded", slog.Any(logkey.Error, err))
 	}
 }
@@ -386,10 +397,20 @@ func (n *Node) checks() []health.Check {
 		ping("crypto", true, func(context.Context) error { return roundTrip(n.pqc) }, "Crypto round-trip slow", "Crypto round-trip failed"),
 		ping("consensus", false, n.clock.Ping, "Consensus service slow", "Consensus service unavailable"),
 		ping("audit", false, n.log.Ping, "Audit service slow", "Audit service unavailable"),
-		ping("authz", true, n.authorizer.Ping, "AuthZ slow", "AuthZ service unavailable"),
+		{Name: "authz", Critical: true, Probe: n.authzHealth},
 	}
 	if len(n.models) > 0 { // none configured is not reported (B-28)
 		list = append(list, health.Check{Name: "inference", Probe: n.inferenceHealth})
 	}
 	return list
+}
+
+// authzHealth is degraded while the policies on disk are not those in force: an
+// administrator may believe that they are, and the next start will refuse them.
+func (n *Node) authzHealth(ctx context.Context) health.Status {
+	status := health.Of(n.authorizer.Ping(ctx), "AuthZ slow", "AuthZ service unavailable")
+	if text := n.policyMistake.Load(); text != nil && status.State == health.Healthy {
+		return health.Status{State: health.Degraded, Reason: *text}
+	}
+	return status
 }

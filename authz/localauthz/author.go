@@ -45,6 +45,9 @@ func PolicyText(agent creto.ID, rules []Rule) (string, error) {
 				glob = rest
 			}
 		}
+		if err := checkGlob(action, glob); err != nil {
+			return "", err
+		}
 		resource := "resource is " + namespace + kind
 		switch {
 		case glob == "*":
@@ -67,6 +70,27 @@ func PolicyText(agent creto.ID, rules []Rule) (string, error) {
 		return "", fault.WrapAs(op, fault.Internal, err, "")
 	}
 	return text.String(), nil
+}
+
+// checkGlob refuses a pattern of URLs that does not mean what it seems to: one
+// whose wildcard can end the host's name elsewhere, and one that can never match.
+func checkGlob(action, glob string) error {
+	const op fault.Op = "localauthz.checkGlob"
+	if action != creto.HTTPRequest || glob == "*" {
+		return nil
+	}
+	rest, ok := strings.CutPrefix(glob, "http://")
+	if !ok {
+		return fault.New(op, fault.InvalidArgument, "%q is no URL: write http://HOST/PATH; https is decided by host, with network_egress=HOST:443", glob)
+	}
+	authority, _, ok := strings.Cut(rest, "/")
+	if !ok {
+		return fault.New(op, fault.InvalidArgument, "%q names no path: write http://%s/ for the one page, or http://%s/* for all", glob, strings.TrimRight(rest, "*"), strings.TrimRight(rest, "*"))
+	}
+	if strings.HasSuffix(authority, "*") && authority != "*" || strings.ToLower(authority) != authority {
+		return fault.New(op, fault.InvalidArgument, "%q would also match other hosts, or none: write the whole host in lower case before the path", glob)
+	}
+	return nil
 }
 
 // PermitFor returns the policy that would permit a request, in one line.

@@ -108,6 +108,12 @@ func TestReload(t *testing.T) {
 		if a.Version() != after || len(mistakes) != 1 {
 			t.Errorf("with a mistake in place: version %v, want %v; reported %d times, want 1", a.Version(), after, len(mistakes))
 		}
+		write(t, dir, "b.cedar", `permit (principal, action, resource);`)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if a.Version() != after || len(versions) != 2 {
+			t.Errorf("with the mistake taken back: version %v, want %v; reported %d times, want 2", a.Version(), after, len(versions))
+		}
 	})
 }
 
@@ -172,7 +178,10 @@ func TestPolicyText(t *testing.T) {
 			}
 		}
 	}
-	for _, bad := range []string{"", "fly=*", "call_model", "call_model="} {
+	for _, bad := range []string{
+		"", "fly=*", "call_model", "call_model=", "http_request=http://shop.test*", "http_request=http://shop.test", "http_request=https://shop.test/",
+		"http_request=http://Shop.test/", "http_request=GET http://shop.*/x",
+	} {
 		if _, err := localauthz.PolicyText(chain.Agent(), []localauthz.Rule{{Text: bad}}); fault.CodeOf(err) != fault.InvalidArgument {
 			t.Errorf("PolicyText(%q) = %v, want InvalidArgument", bad, err)
 		}

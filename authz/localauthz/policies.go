@@ -233,11 +233,16 @@ func (a *Authorizer) Run(ctx context.Context) error {
 			return nil
 		case <-ticker.C:
 		}
-		if err := a.Reload(ctx); err != nil && err.Error() != refused {
+		before := a.Version()
+		switch err := a.Reload(ctx); {
+		case err != nil && err.Error() != refused:
 			refused = err.Error()
 			a.changed(ctx, a.Version(), err)
-		} else if err == nil {
+		case err == nil && refused != "":
 			refused = ""
+			if a.Version() == before { // Reload has not said so
+				a.changed(ctx, before, nil)
+			}
 		}
 	}
 }

@@ -50,6 +50,7 @@ type demo struct {
 	steps    int
 	stolen   atomic.Int64 // requests that reached the thief
 	programs map[string]string
+	commands []*command // that were started
 }
 
 func (a *app) demoCommand() *cobra.Command {
@@ -95,7 +96,7 @@ func (d *demo) say(format string, args ...any) {
 	})
 }
 
-func (d *demo) run(ctx context.Context) error {
+func (d *demo) run(ctx context.Context) (err error) {
 	if _, err := os.Stat(filepath.Join(d.app.dataDir, "creto.db")); err == nil {
 		return fault.New("creto.demo", fault.FailedPrecondition, "%s holds a node's data already; give the demo an empty --data directory", d.app.dataDir)
 	}
@@ -103,7 +104,12 @@ func (d *demo) run(ctx context.Context) error {
 	if err := errors.Join(os.Unsetenv(addrEnv), os.Unsetenv(tokenEnv)); err != nil {
 		return fault.WrapAs("creto.demo", fault.Internal, err, "")
 	}
-	defer d.stop()
+	defer func() {
+		d.stop()
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "creto: the demo ended early; its data stays in %s until you remove it\n", d.app.dataDir)
+		}
+	}()
 	if err := d.prepare(); err != nil {
 		return err
 	}

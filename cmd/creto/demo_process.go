@@ -64,6 +64,10 @@ func copyProgram(from, to string) error {
 
 // stop ends what the demo started.
 func (d *demo) stop() {
+	// The runs end first, while there is a node to tell.
+	for _, c := range d.commands {
+		c.end()
+	}
 	for _, p := range []*process{d.node, d.shop, d.stub} {
 		if p != nil {
 			p.terminate()
@@ -185,6 +189,7 @@ func (d *demo) agent(ctx context.Context, args ...string) *command {
 	c := d.creto(ctx, append([]string{"run", "--config", d.config, "shop-bot", "--"}, args...)...)
 	c.cmd.Dir = filepath.Join(d.work, "agent")
 	c.cmd.Env = append(os.Environ(), "DEMO_MODEL_KEY=unused")
+	d.commands = append(d.commands, c)
 	return c
 }
 
@@ -202,6 +207,20 @@ func (c *command) begin() {
 			_ = c.cmd.Wait() // the exit code says it
 		}
 	}()
+}
+
+// end stops the program, if it runs, and waits for it.
+func (c *command) end() {
+	if c.done == nil || c.begun != nil {
+		return
+	}
+	select {
+	case <-c.done:
+		return
+	default:
+	}
+	_ = c.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+	<-c.done
 }
 
 // wait returns the exit code and what the program printed.

@@ -16,6 +16,9 @@ import (
 // Errors: InvalidArgument (Permanent), naming the field.
 func DecodeOpenAIRequest(body []byte) (r inference.Request, stream bool, err error) {
 	const op fault.Op = "provider.DecodeOpenAIRequest"
+	if values(body) > maxValues {
+		return r, stream, fault.New(op, fault.InvalidArgument, "the request has more than %d JSON values", maxValues)
+	}
 	o := parseObject(body, "")
 	r.Model = o.str("model")
 	stream = o.boolean("stream")
@@ -252,4 +255,26 @@ func decodeUsage(o *object) (*inference.Usage, error) {
 	var err error
 	usage.Extra, err = u.rest()
 	return usage, err
+}
+
+// maxValues bounds the JSON values of a request. Decoding takes some hundred
+// bytes for each, so that a body of many tiny ones would take a hundred times
+// its size.
+const maxValues = 100_000
+
+// values returns at most how many values a JSON text has, without decoding it:
+// one more than its separators and openings outside of strings.
+func values(body []byte) int {
+	n, quoted := 1, false
+	for i := 0; i < len(body); i++ {
+		switch c := body[i]; {
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case !quoted && (c == ',' || c == ':' || c == '[' || c == '{'):
+			n++
+		}
+	}
+	return n
 }

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"io/fs"
 	"net/url"
+	"os"
 	"strconv"
 	"time"
 
@@ -41,6 +42,14 @@ func Open(ctx context.Context, file string) (*sql.DB, error) {
 	query := url.Values{"_txlock": {"immediate"}, "_pragma": {
 		"busy_timeout(" + strconv.FormatInt(busyTimeout.Milliseconds(), 10) + ")", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)",
 	}}
+	// SQLite gives its other files the mode of this one.
+	private, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE, 0o600)
+	if err == nil {
+		err = errors.Join(private.Chmod(0o600), private.Close())
+	}
+	if err != nil {
+		return nil, fault.WrapAs(op, fault.Unavailable, err, "the database %s cannot be opened", file)
+	}
 	d, err := sql.Open("sqlite", "file:"+(&url.URL{Path: file}).EscapedPath()+"?"+query.Encode())
 	if err != nil {
 		return nil, fault.WrapAs(op, fault.Unavailable, err, "the database cannot be opened")

@@ -17,8 +17,8 @@ func TestOpen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(file); err != nil {
-		t.Errorf("the database is not where it was asked for: %v", err)
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the database is not where it was asked for, or not private: %v, %v", info, err)
 	}
 	insert := func(tx *sql.Tx) error {
 		_, err := tx.Exec("INSERT INTO clock (name, term, mark_ns) VALUES ($1, $2, $3)", "x", 1, 2)

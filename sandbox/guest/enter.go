@@ -147,7 +147,7 @@ func (b builder) proc() error {
 			return fmt.Errorf("mask /proc/%s: %w", name, err)
 		}
 	}
-	for _, name := range []string{"bus", "fs", "irq", "sys", "sysrq-trigger"} {
+	for _, name := range []string{"acpi", "bus", "fs", "irq", "mtrr", "pressure", "scsi", "sys", "sysrq-trigger"} {
 		path := filepath.Join(proc, name)
 		if err := unix.Mount(path, path, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 			if errors.Is(err, syscall.ENOENT) {
