@@ -119,15 +119,24 @@ Start with:  creto demo`,
 	add("people", a.agentCommand(), a.humanCommand(), a.tokenCommand(), a.approvalsCommand(), a.policyCommand(), a.checkCommand())
 	add("proof", a.receiptsCommand(), a.auditCommand(), a.verifyCommand())
 	add("node", a.serveCommand(), a.healthCommand(), a.configCommand())
-	requireSubcommands(root)
+	explainUsage(root)
 	return root
 }
 
-// requireSubcommands makes a command that only groups others refuse words it
-// does not know, instead of printing its help and succeeding.
-func requireSubcommands(c *cobra.Command) {
+// explainUsage makes every command say its usage when its arguments are
+// wrong, and one that only groups others refuse words it does not know, instead
+// of printing its help and succeeding.
+func explainUsage(c *cobra.Command) {
 	for _, sub := range c.Commands() {
-		requireSubcommands(sub)
+		explainUsage(sub)
+	}
+	if check := c.Args; check != nil {
+		c.Args = func(c *cobra.Command, args []string) error {
+			if err := check(c, args); err != nil {
+				return fmt.Errorf("%w; usage: %s", err, c.UseLine())
+			}
+			return nil
+		}
 	}
 	if c.HasSubCommands() && c.RunE == nil && c.Run == nil && c.HasParent() {
 		c.RunE = func(c *cobra.Command, args []string) error {

@@ -209,7 +209,11 @@ func (a *app) trustedRoot(text string) (creto.Digest, error) {
 	if err != nil {
 		return creto.Digest{}, fault.WrapAs(op, fault.InvalidArgument, err, "the root %s cannot be read; give a fingerprint (sha3-256:…) or a file that holds one", path)
 	}
-	return parseRoot(strings.TrimSpace(string(data)))
+	fingerprint, err := parseRoot(strings.TrimSpace(string(data)))
+	if err != nil { // its text would show a file that may be another than was meant
+		return creto.Digest{}, fault.New(op, fault.InvalidArgument, "%s holds no fingerprint (sha3-256:…)", path)
+	}
+	return fingerprint, nil
 }
 
 // parseRoot reads a fingerprint. The zero digest is refused: to receipt.Verify it

@@ -38,7 +38,7 @@ Its output and exit code are passed on; a program that is not there is 127.
 Without a running node, one is started for the lifetime of the run.`,
 		Args: func(c *cobra.Command, args []string) error {
 			if dash := c.ArgsLenAtDash(); dash != 1 || len(args) < 2 {
-				return errors.New("write: creto run AGENT -- COMMAND [ARG...]")
+				return errors.New("name an agent and, behind --, a command")
 			}
 			return nil
 		},
