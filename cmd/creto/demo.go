@@ -106,7 +106,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 	}
 	defer func() {
 		d.stop()
-		if err != nil {
+		if err != nil && d.node != nil {
 			fmt.Fprintf(os.Stderr, "creto: the demo ended early; its data stays in %s until you remove it\n", d.app.dataDir)
 		}
 	}()

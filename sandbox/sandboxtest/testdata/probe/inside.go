@@ -153,7 +153,7 @@ func syscalls() {
 	try("raw socket", socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP))
 	try("packet socket", socket(unix.AF_PACKET, unix.SOCK_RAW, 0))
 	try("write /proc/sys", openForWriting("/proc/sys/kernel/core_pattern"))
-	try("write sysrq", openForWriting("/proc/sysrq-trigger"))
+	try("write sysrq", os.WriteFile("/proc/sysrq-trigger", []byte("h"), 0o600)) // h prints a help text to the kernel's log
 	try("write pressure", openForWriting("/proc/pressure/cpu"))
 	for _, path := range []string{"/x", "/usr/x", "/etc/x", "/dev/x", "/run/x", "/run/creto/x", "/sys/x", "/proc/x", "/usr/bin/x"} {
 		try("create "+path, os.WriteFile(path, nil, 0o600))
