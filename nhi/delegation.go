@@ -22,6 +22,11 @@ const linkVersion = 1
 const (
 	// ProofBootstrap: whoever held the node's data directory.
 	ProofBootstrap = "bootstrap"
+	// ProofWebAuthn: a passkey, over the link's Challenge (WebAuthnAssertion).
+	ProofWebAuthn = "webauthn"
+	// ProofOIDC: an identity provider, with the Challenge as nonce
+	// (OIDCEvidence).
+	ProofOIDC = "oidc"
 )
 
 // Proof says how the issuer of a human's link proved who it is.
@@ -289,10 +294,8 @@ func (l Link) violation(above Link, first bool, now time.Time) string {
 			return "does not begin with a human"
 		case !l.Parent.IsZero():
 			return "names a parent although it is the first"
-		case l.Proof.Kind == "":
-			return "has no proof of its human"
 		}
-		return ""
+		return l.Proof.violation(l)
 	}
 	switch {
 	case l.Issuer != above.Subject:

@@ -15,7 +15,6 @@ import (
 	"creto.dev/audit"
 	"creto.dev/client"
 	"creto.dev/fault"
-	"creto.dev/nhi"
 	"creto.dev/node"
 	"creto.dev/pqc/localpqc"
 	"creto.dev/receipt"
@@ -150,6 +149,17 @@ type verified struct {
 	Origin  string         `json:"origin"`
 	Size    int64          `json:"log_size"`
 	Records []audit.Record `json:"records"`
+	// Humans says, for each record with a chain, whom that begins with and how
+	// they were known.
+	Humans []proven `json:"humans"`
+}
+
+// proven is a human at the root of a chain.
+type proven struct {
+	Index int64    `json:"index"`
+	Human creto.ID `json:"human"`
+	Kind  string   `json:"proof"`
+	Text  string   `json:"known"`
 }
 
 func (a *app) verifyCommand() *cobra.Command {
@@ -177,8 +187,11 @@ the data directory's. Without any, a consistent bundle ends with exit code 3.`,
 				return fault.WrapAs("creto.verify", fault.CodeOf(err), err, "verify %s FAILED", args[0])
 			}
 			out := verified{OK: true, Trusted: v.Trusted, Root: v.Root, Origin: v.Origin, Size: v.Size}
-			for _, e := range v.Records {
+			for i, e := range v.Records {
 				out.Records = append(out.Records, e.Record)
+				if chain := v.Chains[i]; chain.Valid() {
+					out.Humans = append(out.Humans, proven{e.Index, chain.Human(), chain.Proof(), chain.HumanProof().String()})
+				}
 			}
 			if err := a.print(out, func(w io.Writer) { printVerified(w, args[0], v) }); err != nil {
 				return err
@@ -227,7 +240,6 @@ func parseRoot(text string) (creto.Digest, error) {
 }
 
 func printVerified(w io.Writer, path string, v receipt.Verified) {
-	proofs := map[string]string{nhi.ProofBootstrap: "the node's data directory"}
 	for i, e := range v.Records {
 		r := e.Record
 		fmt.Fprintf(w, "record %d  %s  %s %s  %s\n", e.Index, r.Stamp, oneLine(r.What), oneLine(r.Resource), oneLine(string(r.Outcome)))
@@ -236,7 +248,8 @@ func printVerified(w io.Writer, path string, v receipt.Verified) {
 			for _, p := range chain.Principals() {
 				names = append(names, string(p.Kind)+" "+p.Name)
 			}
-			fmt.Fprintf(w, "  chain    %s (delegation proven by %s)\n", strings.Join(names, " → "), proofs[chain.Proof()])
+			fmt.Fprintf(w, "  chain    %s\n", strings.Join(names, " → "))
+			fmt.Fprintf(w, "  human    %s, %s\n", chain.Human().Name, oneLine(chain.HumanProof().String()))
 		}
 		if r.Isolation != "" {
 			fmt.Fprintf(w, "  sandbox  %s, isolated by %s\n", oneLine(r.Sandbox), oneLine(r.Isolation))
