@@ -59,7 +59,7 @@ test: setup check ## check, then every test with -race, nested modules, benchmar
 	$(say) 'nested modules: build, test, benchmarks once'
 	$(call in-nested,go build ./... && go test -bench . -benchtime 1x ./...)
 
-check: fmt vet lint tidy ## everything that reads the source without running it
+check: fmt vet lint proto tidy ## everything that reads the source without running it
 
 fmt:
 	$(say) 'gofmt'
@@ -74,6 +74,14 @@ lint:
 	$(say) 'golangci-lint, pinned in tools/go.mod (compiled on first use: some minutes)'
 	@$(LINT) ./...
 	$(call in-nested,$(LINT) ./...)
+
+proto:
+	$(say) 'protobuf: rules, compatibility, generated code; buf is pinned in tools/proto/go.mod (compiled on first use: a minute)'
+	@scripts/check-proto
+
+generate: ## write internal/gen again from proto
+	$(say) 'internal/gen from proto'
+	@go tool -modfile=tools/proto/go.mod buf generate
 
 tidy:
 	$(say) 'go.mod is tidy'
@@ -107,4 +115,4 @@ uninstall: ## remove all that make installed, saying what; DATA=yes also removes
 	$(say) 'uninstalling'
 	@scripts/uninstall $(RUNSC)
 
-.PHONY: help build setup runsc debian demo test check fmt vet lint tidy torture bench vulncheck clean uninstall
+.PHONY: help build setup runsc debian demo test check fmt vet lint proto generate tidy torture bench vulncheck clean uninstall
