@@ -65,7 +65,7 @@ func VerifyCheckpoint(p pqc.Provider, note []byte, origin string, key pqc.Public
 	}
 	c := Checkpoint{Size: size, Root: [32]byte(root), Note: slices.Clone(note)}
 	signed := checkpointText(origin, size, c.Root)
-	sig := pqc.Signature{Algorithm: key.Algorithm, Bytes: blob[keyIDBytes:]}
+	sig := pqc.Signature{Algorithm: key.Algorithm, Key: key.ID, Bytes: blob[keyIDBytes:]}
 	if err := p.Verify(pqc.PurposeCheckpoint, signed, sig, key); err != nil {
 		return Checkpoint{}, fault.WrapAs(op, fault.AuditInvalidSignature, err, "the checkpoint's signature does not hold")
 	}

@@ -56,8 +56,8 @@ func (s SignedCertificate) Verify(p pqc.Provider, root pqc.PublicKey) (Certifica
 	return c, fault.Wrap(op, err)
 }
 
-// Fingerprint names a public key: the digest of its canonical bytes. A root's
-// fingerprint is what a verifier pins.
+// Fingerprint names a public key: the digest of its canonical bytes, whose
+// beginning is the key's id. A root's fingerprint is what a verifier pins.
 //
 // Errors: none for a well-formed key.
 func Fingerprint(key pqc.PublicKey) (creto.Digest, error) {

@@ -77,7 +77,7 @@ func keyEncryptionKey(p pqc.Provider, path string) (pqc.SymmetricKey, error) {
 		if err != nil || len(raw) != pqc.SymmetricKeySize {
 			return pqc.SymmetricKey{}, fault.New(op, fault.DataLoss, "the key-encryption key %s is damaged; restore it from a backup", path)
 		}
-		return pqc.SymmetricKey{Algorithm: pqc.AES256GCM, Bytes: raw}, nil
+		return pqc.NewSymmetricKey(pqc.AES256GCM, raw), nil
 	}
 	if !errors.Is(err, os.ErrNotExist) {
 		return pqc.SymmetricKey{}, fault.WrapAs(op, fault.Unavailable, err, "the key-encryption key %s cannot be read", path)

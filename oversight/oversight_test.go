@@ -81,7 +81,10 @@ func open(t testing.TB) *house {
 	h := &house{db: d, clock: &consensustest.Manual{}}
 	h.clock.Set(at)
 	p := localpqc.New()
-	key := pqc.SigningKey{Algorithm: pqc.MLDSA65Ed25519, Seed: make([]byte, pqc.CompositeSeedSize)}
+	key, err := p.SigningKeyFromSeed(pqc.MLDSA65Ed25519, make([]byte, pqc.CompositeSeedSize))
+	if err != nil {
+		t.Fatal(err)
+	}
 	l, err := localaudit.Open(t.Context(), localaudit.Config{Dir: dir, Origin: "test.local/log", RingBytes: 1 << 20}, d, p, h.clock, key, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)

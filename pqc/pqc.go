@@ -1,10 +1,12 @@
 // Package pqc is the contract for cryptography: authenticated encryption, key
-// encapsulation, composite signatures (classical and post-quantum together) and
-// digests. The specification's name for it is creto-crypto (R-CRY-1…15).
+// encapsulation, public-key encryption (HPKE), signatures (classical and
+// post-quantum together) and digests. The specification's name for it is
+// creto-crypto (R-CRY-1…15).
 //
-// Algorithms are explicit and travel with keys and ciphertexts, so that one can
-// be added without changing callers; a key used with another algorithm than its
-// own is refused (B-7).
+// Algorithms are explicit and travel with keys, ciphertexts and signatures, so
+// that one can be added without changing callers. What a key made names the key
+// too; with another key, or another algorithm than the key's own, it is refused
+// (B-4, B-7).
 package pqc
 
 import (
@@ -14,17 +16,32 @@ import (
 // Algorithm names one algorithm, as in configuration and in every record.
 type Algorithm string
 
-// The algorithms of the specification's defaults (R-CRY-11…15).
+// The algorithms of the specification (R-CRY-11…15, X-26).
 const (
-	AES256GCM        Algorithm = "aes-256-gcm"
-	MLKEM768         Algorithm = "ml-kem-768"
-	Ed25519          Algorithm = "ed25519"
-	MLDSA65          Algorithm = "ml-dsa-65"
-	MLDSA65Ed25519   Algorithm = "id-mldsa65-ed25519-sha512"
-	SHA3256          Algorithm = "sha3-256"
-	SHA256           Algorithm = "sha-256"
-	SymmetricKeySize           = 32 // bytes of an AES-256 key
+	// AES256GCM is authenticated encryption (NIST SP 800-38D).
+	AES256GCM Algorithm = "aes-256-gcm"
+	// MLKEM768 is a key encapsulation mechanism (FIPS 203).
+	MLKEM768 Algorithm = "ml-kem-768"
+	// MLKEM768X25519 is ML-KEM-768 and X25519 together, also called X-Wing
+	// (draft-connolly-cfrg-xwing-kem).
+	MLKEM768X25519 Algorithm = "mlkem768-x25519"
+	// Ed25519 is Ed25519ph, the variant of RFC 8032 and FIPS 186-5 whose
+	// context is the signature's purpose: what a plain Ed25519 signer signs is
+	// no signature here.
+	Ed25519 Algorithm = "ed25519"
+	// MLDSA65 is ML-DSA-65 (FIPS 204) whose context is the signature's purpose.
+	MLDSA65 Algorithm = "ml-dsa-65"
+	// MLDSA65Ed25519 is both together: each half must verify
+	// (draft-ietf-lamps-pq-composite-sigs).
+	MLDSA65Ed25519 Algorithm = "id-mldsa65-ed25519-sha512"
+	// SHA3256 is a digest (FIPS 202).
+	SHA3256 Algorithm = "sha3-256"
+	// SHA256 is a digest (FIPS 180-4).
+	SHA256 Algorithm = "sha-256"
 )
+
+// SymmetricKeySize is the bytes of an AES-256 key.
+const SymmetricKeySize = 32
 
 // Sizes of the composite algorithm, in bytes (FIPS 204, table 2; RFC 8032).
 const (
@@ -60,63 +77,12 @@ func (p Purpose) Validate() error {
 	return nil
 }
 
-// SymmetricKey is a secret key for one symmetric algorithm.
-type SymmetricKey struct {
-	Algorithm Algorithm
-	Bytes     []byte
-}
-
-// String hides the key.
-func (SymmetricKey) String() string { return "***" }
-
-// EncryptedData is a ciphertext with its nonce in front and its tag behind.
-type EncryptedData struct {
-	Algorithm Algorithm `cbor:"1,keyasint"`
-	Bytes     []byte    `cbor:"2,keyasint"`
-}
-
-// PublicKey verifies composite signatures.
-type PublicKey struct {
-	Algorithm Algorithm `cbor:"1,keyasint"`
-	Bytes     []byte    `cbor:"2,keyasint"`
-}
-
-// SigningKey makes composite signatures. It is kept as its seeds.
-type SigningKey struct {
-	Algorithm Algorithm
-	Seed      []byte
-}
-
-// String hides the key.
-func (SigningKey) String() string { return "***" }
-
-// Signature is a composite signature: both halves must verify (R-CRY-5). It is
-// never used as an identifier: it is not strongly unforgeable.
-type Signature struct {
-	Algorithm Algorithm `cbor:"1,keyasint"`
-	Bytes     []byte    `cbor:"2,keyasint"`
-}
-
-// EncapsulationKey is the public half of a KEM key pair.
-type EncapsulationKey struct {
-	Algorithm Algorithm `cbor:"1,keyasint"`
-	Bytes     []byte    `cbor:"2,keyasint"`
-}
-
-// DecapsulationKey is the secret half of a KEM key pair, kept as its seed.
-type DecapsulationKey struct {
-	Algorithm Algorithm
-	Seed      []byte
-}
-
-// String hides the key.
-func (DecapsulationKey) String() string { return "***" }
-
 // Provider does cryptography. Its methods compute, never block, and are safe
 // for concurrent use. They keep no reference to their arguments.
 //
 // Every method fails with CryptoUnsupportedAlgorithm or CryptoInvalidKeyLength
-// (both Permanent) for an algorithm or a key that it does not take.
+// for an algorithm or a key that it does not take, and with InvalidArgument for
+// a key without an id (all Permanent).
 type Provider interface {
 	// Encrypt seals plaintext under key. The associated data is required; it
 	// names the thing, its owner and its version, so that a ciphertext cannot
@@ -129,12 +95,32 @@ type Provider interface {
 	// Decrypt opens what Encrypt sealed under the same key and associated data.
 	//
 	// Errors: CryptoDecryptionFailed (Security), with one constant message for
-	// every cause (B-10); CryptoInvalidCiphertext (Security) if it is too
-	// short to be one.
+	// every cause (B-10), among them that data names another key or algorithm;
+	// CryptoInvalidCiphertext (Security) if it is too short to be one.
 	Decrypt(data EncryptedData, associated []byte, key SymmetricKey) ([]byte, error)
 
+	// Seal encrypts plaintext to the owner of key with HPKE (RFC 9180, base
+	// mode; HKDF-SHA256 and AES-256-GCM beside the key's KEM). info and
+	// associated data are required: info binds the protocol and its parties,
+	// associated data names the thing as for Encrypt. Who sealed is not
+	// authenticated: sign what is sealed.
+	//
+	// Errors: CryptoEncryptionFailed (Permanent) without info or associated
+	// data; CryptoKeyEncapsulationFailed (Permanent) if key's bytes are no key.
+	Seal(info, associated, plaintext []byte, key EncapsulationKey) (Sealed, error)
+
+	// Open decrypts what Seal sealed to key under the same info and associated
+	// data.
+	//
+	// Errors: those of Decrypt.
+	Open(info, associated []byte, sealed Sealed, key DecapsulationKey) ([]byte, error)
+
 	// Encapsulate makes a shared secret of 32 bytes and its ciphertext for the
-	// key's owner.
+	// key's owner. The secret is bound to nothing but the key: messages are for
+	// Seal (B-8).
+	//
+	// Errors: CryptoKeyEncapsulationFailed (Permanent) if key's bytes are no
+	// key.
 	Encapsulate(key EncapsulationKey) (secret, ciphertext []byte, err error)
 
 	// Decapsulate recovers the shared secret. A ciphertext for another key
@@ -144,12 +130,16 @@ type Provider interface {
 	Decapsulate(ciphertext []byte, key DecapsulationKey) (secret []byte, err error)
 
 	// Sign signs message for one purpose.
+	//
+	// Errors: InvalidArgument (Permanent) without a purpose.
 	Sign(purpose Purpose, message []byte, key SigningKey) (Signature, error)
 
-	// Verify returns nil if both halves of sig are signatures of message for
-	// that purpose by key.
+	// Verify returns nil if sig is a signature of message for that purpose by
+	// key; of a composite, both halves are (R-CRY-5). sig must name the key and
+	// its algorithm.
 	//
-	// Errors: CryptoSignatureVerificationFailed (Security).
+	// Errors: CryptoSignatureVerificationFailed (Security); InvalidArgument
+	// (Permanent) without a purpose.
 	Verify(purpose Purpose, message []byte, sig Signature, key PublicKey) error
 
 	// Hash returns the digest of data under a hash algorithm.
@@ -164,9 +154,21 @@ type Provider interface {
 	// GenerateKEMKey returns a fresh random key.
 	GenerateKEMKey(algorithm Algorithm) (DecapsulationKey, error)
 
+	// SigningKeyFromSeed returns the key that a seed stands for, as it was kept
+	// by SigningKey.Seed.
+	SigningKeyFromSeed(algorithm Algorithm, seed []byte) (SigningKey, error)
+
+	// DecapsulationKeyFromSeed returns the key that a seed stands for, as it
+	// was kept by DecapsulationKey.Seed.
+	DecapsulationKeyFromSeed(algorithm Algorithm, seed []byte) (DecapsulationKey, error)
+
 	// Public returns the key that verifies what key signs.
+	//
+	// Errors: InvalidArgument (Permanent) if key's id is not its own.
 	Public(key SigningKey) (PublicKey, error)
 
 	// Encapsulation returns the key that encapsulates for key.
+	//
+	// Errors: InvalidArgument (Permanent) if key's id is not its own.
 	Encapsulation(key DecapsulationKey) (EncapsulationKey, error)
 }

@@ -39,8 +39,12 @@ const origin = "test.local/log"
 // key returns the key of a fixed seed.
 func key(t testing.TB, n byte) (pqc.SigningKey, pqc.PublicKey) {
 	t.Helper()
-	k := pqc.SigningKey{Algorithm: pqc.MLDSA65Ed25519, Seed: bytes.Repeat([]byte{n}, pqc.CompositeSeedSize)}
-	public, err := localpqc.New().Public(k)
+	p := localpqc.New()
+	k, err := p.SigningKeyFromSeed(pqc.MLDSA65Ed25519, bytes.Repeat([]byte{n}, pqc.CompositeSeedSize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := p.Public(k)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,7 +45,10 @@ func open(t testing.TB, dir string, edit func(*localaudit.Config)) opened {
 		t.Fatal(err)
 	}
 	p := localpqc.New()
-	key := pqc.SigningKey{Algorithm: pqc.MLDSA65Ed25519, Seed: make([]byte, pqc.CompositeSeedSize)}
+	key, err := p.SigningKeyFromSeed(pqc.MLDSA65Ed25519, make([]byte, pqc.CompositeSeedSize))
+	if err != nil {
+		t.Fatal(err)
+	}
 	public, err := p.Public(key)
 	if err != nil {
 		t.Fatal(err)
@@ -188,8 +191,12 @@ func victim(dir string) {
 	if err != nil {
 		panic(err)
 	}
-	key := pqc.SigningKey{Algorithm: pqc.MLDSA65Ed25519, Seed: make([]byte, pqc.CompositeSeedSize)}
-	l, err := localaudit.Open(ctx, localaudit.Config{Dir: filepath.Join(dir, "audit"), Origin: origin, RingBytes: 1 << 20, Flush: 5 * time.Millisecond}, d, localpqc.New(), clock, key, slog.New(slog.DiscardHandler))
+	p := localpqc.New()
+	key, err := p.SigningKeyFromSeed(pqc.MLDSA65Ed25519, make([]byte, pqc.CompositeSeedSize))
+	if err != nil {
+		panic(err)
+	}
+	l, err := localaudit.Open(ctx, localaudit.Config{Dir: filepath.Join(dir, "audit"), Origin: origin, RingBytes: 1 << 20, Flush: 5 * time.Millisecond}, d, p, clock, key, slog.New(slog.DiscardHandler))
 	if err != nil {
 		panic(err)
 	}

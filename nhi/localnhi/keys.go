@@ -2,8 +2,6 @@ package localnhi
 
 import (
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
 	"database/sql"
 	"errors"
 
@@ -41,21 +39,22 @@ func associated(kid, owner, role string) []byte {
 func (a *Authority) signingKey(ctx context.Context, owner, role string) (pqc.SigningKey, error) {
 	const op fault.Op = "localnhi.signingKey"
 	var kid string
-	key := pqc.SigningKey{}
+	var algorithm pqc.Algorithm
 	var sealed []byte
 	err := a.db.QueryRowContext(ctx, "SELECT kid, algorithm, sealed FROM signing_key WHERE owner = $1 AND role = $2", owner, role).
-		Scan(&kid, &key.Algorithm, &sealed)
+		Scan(&kid, &algorithm, &sealed)
 	if errors.Is(err, sql.ErrNoRows) {
 		return a.newSigningKey(ctx, a.db, owner, role)
 	}
 	if err != nil {
-		return key, unavailable(op, err)
+		return pqc.SigningKey{}, unavailable(op, err)
 	}
-	key.Seed, err = a.pqc.Decrypt(pqc.EncryptedData{Algorithm: a.kek.Algorithm, Bytes: sealed}, associated(kid, owner, role), a.kek)
+	seed, err := a.pqc.Decrypt(pqc.EncryptedData{Algorithm: a.kek.Algorithm, Key: a.kek.ID, Bytes: sealed}, associated(kid, owner, role), a.kek)
 	if err != nil {
-		return key, fault.WrapAs(op, fault.CodeOf(err), err, "the key-encryption key does not open the key of %s; is keys/kek of another data directory?", owner)
+		return pqc.SigningKey{}, fault.WrapAs(op, fault.CodeOf(err), err, "the key-encryption key does not open the key of %s; is keys/kek of another data directory?", owner)
 	}
-	return key, nil
+	key, err := a.pqc.SigningKeyFromSeed(algorithm, seed)
+	return key, fault.Wrap(op, err)
 }
 
 // execer is a database or a transaction.
@@ -88,13 +87,6 @@ func (a *Authority) newSigningKey(ctx context.Context, e execer, owner, role str
 }
 
 func (a *Authority) generate(algorithm pqc.Algorithm) (pqc.SigningKey, pqc.PublicKey, error) {
-	if algorithm == pqc.Ed25519 {
-		public, private, err := ed25519.GenerateKey(rand.Reader)
-		if err != nil {
-			return pqc.SigningKey{}, pqc.PublicKey{}, fault.WrapAs("localnhi.generate", fault.CryptoInternal, err, "")
-		}
-		return pqc.SigningKey{Algorithm: algorithm, Seed: private.Seed()}, pqc.PublicKey{Algorithm: algorithm, Bytes: public}, nil
-	}
 	key, err := a.pqc.GenerateSigningKey(algorithm)
 	if err != nil {
 		return key, pqc.PublicKey{}, err

@@ -190,13 +190,14 @@ func (a *Authority) linksUp(ctx context.Context, leaf []byte) ([]nhi.SignedLink,
 // PublicKeys implements nhi.Authority.
 func (a *Authority) PublicKeys(ctx context.Context, agent creto.ID) (nhi.PublicKeys, error) {
 	const op fault.Op = "localnhi.PublicKeys"
-	var keys nhi.PublicKeys
+	var algorithm pqc.Algorithm
+	var key []byte
 	err := a.db.QueryRowContext(ctx, "SELECT algorithm, public_key FROM signing_key WHERE owner = $1 AND role = $2", agent.String(), rolePrincipal).
-		Scan(&keys.Signing.Algorithm, &keys.Signing.Bytes)
+		Scan(&algorithm, &key)
 	if errors.Is(err, sql.ErrNoRows) {
-		return keys, fault.New(op, fault.NHIPublicKeyNotFound, "there is no key of %q", agent.Name)
+		return nhi.PublicKeys{}, fault.New(op, fault.NHIPublicKeyNotFound, "there is no key of %q", agent.Name)
 	}
-	return keys, unavailable(op, err)
+	return nhi.PublicKeys{Signing: pqc.NewPublicKey(algorithm, key)}, unavailable(op, err)
 }
 
 // Groups implements nhi.Authority.

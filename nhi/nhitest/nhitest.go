@@ -123,7 +123,7 @@ func testChain(t *testing.T, h Harness) {
 		t.Errorf("the chain is %v from %v by proof %q", chain.Agent(), chain.Human(), chain.Proof())
 	}
 	keys, err := h.Authority.PublicKeys(t.Context(), helper)
-	if err != nil || len(keys.Signing.Bytes) == 0 {
+	if err != nil || len(keys.Signing.Bytes) == 0 || keys.Signing.ID == "" {
 		t.Errorf("PublicKeys = %v, %v", keys, err)
 	}
 }

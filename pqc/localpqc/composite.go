@@ -6,7 +6,6 @@ import (
 
 	"github.com/cloudflare/circl/sign/mldsa/mldsa65"
 
-	"creto.dev/fault"
 	"creto.dev/pqc"
 )
 
@@ -29,69 +28,44 @@ func compositeMessage(purpose pqc.Purpose, message []byte) []byte {
 	return append(m, digest[:]...)
 }
 
-func compositeKeys(op fault.Op, key pqc.SigningKey) (*mldsa65.PublicKey, *mldsa65.PrivateKey, ed25519.PrivateKey, error) {
-	if key.Algorithm != pqc.MLDSA65Ed25519 {
-		return nil, nil, nil, unsupported(op, key.Algorithm)
-	}
-	if err := length(op, key.Seed, pqc.CompositeSeedSize); err != nil {
-		return nil, nil, nil, err
-	}
-	public, private := mldsa65.NewKeyFromSeed((*[mldsa65.SeedSize]byte)(key.Seed))
-	return public, private, ed25519.NewKeyFromSeed(key.Seed[mldsa65.SeedSize:]), nil
+type compositeSigner struct {
+	pq        signer
+	classical ed25519.PrivateKey
 }
 
-func (provider) Sign(purpose pqc.Purpose, message []byte, key pqc.SigningKey) (pqc.Signature, error) {
-	const op fault.Op = "localpqc.Sign"
-	if err := purpose.Validate(); err != nil {
-		return pqc.Signature{}, err
-	}
-	_, pq, classical, err := compositeKeys(op, key)
-	if err != nil {
-		return pqc.Signature{}, err
-	}
+func newCompositeSigner(seed []byte) signer {
+	return compositeSigner{newMLDSASigner(seed[:mldsa65.SeedSize]), ed25519.NewKeyFromSeed(seed[mldsa65.SeedSize:])}
+}
+
+func (s compositeSigner) public() []byte {
+	key := make([]byte, 0, pqc.CompositePublicKeySize)
+	key = append(key, s.pq.public()...)
+	return append(key, s.classical.Public().(ed25519.PublicKey)...)
+}
+
+func (s compositeSigner) sign(purpose pqc.Purpose, message []byte) ([]byte, error) {
 	m := compositeMessage(purpose, message)
-	sig := make([]byte, mldsa65.SignatureSize, pqc.CompositeSignatureSize)
-	if err := mldsa65.SignTo(pq, m, []byte(compositeLabel), false, sig); err != nil {
-		return pqc.Signature{}, fault.WrapAs(op, fault.CryptoSignatureGenerationFailed, err, "")
-	}
-	return pqc.Signature{Algorithm: key.Algorithm, Bytes: append(sig, ed25519.Sign(classical, m)...)}, nil
-}
-
-func (provider) Verify(purpose pqc.Purpose, message []byte, sig pqc.Signature, key pqc.PublicKey) error {
-	const op fault.Op = "localpqc.Verify"
-	if err := purpose.Validate(); err != nil {
-		return err
-	}
-	if key.Algorithm != pqc.MLDSA65Ed25519 {
-		return unsupported(op, key.Algorithm)
-	}
-	if err := length(op, key.Bytes, pqc.CompositePublicKeySize); err != nil {
-		return err
-	}
-	failed := fault.New(op, fault.CryptoSignatureVerificationFailed, "the signature does not hold")
-	if sig.Algorithm != key.Algorithm || len(sig.Bytes) != pqc.CompositeSignatureSize {
-		return failed
-	}
-	var pq mldsa65.PublicKey
-	pq.Unpack((*[mldsa65.PublicKeySize]byte)(key.Bytes))
-	m := compositeMessage(purpose, message)
-	// Both halves are always computed, so that timing tells nothing of which
-	// one failed.
-	pqOK := mldsa65.Verify(&pq, m, []byte(compositeLabel), sig.Bytes[:mldsa65.SignatureSize])
-	classicalOK := ed25519.Verify(key.Bytes[mldsa65.PublicKeySize:], m, sig.Bytes[mldsa65.SignatureSize:])
-	if !pqOK || !classicalOK {
-		return failed
-	}
-	return nil
-}
-
-func (provider) Public(key pqc.SigningKey) (pqc.PublicKey, error) {
-	pq, _, classical, err := compositeKeys("localpqc.Public", key)
+	signature, err := s.pq.sign(compositeLabel, m)
 	if err != nil {
-		return pqc.PublicKey{}, err
+		return nil, err
 	}
-	bytes := make([]byte, 0, pqc.CompositePublicKeySize)
-	bytes = append(bytes, pq.Bytes()...)
-	bytes = append(bytes, classical.Public().(ed25519.PublicKey)...)
-	return pqc.PublicKey{Algorithm: key.Algorithm, Bytes: bytes}, nil
+	return append(signature, ed25519.Sign(s.classical, m)...), nil
+}
+
+type compositeVerifier struct {
+	pq        verifier
+	classical ed25519.PublicKey
+}
+
+func newCompositeVerifier(public []byte) verifier {
+	return compositeVerifier{newMLDSAVerifier(public[:mldsa65.PublicKeySize]), public[mldsa65.PublicKeySize:]}
+}
+
+// verify always computes both halves, so that timing tells nothing of which one
+// failed.
+func (v compositeVerifier) verify(purpose pqc.Purpose, message, signature []byte) bool {
+	m := compositeMessage(purpose, message)
+	pq := v.pq.verify(compositeLabel, m, signature[:mldsa65.SignatureSize])
+	classical := ed25519.Verify(v.classical, m, signature[mldsa65.SignatureSize:])
+	return pq && classical
 }

@@ -28,12 +28,15 @@ func TestCompositeVector(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := localpqc.New()
-	public := pqc.PublicKey{Algorithm: pqc.MLDSA65Ed25519, Bytes: v.PK}
-	sig := pqc.Signature{Algorithm: pqc.MLDSA65Ed25519, Bytes: v.S}
+	public := pqc.NewPublicKey(pqc.MLDSA65Ed25519, v.PK)
+	sig := pqc.Signature{Algorithm: public.Algorithm, Key: public.ID, Bytes: v.S}
 	if err := p.Verify(pqc.Purpose(v.Ctx), v.M, sig, public); err != nil {
 		t.Errorf("Verify of the draft's signature: %v", err)
 	}
-	key := pqc.SigningKey{Algorithm: pqc.MLDSA65Ed25519, Seed: v.SK}
+	key, err := p.SigningKeyFromSeed(pqc.MLDSA65Ed25519, v.SK)
+	if err != nil {
+		t.Fatal(err)
+	}
 	got, err := p.Public(key)
 	if err != nil || string(got.Bytes) != string(v.PK) {
 		t.Errorf("Public of the draft's secret key differs from its public key (err %v)", err)
