@@ -103,7 +103,7 @@ func build(ctx context.Context, policies, depth int, limited bool) (h *house, er
 	if h.authority, err = localnhi.Open(ctx, localnhi.Config{TrustDomain: "bench.local", Tenant: product.DefaultTenant}, d, p, h.clock, kek); err != nil {
 		return nil, err
 	}
-	signer, _, err := h.authority.CheckpointKey(ctx, "bench.local/log")
+	signer, err := h.authority.CheckpointKey(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -135,24 +135,29 @@ func build(ctx context.Context, policies, depth int, limited bool) (h *house, er
 
 // populate makes the chain, its token and its quota.
 func (h *house) populate(ctx context.Context, depth int, limited bool) error {
-	above, err := h.authority.AddHuman(ctx, "alice")
+	above := h.authority.ID(product.KindHuman, "alice")
+	err := h.authority.AddMember(ctx, above)
 	if err != nil {
 		return err
 	}
 	for _, name := range agentsOf(depth) {
-		agent, err := h.authority.AddAgent(ctx, name)
+		agent := h.authority.ID(product.KindAgent, name)
+		if err := h.authority.AddAgent(ctx, agent); err != nil {
+			return err
+		}
+		link, err := h.authority.Draft(ctx, above, agent, nhi.Grant{Scope: nhi.Everything(), TTL: 24 * time.Hour, MaxDepth: nhi.MaxChain})
 		if err != nil {
 			return err
 		}
-		if _, err := h.authority.Delegate(ctx, above, agent, nhi.Everything(), 24*time.Hour, nhi.Proof{Kind: nhi.ProofBootstrap}); err != nil {
+		if _, err := h.authority.Delegate(ctx, link, nhi.Proof{Kind: nhi.ProofBootstrap}); err != nil {
 			return err
 		}
 		above = agent
 	}
-	if h.token, _, err = h.authority.IssueToken(ctx, above, ""); err != nil {
+	if h.token, _, err = h.authority.IssueToken(ctx, above, localnhi.TokenRequest{}); err != nil {
 		return err
 	}
-	if h.caller, err = h.gate.Open(ctx, h.token); err != nil {
+	if h.caller, err = h.gate.Open(ctx, nhi.Credential{Token: h.token}); err != nil {
 		return err
 	}
 	if h.session, err = h.authorizer.Bind(ctx, h.caller.Chain()); err != nil || !limited {
@@ -320,8 +325,8 @@ func benchParts(ctx context.Context, r *report, h *house) error {
 			}
 			return nil
 		}},
-		{name: "open/warm", who: creto, n: hotTimes, do: func() error { _, err := h.gate.Open(ctx, h.token); return err }},
-		{name: "resolve/warm", who: creto, n: hotTimes, note: "budget 1 µs, 0 allocations", do: func() error { _, err := h.authority.Resolve(ctx, h.token); return err }},
+		{name: "open/warm", who: creto, n: hotTimes, do: func() error { _, err := h.gate.Open(ctx, nhi.Credential{Token: h.token}); return err }},
+		{name: "resolve/warm", who: creto, n: hotTimes, note: "budget 1 µs, 0 allocations", do: func() error { _, err := h.authority.Resolve(ctx, nhi.Credential{Token: h.token}); return err }},
 		{name: "consensus/now", who: creto, n: hotTimes, note: "budget 100 ns", do: func() error { _, err := h.clock.Now(ctx); return err }},
 		{name: "quota/reserve+commit", who: creto, n: hotTimes, note: "budget 100 ns", do: func() error {
 			d, _, err := h.quota.Evaluate(ctx, h.caller.Chain(), request, true)

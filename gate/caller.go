@@ -41,6 +41,9 @@ type standing struct {
 // Identity returns who the caller is.
 func (c *Caller) Identity() nhi.Identity { return c.identity }
 
+// bound reports whether who sends the token must prove to have a key.
+func (c *Caller) bound() bool { return !c.identity.Confirmation.IsZero() }
+
 // Chain returns the chain as it was last verified; the zero chain if it did not
 // hold.
 func (c *Caller) Chain() nhi.VerifiedChain {
@@ -50,28 +53,31 @@ func (c *Caller) Chain() nhi.VerifiedChain {
 	return nhi.VerifiedChain{}
 }
 
-// Open resolves a token, verifies the chain behind it and prepares the caller.
-// A token that was opened before costs a look-up.
+// Open resolves a credential, verifies the chain behind it and prepares the
+// caller. A token that was opened before costs a look-up, unless it is bound to
+// a key: that is proven with each request.
 //
 // Errors: those of nhi.Authority.Resolve and nhi.VerifyDelegation; nothing
 // proceeds without identity (R-NHI-25).
-func (g *Gate) Open(ctx context.Context, token string) (*Caller, error) {
+func (g *Gate) Open(ctx context.Context, cred nhi.Credential) (*Caller, error) {
 	const op fault.Op = "gate.Open"
 	g.mu.Lock()
-	c, ok := g.callers[token]
+	c, ok := g.callers[cred.Token]
 	g.mu.Unlock()
-	if !ok {
-		identity, err := g.authority.Resolve(ctx, token)
+	if !ok || c.bound() {
+		identity, err := g.authority.Resolve(ctx, cred)
 		if err != nil {
 			return nil, fault.Wrap(op, err)
 		}
-		c = &Caller{token: token, identity: identity}
+		if !ok {
+			c = &Caller{token: cred.Token, identity: identity}
+		}
 	}
 	stamp, _, err := g.fresh(ctx, c)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if err != nil {
-		delete(g.callers, token)
+		delete(g.callers, cred.Token)
 		return nil, fault.Wrap(op, err)
 	}
 	if !ok {
@@ -93,7 +99,7 @@ func (g *Gate) OpenFor(ctx context.Context, source TokenSource) (*Caller, error)
 	if err != nil {
 		return nil, fault.Wrap(op, err)
 	}
-	opened, err := g.Open(ctx, token)
+	opened, err := g.Open(ctx, nhi.Credential{Token: token})
 	if err != nil {
 		return nil, fault.Wrap(op, err)
 	}
@@ -155,7 +161,10 @@ func (g *Gate) fresh(ctx context.Context, c *Caller) (creto.Timestamp, *standing
 	}
 	// The epoch is read first: what is revoked during the verification raises
 	// it, and the next action verifies again.
-	epoch := g.authority.Epoch()
+	epoch, err := g.authority.Epoch()
+	if err != nil {
+		return stamp, nil, fault.Wrap(op, err)
+	}
 	if s := c.standing.Load(); s != nil && s.epoch == epoch && now.Before(s.until) {
 		return stamp, s, nil
 	}
@@ -166,7 +175,7 @@ func (g *Gate) fresh(ctx context.Context, c *Caller) (creto.Timestamp, *standing
 
 func (g *Gate) verify(ctx context.Context, c *Caller, now time.Time, epoch uint64) (*standing, error) {
 	const op fault.Op = "gate.verify"
-	if _, err := g.authority.Resolve(ctx, c.token); err != nil {
+	if err := g.recheck(ctx, c); err != nil {
 		return nil, fault.Wrap(op, err)
 	}
 	links, err := g.authority.DelegationChain(ctx, c.identity.ID)
@@ -177,7 +186,7 @@ func (g *Gate) verify(ctx context.Context, c *Caller, now time.Time, epoch uint6
 	if err != nil {
 		return nil, fault.Wrap(op, err)
 	}
-	chain, err := nhi.VerifyDelegation(ctx, links, roots, g.provider, now, g.authority.Epochs)
+	chain, err := g.verifier.Verify(ctx, links, roots, now, g.authority)
 	if err != nil {
 		return nil, fault.Wrap(op, err)
 	}
@@ -193,4 +202,23 @@ func (g *Gate) verify(ctx context.Context, c *Caller, now time.Time, epoch uint6
 		until = chain.NotAfter()
 	}
 	return &standing{epoch: epoch, until: until, chain: chain, session: session}, nil
+}
+
+// recheck asks whether the token still holds. An authority that has forgotten
+// it, as after a restart, is shown it again, unless that takes a proof which
+// only its holder can give.
+func (g *Gate) recheck(ctx context.Context, c *Caller) error {
+	const op fault.Op = "gate.recheck"
+	err := g.authority.Recheck(ctx, c.identity)
+	if c.bound() || !errors.Is(err, fault.NHITokenInvalid) {
+		return fault.Wrap(op, err)
+	}
+	again, err := g.authority.Resolve(ctx, nhi.Credential{Token: c.token})
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
+	if again != c.identity {
+		return fault.New(op, fault.NHITokenInvalid, "the token is another one's now")
+	}
+	return nil
 }

@@ -9,13 +9,14 @@ import (
 	"creto.dev"
 	"creto.dev/fault"
 	"creto.dev/gate"
+	"creto.dev/nhi"
 )
 
 // An agent's model call is allowed, its connection to the internet is not; act
 // runs in the first case only.
 func ExampleGate_Do() {
 	withHouse(func(t testing.TB, g *gate.Gate, token string) {
-		caller, err := g.Open(t.Context(), token)
+		caller, err := g.Open(t.Context(), nhi.Credential{Token: token})
 		if err != nil {
 			fmt.Println(err)
 			return

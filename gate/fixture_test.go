@@ -126,9 +126,11 @@ func build(t testing.TB) *house {
 	must(err)
 	h.authority, err = localnhi.Open(ctx, localnhi.Config{TrustDomain: "test.local", Tenant: creto.DefaultTenant}, d, p, h.clock, kek)
 	must(err)
-	signer, certificate, err := h.authority.CheckpointKey(ctx, origin)
+	signer, err := h.authority.CheckpointKey(ctx)
 	must(err)
-	h.key = certificate
+	certificates, err := h.authority.Certificates(ctx, origin)
+	must(err)
+	h.key = certificates[0]
 	local, err := localaudit.Open(ctx, localaudit.Config{Dir: dir, Origin: origin, RingBytes: 1 << 20}, d, p, h.clock, signer, silent)
 	must(err)
 	t.Cleanup(func() {
@@ -147,12 +149,10 @@ func build(t testing.TB) *house {
 	h.desk, err = oversight.Open(ctx, oversight.Config{}, d, h.clock, h.log, h.authority.Groups, silent)
 	must(err)
 	h.gate = gate.New(h.authority, p, h.clock, h.authorizer, h.log, h.desk, h.meter)
-	h.alice, err = h.authority.AddHuman(ctx, "alice")
-	must(err)
-	_, err = h.authority.AddHuman(ctx, "bob", "finance")
-	must(err)
-	h.bot, err = h.authority.AddAgent(ctx, "bot")
-	must(err)
+	h.alice, h.bot = h.authority.ID(creto.KindHuman, "alice"), h.authority.ID(creto.KindAgent, "bot")
+	must(h.authority.AddMember(ctx, h.alice))
+	must(h.authority.AddMember(ctx, h.authority.ID(creto.KindHuman, "bob"), "finance"))
+	must(h.authority.AddAgent(ctx, h.bot))
 	h.delegate(t, h.alice, h.bot, 24*time.Hour)
 	return h
 }
@@ -175,7 +175,11 @@ func (h *house) legislate(t testing.TB, text string) {
 
 func (h *house) delegate(t testing.TB, from, to creto.ID, ttl time.Duration) {
 	t.Helper()
-	chain, err := h.authority.Delegate(t.Context(), from, to, nhi.Everything(), ttl, nhi.Proof{Kind: nhi.ProofBootstrap})
+	link, err := h.authority.Draft(t.Context(), from, to, nhi.Grant{Scope: nhi.Everything(), TTL: ttl, MaxDepth: nhi.DefaultMaxDepth})
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain, err := h.authority.Delegate(t.Context(), link, nhi.Proof{Kind: nhi.ProofBootstrap})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +188,7 @@ func (h *house) delegate(t testing.TB, from, to creto.ID, ttl time.Duration) {
 
 func (h *house) token(t testing.TB, sandbox string) string {
 	t.Helper()
-	token, _, err := h.authority.IssueToken(t.Context(), h.bot, sandbox)
+	token, _, err := h.authority.IssueToken(t.Context(), h.bot, localnhi.TokenRequest{Sandbox: sandbox})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +197,7 @@ func (h *house) token(t testing.TB, sandbox string) string {
 
 func (h *house) caller(t testing.TB) *gate.Caller {
 	t.Helper()
-	c, err := h.gate.Open(t.Context(), h.token(t, ""))
+	c, err := h.gate.Open(t.Context(), nhi.Credential{Token: h.token(t, "")})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -103,7 +103,7 @@ type Result struct {
 // Gate holds the contracts of the path. Safe for concurrent use.
 type Gate struct {
 	authority  nhi.Authority
-	provider   pqc.Provider
+	verifier   *nhi.Verifier
 	clock      consensus.Clock
 	authorizer authz.Authorizer
 	log        audit.Log
@@ -123,7 +123,7 @@ type Gate struct {
 // New returns a gate.
 func New(authority nhi.Authority, provider pqc.Provider, clock consensus.Clock, authorizer authz.Authorizer, log audit.Log, approver Approver, meter Meter) *Gate {
 	return &Gate{
-		authority: authority, provider: provider, clock: clock, authorizer: authorizer,
+		authority: authority, verifier: nhi.NewVerifier(provider, defaultCallers), clock: clock, authorizer: authorizer,
 		log: log, approver: approver, meter: meter, maxCallers: defaultCallers, callers: make(map[string]*Caller),
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"creto.dev/audit"
 	"creto.dev/fault"
 	"creto.dev/gate"
+	"creto.dev/nhi"
 	"creto.dev/oversight"
 )
 
@@ -141,7 +142,7 @@ func TestNothingWithoutAllow(t *testing.T) {
 		{"a resource of noise", nil, noise, fault.InvalidArgument, false},
 		{"no action", nil, unknown, fault.InvalidArgument, true},
 		{"another run's token", func(t *testing.T, h *house, _ *gate.Caller) *gate.Caller {
-			c, err := h.gate.Open(t.Context(), h.token(t, "run-1"))
+			c, err := h.gate.Open(t.Context(), nhi.Credential{Token: h.token(t, "run-1")})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -196,11 +197,11 @@ func (h *house) revoke(t testing.TB, id creto.ID) {
 func TestOpen(t *testing.T) {
 	h := build(t)
 	token := h.token(t, "run-1")
-	c, err := h.gate.Open(t.Context(), token)
+	c, err := h.gate.Open(t.Context(), nhi.Credential{Token: token})
 	if err != nil || c.Identity().ID != h.bot || c.Chain().Human() != h.alice {
 		t.Fatalf("Open = %+v, %v", c, err)
 	}
-	if again, err := h.gate.Open(t.Context(), token); err != nil || again != c {
+	if again, err := h.gate.Open(t.Context(), nhi.Credential{Token: token}); err != nil || again != c {
 		t.Errorf("Open again = %p, %v; want the caller %p", again, err, c)
 	}
 	// The run of a bound token is recorded without being told.
@@ -210,12 +211,12 @@ func TestOpen(t *testing.T) {
 	if r := h.records(t, creto.CallModel)[0]; r.Sandbox != "run-1" {
 		t.Errorf("the record names the run %q, want run-1", r.Sandbox)
 	}
-	if c, err := h.gate.Open(t.Context(), token+"x"); !errors.Is(err, fault.NHITokenInvalid) || c != nil {
+	if c, err := h.gate.Open(t.Context(), nhi.Credential{Token: token + "x"}); !errors.Is(err, fault.NHITokenInvalid) || c != nil {
 		t.Errorf("Open of a forged token = %v, %v", c, err)
 	}
 	h.delegate(t, h.alice, h.bot, time.Hour)
 	h.clock.Advance(time.Second)
-	if c, err := h.gate.Open(t.Context(), token); !errors.Is(err, fault.NHITokenInvalid) || c != nil {
+	if c, err := h.gate.Open(t.Context(), nhi.Credential{Token: token}); !errors.Is(err, fault.NHITokenInvalid) || c != nil {
 		t.Errorf("Open after another delegation = %v, %v; want NHITokenInvalid", c, err)
 	}
 	if _, err := h.gate.Do(t.Context(), c, callModel(), nothing(new(atomic.Int32))); !errors.Is(err, fault.NHITokenInvalid) {

@@ -126,10 +126,11 @@ func isLoopback(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// BearerToken returns the token that a request carries as vendors' SDKs send
-// their API key.
-func BearerToken(r *http.Request) string {
-	if token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
+// AccessToken returns the token that a request carries: as vendors' SDKs send
+// their key, or under the DPoP scheme (RFC 9449, section 7.1).
+func AccessToken(r *http.Request) string {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if strings.EqualFold(scheme, "Bearer") || strings.EqualFold(scheme, "DPoP") {
 		return token
 	}
 	return r.Header.Get("X-Api-Key")

@@ -91,21 +91,22 @@ func open(t testing.TB, cfg gateway.Config, models []inference.Model, allow ...s
 	h := &house{}
 	h.authority, err = localnhi.Open(ctx, localnhi.Config{TrustDomain: "test.local", Tenant: creto.DefaultTenant}, d, p, clock, kek)
 	check(err)
-	signer, _, err := h.authority.CheckpointKey(ctx, "test.local/log")
+	signer, err := h.authority.CheckpointKey(ctx)
 	check(err)
 	quiet := slog.New(slog.DiscardHandler)
 	h.log, err = localaudit.Open(ctx, localaudit.Config{Dir: filepath.Join(dir, "audit"), Origin: "test.local/log", Flush: 10 * time.Millisecond}, d, p, clock, signer, quiet)
 	check(err)
 
-	alice, err := h.authority.AddHuman(ctx, "alice")
+	var alice creto.ID
+	alice, h.bot = h.authority.ID(creto.KindHuman, "alice"), h.authority.ID(creto.KindAgent, "bot")
+	check(h.authority.AddMember(ctx, alice))
+	check(h.authority.AddMember(ctx, h.authority.ID(creto.KindHuman, "bob"), "finance"))
+	check(h.authority.AddAgent(ctx, h.bot))
+	link, err := h.authority.Draft(ctx, alice, h.bot, nhi.Grant{Scope: nhi.Everything(), TTL: time.Hour})
 	check(err)
-	_, err = h.authority.AddHuman(ctx, "bob", "finance")
+	_, err = h.authority.Delegate(ctx, link, nhi.Proof{Kind: nhi.ProofBootstrap})
 	check(err)
-	h.bot, err = h.authority.AddAgent(ctx, "bot")
-	check(err)
-	_, err = h.authority.Delegate(ctx, alice, h.bot, nhi.Everything(), time.Hour, nhi.Proof{Kind: nhi.ProofBootstrap})
-	check(err)
-	token, _, err := h.authority.IssueToken(ctx, h.bot, "")
+	token, _, err := h.authority.IssueToken(ctx, h.bot, localnhi.TokenRequest{})
 	check(err)
 
 	text, err := localauthz.PolicyText(h.bot, rules(allow...))
@@ -130,7 +131,7 @@ func open(t testing.TB, cfg gateway.Config, models []inference.Model, allow ...s
 	base, end := context.WithCancel(context.WithoutCancel(ctx))
 	h.stop = end
 	server := httptest.NewUnstartedServer(h.gateway.Sandbox(func(r *http.Request) (gateway.Origin, error) {
-		caller, err := g.Open(r.Context(), token)
+		caller, err := g.Open(r.Context(), nhi.Credential{Token: token})
 		return gateway.Origin{Caller: caller, Sandbox: "run-1", Isolation: "namespaces"}, err
 	}))
 	server.Config.BaseContext = func(net.Listener) context.Context { return base }

@@ -7,8 +7,14 @@ import (
 	"creto.dev/pqc"
 )
 
-// RoleCheckpoint is the role of the key that signs the audit log's heads.
-const RoleCheckpoint = "checkpoint"
+// The roles of certified keys.
+const (
+	// RoleCheckpoint: the key signs the audit log's heads.
+	RoleCheckpoint = "checkpoint"
+	// RoleRoot: the key is as good a root as the one that says so, since it
+	// replaced it or was replaced by it.
+	RoleRoot = "root"
+)
 
 // Certificate is the root's word that a platform key has a role.
 type Certificate struct {

@@ -359,16 +359,3 @@ func (e OIDCEvidence) verify(link Link, nonce string) error {
 	}
 	return nil
 }
-
-// HumanProof returns how the human whom the chain begins with was known; the
-// zero Proof for the zero chain.
-func (c VerifiedChain) HumanProof() Proof {
-	if !c.Valid() {
-		return Proof{}
-	}
-	link, err := c.links[0].Link()
-	if err != nil {
-		return Proof{} // never: the chain was verified
-	}
-	return link.Proof
-}

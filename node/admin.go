@@ -20,8 +20,8 @@ import (
 	"creto.dev/internal/serve"
 	"creto.dev/metering"
 	"creto.dev/nhi"
+	"creto.dev/nhi/localnhi"
 	"creto.dev/oversight"
-	"creto.dev/pqc"
 	"creto.dev/receipt"
 )
 
@@ -32,9 +32,13 @@ const defaultDelegation = 90 * 24 * time.Hour
 
 // Status implements serve.Admin.
 func (n *Node) Status(context.Context) (client.Status, error) {
+	_, root, err := n.authority.Root()
+	if err != nil {
+		return client.Status{}, err
+	}
 	return client.Status{
 		Version: n.options.Version, PID: os.Getpid(), Listen: n.server.Address(), Console: n.origin() + "/console",
-		DataDir: n.options.DataDir, Root: n.keys.fingerprint, TrustDomain: n.options.Config.Identity.TrustDomain,
+		DataDir: n.options.DataDir, Root: root, TrustDomain: n.options.Config.Identity.TrustDomain,
 		Tenant: n.options.Config.Identity.Tenant,
 	}, nil
 }
@@ -77,7 +81,7 @@ func (n *Node) AddAgent(ctx context.Context, in client.NewAgent) (client.Agent, 
 	case ttl < time.Second:
 		return client.Agent{}, fault.New(op, fault.InvalidArgument, "a delegation of %v is none; give it at least a second", ttl)
 	}
-	agents, err := n.authority.Principals(ctx, creto.KindAgent)
+	agents, err := n.authority.Principals(ctx, n.owner.Tenant, creto.KindAgent)
 	if err != nil {
 		return client.Agent{}, fault.Wrap(op, err)
 	}
@@ -99,10 +103,14 @@ func (n *Node) AddAgent(ctx context.Context, in client.NewAgent) (client.Agent, 
 	if err := n.authorizer.Reload(ctx); err != nil {
 		return client.Agent{}, errors.Join(fault.Wrap(op, err), os.Remove(file))
 	}
-	if _, err := n.authority.AddAgent(ctx, in.Name); err != nil {
+	if err := n.authority.AddAgent(ctx, id); err != nil {
 		return client.Agent{}, errors.Join(fault.Wrap(op, err), os.Remove(file))
 	}
-	chain, err := n.authority.Delegate(ctx, issuer, id, nhi.Everything(), ttl, nhi.Proof{Kind: nhi.ProofBootstrap})
+	link, err := n.authority.Draft(ctx, issuer, id, nhi.Grant{Scope: nhi.Everything(), TTL: ttl, MaxDepth: nhi.DefaultMaxDepth})
+	if err != nil {
+		return client.Agent{}, fault.Wrap(op, err)
+	}
+	chain, err := n.authority.Delegate(ctx, link, nhi.Proof{Kind: nhi.ProofBootstrap})
 	if err != nil {
 		return client.Agent{}, fault.Wrap(op, err)
 	}
@@ -141,7 +149,7 @@ func (n *Node) issuer(ctx context.Context, name string) (creto.ID, error) {
 	if agent, ok := strings.CutPrefix(name, "agent:"); ok {
 		id = n.authority.ID(creto.KindAgent, agent)
 	}
-	if _, err := n.authority.Epochs(ctx, id); err != nil {
+	if err := n.authority.Known(ctx, id); err != nil {
 		if errors.Is(err, fault.NHINotFound) && id.Kind == creto.KindHuman {
 			return id, fault.New(op, fault.NHINotFound, "there is no human %q; add one with: creto human add %s", name, name)
 		}
@@ -179,7 +187,7 @@ func (n *Node) adminEvent(ctx context.Context, what, resource string, chain nhi.
 
 // Agents implements serve.Admin.
 func (n *Node) Agents(ctx context.Context) ([]client.Agent, error) {
-	list, err := n.authority.Principals(ctx, creto.KindAgent)
+	list, err := n.authority.Principals(ctx, n.owner.Tenant, creto.KindAgent)
 	if err != nil {
 		return nil, err
 	}
@@ -203,7 +211,7 @@ func (n *Node) RevokeAgent(ctx context.Context, name string) error {
 
 // Token implements serve.Admin.
 func (n *Node) Token(ctx context.Context, agent string) (client.Token, error) {
-	token, expires, err := n.authority.IssueToken(ctx, n.authority.ID(creto.KindAgent, agent), "")
+	token, expires, err := n.authority.IssueToken(ctx, n.authority.ID(creto.KindAgent, agent), localnhi.TokenRequest{})
 	if err != nil {
 		return client.Token{}, err
 	}
@@ -212,12 +220,11 @@ func (n *Node) Token(ctx context.Context, agent string) (client.Token, error) {
 
 // AddHuman implements serve.Admin.
 func (n *Node) AddHuman(ctx context.Context, h client.Human) (client.Human, error) {
-	add, kind := n.authority.AddHuman, "Human::"
+	id, kind := n.authority.ID(creto.KindHuman, h.Name), "Human::"
 	if h.Workload {
-		add, kind = n.authority.AddWorkload, "Workload::"
+		id.Kind, kind = creto.KindWorkload, "Workload::"
 	}
-	id, err := add(ctx, h.Name, h.Groups...)
-	if err != nil {
+	if err := n.authority.AddMember(ctx, id, h.Groups...); err != nil {
 		return client.Human{}, err
 	}
 	groups, err := n.authority.Groups(ctx, id)
@@ -229,7 +236,7 @@ func (n *Node) AddHuman(ctx context.Context, h client.Human) (client.Human, erro
 
 // Humans implements serve.Admin.
 func (n *Node) Humans(ctx context.Context) ([]client.Human, error) {
-	list, err := n.authority.Principals(ctx, creto.KindHuman)
+	list, err := n.authority.Principals(ctx, n.owner.Tenant, creto.KindHuman)
 	if err != nil {
 		return nil, err
 	}
@@ -243,7 +250,7 @@ func (n *Node) Humans(ctx context.Context) ([]client.Human, error) {
 // Login implements serve.Admin.
 func (n *Node) Login(ctx context.Context, human string) (string, error) {
 	id := n.authority.ID(creto.KindHuman, human)
-	if _, err := n.authority.Epochs(ctx, id); err != nil {
+	if err := n.authority.Known(ctx, id); err != nil {
 		return "", err
 	}
 	code, err := n.sessions.NewLogin(ctx, id)
@@ -256,7 +263,7 @@ func (n *Node) Login(ctx context.Context, human string) (string, error) {
 // Session implements serve.Admin.
 func (n *Node) Session(ctx context.Context, human string) (client.Token, error) {
 	id := n.authority.ID(creto.KindHuman, human)
-	if _, err := n.authority.Epochs(ctx, id); err != nil {
+	if err := n.authority.Known(ctx, id); err != nil {
 		return client.Token{}, err
 	}
 	token, expires, err := n.sessions.New(ctx, id)
@@ -271,23 +278,10 @@ func (n *Node) BootstrapLogin(ctx context.Context) (string, error) {
 	return n.Login(creto.WithCaller(ctx, n.owner), BootstrapHuman)
 }
 
-// chainOf verifies an agent's chain as it is now.
-func (n *Node) chainOf(ctx context.Context, agent creto.ID) (nhi.VerifiedChain, error) {
-	links, err := n.authority.DelegationChain(ctx, agent)
-	if err != nil {
-		return nhi.VerifiedChain{}, err
-	}
-	stamp, err := n.clock.Now(ctx)
-	if err != nil {
-		return nhi.VerifiedChain{}, err
-	}
-	return nhi.VerifyDelegation(ctx, links, []pqc.PublicKey{n.keys.Root}, n.pqc, stamp.Time(), n.authority.Epochs)
-}
-
 // Check implements serve.Admin: what an agent may do, without doing it.
 func (n *Node) Check(ctx context.Context, c client.Check) (client.Decision, error) {
 	const op fault.Op = "node.Check"
-	chain, err := n.chainOf(ctx, n.authority.ID(creto.KindAgent, c.Agent))
+	chain, err := n.authority.Chain(ctx, n.authority.ID(creto.KindAgent, c.Agent))
 	if err != nil {
 		return client.Decision{}, fault.Wrap(op, err)
 	}
@@ -381,5 +375,9 @@ func (n *Node) Bundle(ctx context.Context, q client.Query) ([]byte, error) {
 		return nil, err
 	}
 	slices.Reverse(entries)
-	return receipt.Make(ctx, n.log, n.authority.ChainByDigest, n.keys.Keys, entries)
+	keys, err := n.keys(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return receipt.Make(ctx, n.log, n.authority.ChainByDigest, keys, entries)
 }

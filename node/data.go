@@ -15,36 +15,37 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"creto.dev"
 	"creto.dev/fault"
 	"creto.dev/health"
-	"creto.dev/nhi"
-	"creto.dev/nhi/localnhi"
 	"creto.dev/pqc"
 	"creto.dev/receipt"
 )
-
-// keys are what bundles are verified with.
-type keys struct {
-	receipt.Keys
-	fingerprint creto.Digest
-}
 
 // RootFile holds the root's fingerprint in a data directory: what creto verify
 // trusts when it is told nothing.
 const RootFile = "keys/root.fingerprint"
 
-// publishRoot writes the root's fingerprint where verifiers look for it.
-func publishRoot(a *localnhi.Authority, certificate nhi.SignedCertificate, dataDir string) (keys, error) {
-	root, fingerprint, err := a.Root()
+// logOrigin is what the audit log's heads are signed under.
+func (n *Node) logOrigin() string { return n.options.Config.Identity.TrustDomain + "/log" }
+
+// keys are what bundles are verified with.
+func (n *Node) keys(ctx context.Context) (receipt.Keys, error) {
+	root, _, err := n.authority.Root()
 	if err != nil {
-		return keys{}, err
+		return receipt.Keys{}, err
 	}
-	path := filepath.Join(dataDir, RootFile)
-	if err := os.WriteFile(path, []byte(fingerprint.String()+"\n"), 0o600); err != nil {
-		return keys{}, fault.WrapAs("node.publishRoot", fault.Unavailable, err, "%s cannot be written", path)
+	certificates, err := n.authority.Certificates(ctx, n.logOrigin())
+	return receipt.Keys{Root: root, Certificates: certificates}, err
+}
+
+// publishRoot writes the root's fingerprint where verifiers look for it.
+func (n *Node) publishRoot() error {
+	_, fingerprint, err := n.authority.Root()
+	if err != nil {
+		return err
 	}
-	return keys{Keys: receipt.Keys{Root: root, Certificates: []nhi.SignedCertificate{certificate}}, fingerprint: fingerprint}, nil
+	path := filepath.Join(n.options.DataDir, RootFile)
+	return fault.WrapAs("node.publishRoot", fault.Unavailable, os.WriteFile(path, []byte(fingerprint.String()+"\n"), 0o600), "%s cannot be written", path)
 }
 
 // lock makes sure that one process uses a data directory.

@@ -5,6 +5,7 @@ package node
 
 import (
 	"context"
+	"crypto/sha256"
 	"database/sql"
 	"errors"
 	"log/slog"
@@ -38,6 +39,7 @@ import (
 	"creto.dev/internal/logkey"
 	"creto.dev/internal/serve"
 	"creto.dev/metering"
+	"creto.dev/nhi"
 	"creto.dev/nhi/localnhi"
 	"creto.dev/oversight"
 	"creto.dev/pqc"
@@ -84,7 +86,6 @@ type Node struct {
 	policyDir  string
 	// policyMistake is what is wrong with the policies on disk, if anything.
 	policyMistake atomic.Pointer[string]
-	keys          keys
 	requests      inflight
 	closers       []func() error // what Close calls, the last first
 }
@@ -161,21 +162,20 @@ func (n *Node) openPlatform(ctx context.Context) error {
 		return fault.Wrap(op, err)
 	}
 	n.authority, err = localnhi.Open(ctx, localnhi.Config{
-		TrustDomain: cfg.Identity.TrustDomain, Tenant: cfg.Identity.Tenant, TokenTTL: time.Duration(cfg.Identity.TokenTTL),
+		TrustDomain: cfg.Identity.TrustDomain, Tenant: cfg.Identity.Tenant, Issuer: n.origin(), TokenTTL: time.Duration(cfg.Identity.TokenTTL),
 	}, n.db, n.pqc, n.clock, kek)
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
-	origin := cfg.Identity.TrustDomain + "/log"
-	signer, certificate, err := n.authority.CheckpointKey(ctx, origin)
+	signer, err := n.authority.CheckpointKey(ctx)
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
-	if n.keys, err = publishRoot(n.authority, certificate, n.options.DataDir); err != nil {
+	if err := n.publishRoot(); err != nil {
 		return fault.Wrap(op, err)
 	}
 	n.log, err = localaudit.Open(ctx, localaudit.Config{
-		Dir: filepath.Join(n.options.DataDir, "audit"), Origin: origin, Batch: cfg.Integrations.Audit.BatchSize,
+		Dir: filepath.Join(n.options.DataDir, "audit"), Origin: n.logOrigin(), Batch: cfg.Integrations.Audit.BatchSize,
 		Flush: time.Duration(cfg.Integrations.Audit.FlushIntervalMS) * time.Millisecond, Slots: cfg.Integrations.Audit.LocalBufferMaxSize,
 	}, n.db, n.pqc, n.clock, signer, n.options.Log)
 	if err != nil {
@@ -189,7 +189,8 @@ func (n *Node) openPlatform(ctx context.Context) error {
 func (n *Node) openSecurity(ctx context.Context) error {
 	const op fault.Op = "node.openSecurity"
 	var err error
-	if n.owner, err = n.authority.AddHuman(ctx, BootstrapHuman, AdminGroup); err != nil {
+	n.owner = n.authority.ID(creto.KindHuman, BootstrapHuman)
+	if err = n.authority.AddMember(ctx, n.owner, AdminGroup); err != nil {
 		return fault.Wrap(op, err)
 	}
 	if n.quota, err = metering.OpenQuota(ctx, n.db, n.clock, n.log); err != nil {
@@ -355,8 +356,21 @@ func (f *inflight) wait() {
 
 // bearer authenticates a program that holds an agent's token.
 func (n *Node) bearer(r *http.Request) (gateway.Origin, error) {
-	caller, err := n.gate.Open(r.Context(), gateway.BearerToken(r))
+	caller, err := n.gate.Open(r.Context(), n.credential(r))
 	return gateway.Origin{Caller: caller}, err
+}
+
+// credential is what a request presents: an access token, as bearer or with a
+// DPoP proof (RFC 9449, section 7.1), and the certificate of its connection.
+func (n *Node) credential(r *http.Request) nhi.Credential {
+	c := nhi.Credential{Token: gateway.AccessToken(r), DPoP: r.Header.Get("DPoP"), Method: r.Method, URL: n.origin() + r.URL.EscapedPath()}
+	if len(r.Header.Values("DPoP")) > 1 { // RFC 9449, section 4.3: one
+		c.DPoP = ""
+	}
+	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		c.Certificate = sha256.Sum256(r.TLS.PeerCertificates[0].Raw)
+	}
+	return c
 }
 
 // administrator authenticates a call of the API over TCP.

@@ -27,6 +27,7 @@ import (
 	"creto.dev/internal/db"
 	"creto.dev/internal/logkey"
 	"creto.dev/internal/serve"
+	"creto.dev/nhi/localnhi"
 	"creto.dev/sandbox"
 )
 
@@ -186,7 +187,7 @@ func (rs *runs) tokenOf(ctx context.Context, r *run) (string, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if stamp.Time().Add(renewBefore).After(r.expires) {
-		if r.token, r.expires, err = rs.node.authority.IssueToken(ctx, r.agent, r.id); err != nil {
+		if r.token, r.expires, err = rs.node.authority.IssueToken(ctx, r.agent, localnhi.TokenRequest{Sandbox: r.id}); err != nil {
 			return "", fault.Wrap(op, err)
 		}
 	}

@@ -1,5 +1,5 @@
-// Package localnhi is the identity authority of one node. Principals, links and
-// sealed keys live in the node's database; tokens are EdDSA JWTs.
+// Package localnhi is the identity authority of one node. Tenants, principals,
+// links and sealed keys live in the node's database; tokens are EdDSA JWTs.
 package localnhi
 
 import (
@@ -7,13 +7,11 @@ import (
 	"database/sql"
 	"errors"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"creto.dev"
 	"creto.dev/consensus"
 	"creto.dev/fault"
-	"creto.dev/internal/db"
 	"creto.dev/nhi"
 	"creto.dev/pqc"
 )
@@ -22,8 +20,12 @@ import (
 type Config struct {
 	// TrustDomain is the first part of every SPIFFE id. Required.
 	TrustDomain string
-	// Tenant is the second part. Required.
+	// Tenant is the second part of those that are given no other; it always
+	// exists. Required.
 	Tenant string
+	// Issuer is the URL that tokens are issued under, where their keys are
+	// found. "" means spiffe://TrustDomain.
+	Issuer string
 	// TokenTTL is the life of a token. 0 means nhi.MaxTokenTTL.
 	TokenTTL time.Duration
 }
@@ -31,18 +33,23 @@ type Config struct {
 // Authority is the local nhi.Authority, and what administers it. Safe for
 // concurrent use.
 type Authority struct {
-	cfg    Config
-	db     *sql.DB
-	pqc    pqc.Provider
-	clock  consensus.Clock
-	kek    pqc.SymmetricKey
-	root   pqc.SigningKey
-	public pqc.PublicKey // of root
-	tokens *tokens
-	epoch  atomic.Uint64
+	cfg      Config
+	db       *sql.DB
+	pqc      pqc.Provider
+	clock    consensus.Clock
+	kek      pqc.SymmetricKey
+	verifier *nhi.Verifier
+	tokens   *tokens
+	revoked  *revoked
 
-	mu     sync.Mutex // guards epochs
-	epochs map[creto.ID]uint64
+	mu    sync.RWMutex // guards roots
+	roots []root       // the newest, which signs, first
+}
+
+// root is a key of the trust domain; its seed is nil once it is retired.
+type root struct {
+	public pqc.PublicKey
+	secret pqc.SigningKey
 }
 
 var _ nhi.Authority = (*Authority)(nil)
@@ -54,37 +61,35 @@ var _ nhi.Authority = (*Authority)(nil)
 // Unavailable (Degraded) if the database cannot be used.
 func Open(ctx context.Context, cfg Config, d *sql.DB, p pqc.Provider, clock consensus.Clock, kek pqc.SymmetricKey) (*Authority, error) {
 	const op fault.Op = "localnhi.Open"
-	a := &Authority{cfg: cfg, db: d, pqc: p, clock: clock, kek: kek, epochs: make(map[creto.ID]uint64)}
+	a := &Authority{cfg: cfg, db: d, pqc: p, clock: clock, kek: kek, verifier: nhi.NewVerifier(p, 0)}
 	if a.cfg.TokenTTL == 0 {
 		a.cfg.TokenTTL = nhi.MaxTokenTTL
 	}
+	if a.cfg.Issuer == "" {
+		a.cfg.Issuer = "spiffe://" + cfg.TrustDomain
+	}
+	if err := a.AddTenant(ctx, cfg.Tenant); err != nil && !errors.Is(err, fault.AlreadyExists) {
+		return nil, fault.Wrap(op, err)
+	}
 	var err error
-	if a.root, err = a.signingKey(ctx, "platform", roleRoot); err != nil {
+	if a.revoked, err = loadRevoked(ctx, d); err != nil {
 		return nil, fault.Wrap(op, err)
 	}
-	if a.public, err = p.Public(a.root); err != nil {
+	if err := a.loadRoots(ctx); err != nil {
 		return nil, fault.Wrap(op, err)
 	}
-	token, err := a.signingKey(ctx, "platform", roleToken)
-	if err != nil {
-		return nil, fault.Wrap(op, err)
-	}
-	if a.tokens, err = newTokens(token, a.issuer()); err != nil {
-		return nil, fault.Wrap(op, err)
-	}
-	var epoch uint64
-	if err := d.QueryRowContext(ctx, "SELECT coalesce(max(epoch), 0) FROM revocation").Scan(&epoch); err != nil {
-		return nil, fault.Wrap(op, db.Classify(op, err))
-	}
-	a.epoch.Store(epoch)
-	return a, nil
+	a.tokens = newTokens(a.cfg.Issuer)
+	return a, fault.Wrap(op, a.loadTokenKeys(ctx))
 }
 
-func (a *Authority) issuer() string { return "spiffe://" + a.cfg.TrustDomain }
-
-// ID returns the full name of a principal of this authority's tenant.
+// ID returns the full name of a principal of this authority's own tenant.
 func (a *Authority) ID(kind creto.Kind, name string) creto.ID {
-	return creto.ID{TrustDomain: a.cfg.TrustDomain, Tenant: a.cfg.Tenant, Kind: kind, Name: name}
+	return a.IDOf(a.cfg.Tenant, kind, name)
+}
+
+// IDOf returns the full name of a principal of a tenant.
+func (a *Authority) IDOf(tenant string, kind creto.Kind, name string) creto.ID {
+	return creto.ID{TrustDomain: a.cfg.TrustDomain, Tenant: tenant, Kind: kind, Name: name}
 }
 
 // now is the current time in the order of events, so that an expiry never
@@ -92,30 +97,6 @@ func (a *Authority) ID(kind creto.Kind, name string) creto.ID {
 func (a *Authority) now(ctx context.Context) (time.Time, error) {
 	stamp, err := a.clock.Now(ctx)
 	return stamp.Time(), err
-}
-
-// Resolve implements nhi.Authority.
-func (a *Authority) Resolve(ctx context.Context, token string) (nhi.Identity, error) {
-	const op fault.Op = "localnhi.Resolve"
-	claims, err := a.tokens.verify(token)
-	if err != nil {
-		return nhi.Identity{}, err
-	}
-	now, err := a.now(ctx)
-	if err != nil {
-		return nhi.Identity{}, fault.Wrap(op, err)
-	}
-	if !now.Before(claims.identity.ExpiresAt) {
-		return nhi.Identity{}, fault.New(op, fault.NHITokenExpired, "the token has expired")
-	}
-	epoch, err := a.Epochs(ctx, claims.identity.ID)
-	if err != nil {
-		return nhi.Identity{}, fault.Wrap(op, err)
-	}
-	if claims.epoch < epoch {
-		return nhi.Identity{}, fault.New(op, fault.NHITokenInvalid, "the token has been revoked")
-	}
-	return claims.identity, nil
 }
 
 // DelegationChain implements nhi.Authority.
@@ -132,26 +113,32 @@ func (a *Authority) DelegationChain(ctx context.Context, agent creto.ID) ([]nhi.
 	return a.linksUp(ctx, leaf)
 }
 
+// Chain returns an agent's chain, verified as it is in force now.
+//
+// Errors: NHINotFound (Permanent); NHIDelegationVerificationFailed (Security).
+func (a *Authority) Chain(ctx context.Context, agent creto.ID) (nhi.VerifiedChain, error) {
+	const op fault.Op = "localnhi.Chain"
+	links, err := a.DelegationChain(ctx, agent)
+	if err != nil {
+		return nhi.VerifiedChain{}, fault.Wrap(op, err)
+	}
+	now, err := a.now(ctx)
+	if err != nil {
+		return nhi.VerifiedChain{}, fault.Wrap(op, err)
+	}
+	chain, err := a.verifier.Verify(ctx, links, a.rootKeys(), now, a)
+	return chain, fault.Wrap(op, err)
+}
+
 // ChainByDigest returns the chain of that digest that who acted under at some
 // time, in force or not.
 //
 // Errors: NHINotFound (Permanent).
 func (a *Authority) ChainByDigest(ctx context.Context, who creto.ID, digest creto.Digest) ([]nhi.SignedLink, error) {
 	const op fault.Op = "localnhi.ChainByDigest"
-	rows, err := a.db.QueryContext(ctx, "SELECT digest FROM delegation_link WHERE subject = $1", who.String())
+	leaves, err := collect(ctx, a.db, func(rows *sql.Rows) (leaf []byte, err error) { return leaf, rows.Scan(&leaf) },
+		"SELECT digest FROM delegation_link WHERE subject = $1", who.String())
 	if err != nil {
-		return nil, unavailable(op, err)
-	}
-	defer func() { _ = rows.Close() }()
-	var leaves [][]byte
-	for rows.Next() {
-		var leaf []byte
-		if err := rows.Scan(&leaf); err != nil {
-			return nil, unavailable(op, err)
-		}
-		leaves = append(leaves, leaf)
-	}
-	if err := rows.Err(); err != nil {
 		return nil, unavailable(op, err)
 	}
 	for _, leaf := range leaves {
@@ -187,71 +174,31 @@ func (a *Authority) linksUp(ctx context.Context, leaf []byte) ([]nhi.SignedLink,
 	return links, nil
 }
 
-// PublicKeys implements nhi.Authority.
-func (a *Authority) PublicKeys(ctx context.Context, agent creto.ID) (nhi.PublicKeys, error) {
-	const op fault.Op = "localnhi.PublicKeys"
-	var algorithm pqc.Algorithm
-	var key []byte
-	err := a.db.QueryRowContext(ctx, "SELECT algorithm, public_key FROM signing_key WHERE owner = $1 AND role = $2", agent.String(), rolePrincipal).
-		Scan(&algorithm, &key)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nhi.PublicKeys{}, fault.New(op, fault.NHIPublicKeyNotFound, "there is no key of %q", agent.Name)
-	}
-	return nhi.PublicKeys{Signing: pqc.NewPublicKey(algorithm, key)}, unavailable(op, err)
-}
-
 // Groups implements nhi.Authority.
 func (a *Authority) Groups(ctx context.Context, id creto.ID) ([]string, error) {
 	const op fault.Op = "localnhi.Groups"
-	rows, err := a.db.QueryContext(ctx, `SELECT m.group_name FROM membership m
-		JOIN principal p ON p.id = m.principal AND p.active = 1 WHERE m.principal = $1 ORDER BY m.group_name`, id.String())
+	groups, err := collect(ctx, a.db, func(rows *sql.Rows) (g string, err error) { return g, rows.Scan(&g) },
+		`SELECT m.group_name FROM membership m JOIN principal p ON p.id = m.principal AND p.active = 1
+		WHERE m.principal = $1 ORDER BY m.group_name`, id.String())
+	return groups, unavailable(op, err)
+}
+
+// collect runs a query and scans its rows.
+func collect[T any](ctx context.Context, d *sql.DB, scan func(*sql.Rows) (T, error), query string, args ...any) ([]T, error) {
+	rows, err := d.QueryContext(ctx, query, args...)
 	if err != nil {
-		return nil, unavailable(op, err)
+		return nil, err
 	}
 	defer func() { _ = rows.Close() }()
-	var groups []string
+	var list []T
 	for rows.Next() {
-		var g string
-		if err := rows.Scan(&g); err != nil {
-			return nil, unavailable(op, err)
+		item, err := scan(rows)
+		if err != nil {
+			return nil, err
 		}
-		groups = append(groups, g)
+		list = append(list, item)
 	}
-	return groups, unavailable(op, rows.Err())
-}
-
-// Roots implements nhi.Authority.
-func (a *Authority) Roots(context.Context) ([]pqc.PublicKey, error) {
-	return []pqc.PublicKey{a.public}, nil
-}
-
-// Epoch implements nhi.Authority.
-func (a *Authority) Epoch() uint64 { return a.epoch.Load() }
-
-// Epochs implements nhi.Authority.
-func (a *Authority) Epochs(ctx context.Context, id creto.ID) (uint64, error) {
-	a.mu.Lock()
-	epoch, ok := a.epochs[id]
-	a.mu.Unlock()
-	if ok {
-		return epoch, nil
-	}
-	const op fault.Op = "localnhi.Epochs"
-	before := a.epoch.Load()
-	err := a.db.QueryRowContext(ctx, "SELECT epoch FROM principal WHERE id = $1", id.String()).Scan(&epoch)
-	if errors.Is(err, sql.ErrNoRows) {
-		return 0, fault.New(op, fault.NHINotFound, "there is no principal %q", id.Name)
-	}
-	if err != nil {
-		return 0, unavailable(op, err)
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	// A revocation in between would have been forgotten by this entry.
-	if a.epoch.Load() == before {
-		a.epochs[id] = epoch
-	}
-	return epoch, nil
+	return list, rows.Err()
 }
 
 // Ping implements nhi.Authority.
@@ -260,5 +207,8 @@ func (a *Authority) Ping(ctx context.Context) error {
 }
 
 func unavailable(op fault.Op, err error) error {
+	if _, ok := errors.AsType[*fault.Error](err); ok {
+		return fault.Wrap(op, err)
+	}
 	return fault.WrapAs(op, fault.NHIUnavailable, err, "the identity store cannot be used")
 }

@@ -54,52 +54,63 @@ func TestAuthority(t *testing.T) {
 		return nhitest.Harness{
 			Authority: a, Provider: localpqc.New(),
 			Human: func(t *testing.T, name string, groups ...string) creto.ID {
-				id, err := a.AddHuman(t.Context(), name, groups...)
-				must(t, err)
+				id := a.ID(creto.KindHuman, name)
+				must(t, a.AddMember(t.Context(), id, groups...))
 				return id
 			},
 			Delegated: func(t *testing.T, name string, issuer creto.ID, scope nhi.Scope) creto.ID {
-				id, err := a.AddAgent(t.Context(), name)
-				must(t, err)
-				_, err = a.Delegate(t.Context(), issuer, id, scope, time.Hour, nhi.Proof{Kind: nhi.ProofBootstrap})
-				must(t, err)
+				id := a.ID(creto.KindAgent, name)
+				must(t, a.AddAgent(t.Context(), id))
+				must(t, delegate(t, a, issuer, id, scope))
 				return id
 			},
-			Token: func(t *testing.T, agent creto.ID) string {
-				token, _, err := a.IssueToken(t.Context(), agent, "")
+			Redelegate: func(t *testing.T, agent, issuer creto.ID, scope nhi.Scope) {
+				must(t, delegate(t, a, issuer, agent, scope))
+			},
+			Token: func(t *testing.T, agent creto.ID, audience string, cnf nhi.Confirmation) string {
+				token, _, err := a.IssueToken(t.Context(), agent, localnhi.TokenRequest{Audience: audience, Confirmation: cnf})
 				must(t, err)
 				return token
 			},
 			Revoke: func(t *testing.T, id creto.ID) { must(t, a.Revoke(t.Context(), id)) },
-			Now: func() time.Time {
-				now, err := clock.Now(t.Context())
+			RevokeLink: func(t *testing.T, id creto.ID) {
+				links, err := a.DelegationChain(t.Context(), id)
 				must(t, err)
-				return now.Time()
+				must(t, a.RevokeLink(t.Context(), links[len(links)-1].Digest()))
 			},
-			Advance: clock.Advance,
+			RevokeToken: func(t *testing.T, who nhi.Identity) { must(t, a.RevokeToken(t.Context(), who)) },
+			Now:         func() time.Time { stamp, _ := clock.Now(t.Context()); return stamp.Time() },
+			Advance:     func(d time.Duration) { clock.Advance(d) },
 		}
 	})
 }
 
-func TestDelegateRefusesWidening(t *testing.T) {
-	a, _, _ := open(t)
-	alice, err := a.AddHuman(t.Context(), "alice")
+// delegate passes scope on for an hour.
+func delegate(t testing.TB, a *localnhi.Authority, issuer, agent creto.ID, scope nhi.Scope) error {
+	t.Helper()
+	link, err := a.Draft(t.Context(), issuer, agent, nhi.Grant{Scope: scope, TTL: time.Hour, MaxDepth: nhi.DefaultMaxDepth})
 	if err != nil {
+		return err
+	}
+	var proof nhi.Proof
+	if issuer.Kind == creto.KindHuman {
+		proof.Kind = nhi.ProofBootstrap
+	}
+	_, err = a.Delegate(t.Context(), link, proof)
+	return err
+}
+
+func TestDelegateNoMoreThanOneHas(t *testing.T) {
+	a, _, _ := open(t)
+	alice, parent, child := a.ID(creto.KindHuman, "alice"), a.ID(creto.KindAgent, "parent"), a.ID(creto.KindAgent, "child")
+	if err := errors.Join(a.AddMember(t.Context(), alice), a.AddAgent(t.Context(), parent), a.AddAgent(t.Context(), child)); err != nil {
 		t.Fatal(err)
 	}
 	narrow := nhi.Scope{Actions: []string{creto.CallModel}, Resources: []string{"*"}}
-	parent, err := a.AddAgent(t.Context(), "parent")
-	if err != nil {
+	if err := delegate(t, a, alice, parent, narrow); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.Delegate(t.Context(), alice, parent, narrow, time.Hour, nhi.Proof{Kind: nhi.ProofBootstrap}); err != nil {
-		t.Fatal(err)
-	}
-	child, err := a.AddAgent(t.Context(), "child")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := a.Delegate(t.Context(), parent, child, nhi.Everything(), time.Hour, nhi.Proof{}); !errors.Is(err, fault.NHIDelegationVerificationFailed) {
+	if err := delegate(t, a, parent, child, nhi.Everything()); !errors.Is(err, fault.NHIDelegationVerificationFailed) {
 		t.Errorf("Delegate of more than one has = %v, want NHIDelegationVerificationFailed", err)
 	}
 }
@@ -117,24 +128,17 @@ func TestOpenWithAnotherKey(t *testing.T) {
 
 func BenchmarkResolve(b *testing.B) {
 	a, _, _ := open(b)
-	alice, err := a.AddHuman(b.Context(), "alice")
-	if err != nil {
+	alice, bot := a.ID(creto.KindHuman, "alice"), a.ID(creto.KindAgent, "bot")
+	if err := errors.Join(a.AddMember(b.Context(), alice), a.AddAgent(b.Context(), bot), delegate(b, a, alice, bot, nhi.Everything())); err != nil {
 		b.Fatal(err)
 	}
-	bot, err := a.AddAgent(b.Context(), "bot")
-	if err != nil {
-		b.Fatal(err)
-	}
-	if _, err := a.Delegate(b.Context(), alice, bot, nhi.Everything(), time.Hour, nhi.Proof{Kind: nhi.ProofBootstrap}); err != nil {
-		b.Fatal(err)
-	}
-	token, _, err := a.IssueToken(b.Context(), bot, "")
+	token, _, err := a.IssueToken(b.Context(), bot, localnhi.TokenRequest{})
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := a.Resolve(b.Context(), token); err != nil {
+		if _, err := a.Resolve(b.Context(), nhi.Credential{Token: token}); err != nil {
 			b.Fatal(err)
 		}
 	}

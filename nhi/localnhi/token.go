@@ -3,7 +3,9 @@ package localnhi
 import (
 	"context"
 	"crypto/ed25519"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -12,11 +14,11 @@ import (
 	"creto.dev"
 	"creto.dev/fault"
 	"creto.dev/nhi"
-	"creto.dev/pqc"
 )
 
-// audience is who tokens are for.
-const audience = "creto"
+// Audience is whom tokens are for that are given no other: this trust domain's
+// gates.
+const Audience = "creto"
 
 // maxTokenBytes bounds what is parsed; ours have about 700.
 const maxTokenBytes = 4 << 10
@@ -24,119 +26,308 @@ const maxTokenBytes = 4 << 10
 // maxSeen bounds the memory of verified tokens.
 const maxSeen = 10_000
 
+// tokenType is the media type of access tokens (RFC 9068, section 2.1).
+const tokenType = "at+jwt"
+
 // tokens signs and verifies access tokens.
 type tokens struct {
-	signer jose.Signer
-	public ed25519.PublicKey
 	issuer string
+	dpop   dpop
 
-	mu   sync.RWMutex // guards seen
-	seen map[string]claims
+	mu     sync.RWMutex // guards everything below
+	signer jose.Signer
+	keys   []tokenKey
+	seen   map[string]*seenToken // by token
+	byID   map[string]*seenToken // by jti
 }
 
-// claims is what a verified signature vouches for.
-type claims struct {
+// tokenKey verifies tokens. A retired one does until the last token that it
+// signed has ended.
+type tokenKey struct {
+	id      string
+	public  ed25519.PublicKey
+	retired time.Time
+}
+
+// seenToken is what a verified signature vouches for.
+type seenToken struct {
+	token    string
 	identity nhi.Identity
-	epoch    uint64
+	// good is the epoch, plus one, for which it was found not to be revoked.
+	good atomic.Uint64
 }
 
-// private are the claims of ours beside the registered ones.
-type private struct {
-	Chain   creto.Digest `json:"chain"`
-	Epoch   uint64       `json:"epoch"`
-	Sandbox string       `json:"sandbox,omitempty"`
+// claims are those of RFC 9068 and RFC 8693, and ours.
+type claims struct {
+	jwt.Claims
+	// ClientID is the acting agent (RFC 9068, section 2.2).
+	ClientID string           `json:"client_id"`
+	Act      *actor           `json:"act"`
+	Cnf      nhi.Confirmation `json:"cnf,omitzero"`
+	Chain    creto.Digest     `json:"chain"`
+	Epoch    uint64           `json:"epoch"`
+	Instance string           `json:"instance,omitempty"`
+	Sandbox  string           `json:"sandbox,omitempty"`
 }
 
-func newTokens(key pqc.SigningKey, issuer string) (*tokens, error) {
-	const op fault.Op = "localnhi.newTokens"
-	if len(key.Seed) != ed25519.SeedSize {
-		return nil, fault.New(op, fault.CryptoInvalidKeyLength, "the token key has %d bytes instead of %d", len(key.Seed), ed25519.SeedSize)
-	}
-	secret := ed25519.NewKeyFromSeed(key.Seed)
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.EdDSA, Key: secret}, (&jose.SignerOptions{}).WithType("at+jwt"))
+// actor is who acts for the subject; nested actors delegated to it, the nearest
+// first (RFC 8693, section 4.1).
+type actor struct {
+	Subject string `json:"sub"`
+	Act     *actor `json:"act,omitempty"`
+}
+
+func newTokens(issuer string) *tokens {
+	return &tokens{issuer: issuer, seen: make(map[string]*seenToken), byID: make(map[string]*seenToken)}
+}
+
+// loadTokenKeys reads the keys of tokens, making the first.
+func (a *Authority) loadTokenKeys(ctx context.Context) error {
+	const op fault.Op = "localnhi.loadTokenKeys"
+	active, err := a.key(ctx, platform, RoleToken)
 	if err != nil {
-		return nil, fault.WrapAs(op, fault.CryptoInternal, err, "")
+		return fault.Wrap(op, err)
 	}
-	return &tokens{signer: signer, public: secret.Public().(ed25519.PublicKey), issuer: issuer, seen: make(map[string]claims)}, nil
+	if len(active.seed) != ed25519.SeedSize {
+		return fault.New(op, fault.CryptoInvalidKeyLength, "the token key has %d bytes instead of %d", len(active.seed), ed25519.SeedSize)
+	}
+	key := jose.JSONWebKey{Key: ed25519.NewKeyFromSeed(active.seed), KeyID: string(active.ID)}
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.EdDSA, Key: key}, (&jose.SignerOptions{}).WithType(tokenType))
+	if err != nil {
+		return fault.WrapAs(op, fault.CryptoInternal, err, "")
+	}
+	stored, err := a.Keys(ctx, platform)
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
+	var keys []tokenKey
+	for _, k := range stored {
+		if k.Role == RoleToken && len(k.Public) == ed25519.PublicKeySize {
+			keys = append(keys, tokenKey{id: string(k.ID), public: k.Public, retired: k.Retired})
+		}
+	}
+	a.tokens.mu.Lock()
+	defer a.tokens.mu.Unlock()
+	a.tokens.signer, a.tokens.keys = signer, keys
+	return nil
 }
 
-func (t *tokens) verify(token string) (claims, error) {
-	const op fault.Op = "localnhi.verify"
+// key returns the key of that id if it may have signed a token that is still in
+// force at now.
+func (t *tokens) key(id string, now time.Time) (ed25519.PublicKey, bool) {
 	t.mu.RLock()
-	c, ok := t.seen[token]
-	t.mu.RUnlock()
-	if ok {
-		return c, nil
+	defer t.mu.RUnlock()
+	i := slices.IndexFunc(t.keys, func(k tokenKey) bool { return k.id == id })
+	if i < 0 || !t.keys[i].retired.IsZero() && now.Sub(t.keys[i].retired) > nhi.MaxTokenTTL {
+		return nil, false
 	}
-	invalid := func(err error) (claims, error) {
-		return claims{}, fault.WrapAs(op, fault.NHITokenInvalid, err, "the token is not valid")
+	return t.keys[i].public, true
+}
+
+// errToken is all that a caller learns of a bad token.
+var errToken = fault.New("localnhi.Resolve", fault.NHITokenInvalid, "the token is not valid")
+
+// Resolve implements nhi.Authority.
+func (a *Authority) Resolve(ctx context.Context, c nhi.Credential) (nhi.Identity, error) {
+	const op fault.Op = "localnhi.Resolve"
+	stamp, err := a.clock.Now(ctx)
+	if err != nil {
+		return nhi.Identity{}, fault.Wrap(op, err)
 	}
+	a.tokens.mu.RLock()
+	seen := a.tokens.seen[c.Token]
+	a.tokens.mu.RUnlock()
+	if seen == nil {
+		if seen, err = a.parse(c.Token, stamp.Time()); err != nil {
+			return nhi.Identity{}, err
+		}
+	}
+	if err := a.holds(ctx, seen, stamp.Physical); err != nil {
+		return nhi.Identity{}, err
+	}
+	if !seen.identity.Confirmation.IsZero() {
+		if err := a.tokens.possessed(c, seen.identity.Confirmation, stamp.Time()); err != nil {
+			return nhi.Identity{}, err
+		}
+	}
+	return seen.identity, nil
+}
+
+// Recheck implements nhi.Authority.
+func (a *Authority) Recheck(ctx context.Context, who nhi.Identity) error {
+	const op fault.Op = "localnhi.Recheck"
+	stamp, err := a.clock.Now(ctx)
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
+	a.tokens.mu.RLock()
+	seen := a.tokens.byID[who.TokenID]
+	a.tokens.mu.RUnlock()
+	if seen == nil || seen.identity != who {
+		return fault.New(op, fault.NHITokenInvalid, "the token must be presented again")
+	}
+	return a.holds(ctx, seen, stamp.Physical)
+}
+
+// holds checks what changes after the signature was verified: expiry against
+// the order of events, in Unix nanoseconds, and revocation.
+func (a *Authority) holds(ctx context.Context, t *seenToken, now int64) error {
+	const op fault.Op = "localnhi.holds"
+	if now >= t.identity.ExpiresAt.UnixNano() {
+		return fault.New(op, fault.NHITokenExpired, "the token has expired")
+	}
+	epoch := a.revoked.epoch.Load()
+	if t.good.Load() == epoch+1 {
+		return nil
+	}
+	s, err := a.standingOf(ctx, t.identity.ID)
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
+	a.revoked.mu.RLock()
+	_, revoked := a.revoked.tokens[t.identity.TokenID]
+	a.revoked.mu.RUnlock()
+	if revoked || !s.active || s.epoch != t.identity.Epoch {
+		return fault.New(op, fault.NHITokenInvalid, "the token has been revoked")
+	}
+	t.good.Store(epoch + 1)
+	return nil
+}
+
+// parse verifies a token's signature and claims, and remembers it.
+func (a *Authority) parse(token string, now time.Time) (*seenToken, error) {
+	const op fault.Op = "localnhi.parse"
+	t := a.tokens
 	if len(token) > maxTokenBytes {
-		return claims{}, fault.New(op, fault.NHITokenInvalid, "the token is not valid")
+		return nil, errToken
 	}
 	parsed, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.EdDSA})
 	if err != nil {
-		return invalid(err)
+		return nil, fault.WrapAs(op, fault.NHITokenInvalid, err, "the token is not valid")
 	}
-	var registered jwt.Claims
-	var own private
-	if err := parsed.Claims(t.public, &registered, &own); err != nil {
-		return invalid(err)
+	header := parsed.Headers[0]
+	key, ok := t.key(header.KeyID, now)
+	if typ, _ := header.ExtraHeaders[jose.HeaderType].(string); !ok || typ != tokenType {
+		return nil, errToken
 	}
-	// Expiry is checked on every use against the order of events, not here.
-	expected := jwt.Expected{Issuer: t.issuer, AnyAudience: jwt.Audience{audience}}
-	if err := registered.ValidateWithLeeway(expected.WithTime(registered.IssuedAt.Time()), 0); err != nil {
-		return invalid(err)
+	var c claims
+	if err := parsed.Claims(key, &c); err != nil {
+		return nil, fault.WrapAs(op, fault.NHITokenInvalid, err, "the token is not valid")
 	}
-	id, err := creto.ParseID(registered.Subject)
-	if err != nil || registered.Expiry == nil || registered.ID == "" {
-		return invalid(fault.New(op, fault.NHITokenInvalid, "a claim is missing"))
+	if c.Expiry == nil || c.IssuedAt == nil || c.ID == "" || c.Act == nil || c.Expiry.Time().Sub(c.IssuedAt.Time()) > nhi.MaxTokenTTL || c.Cnf.JKT != "" && c.Cnf.X5T != "" {
+		return nil, errToken
 	}
-	c = claims{epoch: own.Epoch, identity: nhi.Identity{
-		ID: id, TokenID: registered.ID, Chain: own.Chain, Sandbox: own.Sandbox, ExpiresAt: registered.Expiry.Time(),
+	// Expiry is checked on every use, against the order of events.
+	expected := jwt.Expected{Issuer: t.issuer, AnyAudience: jwt.Audience{Audience}}
+	if err := c.ValidateWithLeeway(expected.WithTime(c.IssuedAt.Time()), 0); err != nil {
+		return nil, fault.WrapAs(op, fault.NHITokenInvalid, err, "the token is not valid")
+	}
+	agent, err := creto.ParseID(c.Act.Subject)
+	if err != nil || agent.Kind != creto.KindAgent || agent.TrustDomain != a.cfg.TrustDomain {
+		return nil, errToken
+	}
+	human, err := creto.ParseID(c.Subject)
+	if err != nil || human.Kind != creto.KindHuman || human.Tenant != agent.Tenant {
+		return nil, errToken
+	}
+	s := &seenToken{token: token, identity: nhi.Identity{
+		ID: agent, Human: human, Instance: c.Instance, TokenID: c.ID, Chain: c.Chain, Epoch: c.Epoch,
+		Sandbox: c.Sandbox, Confirmation: c.Cnf, ExpiresAt: c.Expiry.Time().UTC(),
 	}}
+	if !now.Before(s.identity.ExpiresAt) {
+		return nil, fault.New(op, fault.NHITokenExpired, "the token has expired")
+	}
+	t.remember(s, now)
+	return s, nil
+}
+
+// remember keeps a verified token. When there are too many, the expired go
+// first, then whichever the map names: a forgotten one is only verified anew.
+func (t *tokens) remember(s *seenToken, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.seen) >= maxSeen {
-		clear(t.seen)
+	forget := func(old *seenToken) {
+		delete(t.seen, old.token)
+		delete(t.byID, old.identity.TokenID)
 	}
-	t.seen[token] = c
-	return c, nil
+	if len(t.seen) >= maxSeen {
+		for _, old := range t.seen {
+			if !now.Before(old.identity.ExpiresAt) {
+				forget(old)
+			}
+		}
+	}
+	for _, old := range t.seen {
+		if len(t.seen) < maxSeen {
+			break
+		}
+		forget(old)
+	}
+	t.seen[s.token], t.byID[s.identity.TokenID] = s, s
+}
+
+// TokenRequest says what a token is for. The zero value asks for one that this
+// trust domain's gates accept from whoever holds it.
+type TokenRequest struct {
+	// Audience is whom it is for; "" means Audience. Nobody else accepts it.
+	Audience string
+	// Sandbox binds it to a run, Instance names a process.
+	Sandbox, Instance string
+	// Confirmation is the key that its holder must prove to have.
+	Confirmation nhi.Confirmation
+	// Chain must be the agent's chain, if it is not zero: a token is not
+	// exchanged for one under another delegation.
+	Chain creto.Digest
+	// NotAfter bounds its life further, if it is not zero.
+	NotAfter time.Time
 }
 
 // IssueToken returns an access token for an agent that has a delegation in
-// force. sandbox binds it to a run, if it is not empty.
+// force, and when it ends.
 //
 // Errors: NHINotFound (Permanent), NHIDelegationVerificationFailed (Security).
-func (a *Authority) IssueToken(ctx context.Context, agent creto.ID, sandbox string) (string, time.Time, error) {
+func (a *Authority) IssueToken(ctx context.Context, agent creto.ID, r TokenRequest) (string, time.Time, error) {
 	const op fault.Op = "localnhi.IssueToken"
-	links, err := a.DelegationChain(ctx, agent)
+	chain, err := a.Chain(ctx, agent)
 	if err != nil {
 		return "", time.Time{}, fault.Wrap(op, err)
+	}
+	if !r.Chain.IsZero() && r.Chain != chain.Digest() {
+		return "", time.Time{}, fault.New(op, fault.NHIDelegationVerificationFailed, "the delegation of %s was replaced", agent)
 	}
 	now, err := a.now(ctx)
 	if err != nil {
 		return "", time.Time{}, fault.Wrap(op, err)
 	}
-	chain, err := nhi.VerifyDelegation(ctx, links, []pqc.PublicKey{a.public}, a.pqc, now, a.Epochs)
-	if err != nil {
-		return "", time.Time{}, fault.Wrap(op, err)
-	}
-	epoch, err := a.Epochs(ctx, agent)
+	s, err := a.standingOf(ctx, agent)
 	if err != nil {
 		return "", time.Time{}, fault.Wrap(op, err)
 	}
 	expires := now.Add(a.cfg.TokenTTL)
-	if chain.NotAfter().Before(expires) {
-		expires = chain.NotAfter()
+	for _, bound := range []time.Time{chain.NotAfter(), r.NotAfter} {
+		if !bound.IsZero() && bound.Before(expires) {
+			expires = bound
+		}
 	}
-	registered := jwt.Claims{
-		Issuer: a.tokens.issuer, Subject: agent.String(), Audience: jwt.Audience{audience},
-		IssuedAt: jwt.NewNumericDate(now), Expiry: jwt.NewNumericDate(expires), ID: creto.NewUUID().String(),
+	if r.Audience == "" {
+		r.Audience = Audience
 	}
-	token, err := jwt.Signed(a.tokens.signer).Claims(registered).Claims(private{Chain: chain.Digest(), Epoch: epoch, Sandbox: sandbox}).Serialize()
+	c := claims{
+		Claims: jwt.Claims{
+			Issuer: a.tokens.issuer, Subject: chain.Human().String(), Audience: jwt.Audience{r.Audience},
+			IssuedAt: jwt.NewNumericDate(now), Expiry: jwt.NewNumericDate(expires), ID: creto.NewUUID().String(),
+		},
+		ClientID: agent.String(), Cnf: r.Confirmation, Chain: chain.Digest(), Epoch: s.epoch, Instance: r.Instance, Sandbox: r.Sandbox,
+	}
+	for _, id := range chain.Principals()[1:] {
+		c.Act = &actor{Subject: id.String(), Act: c.Act}
+	}
+	a.tokens.mu.RLock()
+	signer := a.tokens.signer
+	a.tokens.mu.RUnlock()
+	token, err := jwt.Signed(signer).Claims(c).Serialize()
 	if err != nil {
 		return "", time.Time{}, fault.WrapAs(op, fault.CryptoSignatureGenerationFailed, err, "")
 	}
-	return token, expires, nil
+	return token, expires.Truncate(time.Second), nil
 }

@@ -21,9 +21,17 @@ type Harness struct {
 	// agent's id.
 	Human     func(t *testing.T, name string, groups ...string) creto.ID
 	Delegated func(t *testing.T, name string, issuer creto.ID, scope nhi.Scope) creto.ID
-	// Token issues a token; Revoke revokes a principal.
-	Token  func(t *testing.T, agent creto.ID) string
-	Revoke func(t *testing.T, id creto.ID)
+	// Token issues a token, bound to cnf if that is not zero, for an audience
+	// or for the gates if it is "".
+	Token func(t *testing.T, agent creto.ID, audience string, cnf nhi.Confirmation) string
+	// Revoke revokes a principal, RevokeLink the newest link to it, and
+	// RevokeToken what a token resolved to.
+	Revoke, RevokeLink func(t *testing.T, id creto.ID)
+	RevokeToken        func(t *testing.T, who nhi.Identity)
+	// Redelegate replaces an agent's delegation.
+	Redelegate func(t *testing.T, agent, issuer creto.ID, scope nhi.Scope)
+	// Secret keeps a secret of an agent's tenant that the agent may have.
+	Secret func(t *testing.T, agent creto.ID, name, value string)
 	// Now and Advance read and move the authority's clock.
 	Now     func() time.Time
 	Advance func(time.Duration)
@@ -32,13 +40,22 @@ type Harness struct {
 // Run tests the authorities that open returns, a fresh one a case.
 func Run(t *testing.T, open func(*testing.T) Harness) {
 	for name, test := range map[string]func(*testing.T, Harness){
-		"tokens resolve":            testResolve,
-		"bad tokens are refused":    testBadTokens,
-		"chains lead to the human":  testChain,
-		"revocation ends it all":    testRevocation,
-		"unknown principals":        testUnknown,
-		"groups":                    testGroups,
-		"scope narrows on each way": testScope,
+		"tokens resolve":                          testResolve,
+		"bad tokens are refused":                  testBadTokens,
+		"chains lead to the human":                testChain,
+		"revocation ends it all":                  testRevocation,
+		"unknown principals":                      testUnknown,
+		"groups":                                  testGroups,
+		"scope narrows on each way":               testScope,
+		"what resolved is rechecked":              testRecheck,
+		"links and tokens are revoked one by one": testRevokeOne,
+		"a new delegation ends the old":           testRedelegate,
+		"every revocation is seen":                testWatch,
+		"agents sign for their purposes":          testSign,
+		"secrets":                                 testSecrets,
+		"a token bound to a certificate needs it": testCertificate,
+		"a token bound to a key needs a proof":    testDPoP,
+		"tokens are for one audience":             testAudience,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, open(t)) })
 	}
@@ -54,18 +71,18 @@ func verify(t *testing.T, h Harness, agent creto.ID) (nhi.VerifiedChain, error) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	return nhi.VerifyDelegation(t.Context(), links, roots, h.Provider, h.Now(), h.Authority.Epochs)
+	return nhi.VerifyDelegation(t.Context(), links, roots, h.Provider, h.Now(), h.Authority)
 }
 
 func testResolve(t *testing.T, h Harness) {
 	agent := h.Delegated(t, "bot", h.Human(t, "alice"), nhi.Everything())
-	token := h.Token(t, agent)
+	token := h.token(t, agent)
 	chain, err := verify(t, h, agent)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for range 2 { // the second time may come from memory
-		got, err := h.Authority.Resolve(t.Context(), token)
+		got, err := h.Authority.Resolve(t.Context(), nhi.Credential{Token: token})
 		if err != nil || got.ID != agent || got.Chain != chain.Digest() || got.TokenID == "" {
 			t.Fatalf("Resolve = %+v, %v; want %s under chain %s", got, err, agent, chain.Digest())
 		}
@@ -74,14 +91,14 @@ func testResolve(t *testing.T, h Harness) {
 		}
 	}
 	h.Advance(nhi.MaxTokenTTL + time.Second)
-	if _, err := h.Authority.Resolve(t.Context(), token); !errors.Is(err, fault.NHITokenExpired) {
+	if _, err := h.Authority.Resolve(t.Context(), nhi.Credential{Token: token}); !errors.Is(err, fault.NHITokenExpired) {
 		t.Errorf("Resolve of an old token = %v, want NHITokenExpired", err)
 	}
 }
 
 func testBadTokens(t *testing.T, h Harness) {
 	agent := h.Delegated(t, "bot", h.Human(t, "alice"), nhi.Everything())
-	good := h.Token(t, agent)
+	good := h.token(t, agent)
 	parts := strings.Split(good, ".")
 	for name, token := range map[string]string{
 		"empty":              "",
@@ -94,7 +111,7 @@ func testBadTokens(t *testing.T, h Harness) {
 		"trailing data":      good + ".x",
 		"with spaces around": " " + good + " ",
 	} {
-		if _, err := h.Authority.Resolve(t.Context(), token); !errors.Is(err, fault.NHITokenInvalid) {
+		if _, err := h.Authority.Resolve(t.Context(), nhi.Credential{Token: token}); !errors.Is(err, fault.NHITokenInvalid) {
 			t.Errorf("Resolve of a token that is %s = %v, want NHITokenInvalid", name, err)
 		}
 	}
@@ -119,11 +136,12 @@ func testChain(t *testing.T, h Harness) {
 	if got := chain.Principals(); len(got) != 3 || got[0] != want[0] || got[1] != want[1] || got[2] != want[2] {
 		t.Errorf("Principals = %v, want %v", got, want)
 	}
-	if chain.Human() != alice || chain.Agent() != helper || !chain.Valid() || chain.Proof() == "" {
+	if chain.Human() != alice || chain.Agent() != helper || !chain.Valid() || chain.Proof() != nhi.ProofBootstrap {
 		t.Errorf("the chain is %v from %v by proof %q", chain.Agent(), chain.Human(), chain.Proof())
 	}
 	keys, err := h.Authority.PublicKeys(t.Context(), helper)
-	if err != nil || len(keys.Signing.Bytes) == 0 || keys.Signing.ID == "" {
+	last, linkErr := chain.Links()[1].Link()
+	if err != nil || linkErr != nil || len(keys.Signing) != 1 || keys.Signing[0].Public.ID != last.SubjectKey.ID || !keys.Signing[0].NotAfter.IsZero() || keys.Encryption.Algorithm != pqc.MLKEM768X25519 {
 		t.Errorf("PublicKeys = %v, %v", keys, err)
 	}
 }
@@ -131,22 +149,20 @@ func testChain(t *testing.T, h Harness) {
 func testRevocation(t *testing.T, h Harness) {
 	boss := h.Delegated(t, "boss", h.Human(t, "alice"), nhi.Everything())
 	helper := h.Delegated(t, "helper", boss, nhi.Everything())
-	token, above := h.Token(t, helper), h.Token(t, boss)
-	if _, err := h.Authority.Resolve(t.Context(), above); err != nil {
+	token, above := h.token(t, helper), h.token(t, boss)
+	if _, err := h.Authority.Resolve(t.Context(), nhi.Credential{Token: above}); err != nil {
 		t.Fatal(err)
 	}
-	before := h.Authority.Epoch()
+	before := h.epoch(t)
 	h.Revoke(t, boss)
-	if h.Authority.Epoch() == before {
-		t.Error("Epoch did not change with a revocation")
-	}
-	if _, err := h.Authority.Resolve(t.Context(), above); !errors.Is(err, fault.NHITokenInvalid) {
+	h.later(t, before)
+	if _, err := h.Authority.Resolve(t.Context(), nhi.Credential{Token: above}); !errors.Is(err, fault.NHITokenInvalid) {
 		t.Errorf("Resolve of a revoked agent's token = %v, want NHITokenInvalid", err)
 	}
 	if _, err := verify(t, h, helper); !errors.Is(err, fault.NHIDelegationVerificationFailed) {
 		t.Errorf("the chain below a revoked agent: %v, want NHIDelegationVerificationFailed", err)
 	}
-	if _, err := h.Authority.Resolve(t.Context(), token); err != nil {
+	if _, err := h.Authority.Resolve(t.Context(), nhi.Credential{Token: token}); err != nil {
 		t.Errorf("Resolve of a token below: %v; its chain is what is refused", err)
 	}
 }
@@ -160,8 +176,8 @@ func testUnknown(t *testing.T, h Harness) {
 	if _, err := h.Authority.PublicKeys(t.Context(), nobody); !errors.Is(err, fault.NotFound) {
 		t.Errorf("PublicKeys = %v, want NotFound", err)
 	}
-	if _, err := h.Authority.Epochs(t.Context(), nobody); !errors.Is(err, fault.NHINotFound) {
-		t.Errorf("Epochs = %v, want NHINotFound", err)
+	if i, err := h.Authority.Revoked(t.Context(), []nhi.LinkRef{{Issuer: nobody, Subject: nobody}}); err != nil || i != 0 {
+		t.Errorf("Revoked = %v, %v; want that a link of unknown principals is", i, err)
 	}
 	if groups, err := h.Authority.Groups(t.Context(), nobody); err != nil || len(groups) != 0 {
 		t.Errorf("Groups = %v, %v; want none", groups, err)

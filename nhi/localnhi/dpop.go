@@ -1,0 +1,186 @@
+package localnhi
+
+import (
+	"crypto"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+
+	"creto.dev/fault"
+	"creto.dev/nhi"
+)
+
+const (
+	// proofWindow is how far a proof's time may be from ours, either way
+	// (RFC 9449, section 11.1).
+	proofWindow = time.Minute
+	// maxProofs bounds the memory of used proofs; beyond it every proof is
+	// refused until old ones have aged out.
+	maxProofs = 100_000
+	// maxProofBytes bounds a proof and maxProofID its jti.
+	maxProofBytes = 4 << 10
+	maxProofID    = 128
+)
+
+// dpop remembers the proofs that were used. The zero value is ready.
+type dpop struct {
+	mu   sync.Mutex // guards used and next
+	used map[[32]byte]time.Time
+	next time.Time // when to look for old ones again
+}
+
+// proofClaims are those of a DPoP proof (RFC 9449, section 4.2).
+type proofClaims struct {
+	ID       string           `json:"jti"`
+	Method   string           `json:"htm"`
+	URL      string           `json:"htu"`
+	IssuedAt *jwt.NumericDate `json:"iat"`
+	Token    string           `json:"ath"`
+}
+
+// possessed returns nil if c's sender has the key that the token is bound to.
+//
+// Errors: NHITokenInvalid (Security).
+func (t *tokens) possessed(c nhi.Credential, cnf nhi.Confirmation, now time.Time) error {
+	const op fault.Op = "localnhi.possessed"
+	if cnf.X5T != "" {
+		got := base64.RawURLEncoding.EncodeToString(c.Certificate[:])
+		if c.Certificate == [32]byte{} || subtle.ConstantTimeCompare([]byte(got), []byte(cnf.X5T)) != 1 {
+			return fault.New(op, fault.NHITokenInvalid, "the token is bound to another client certificate")
+		}
+		return nil
+	}
+	key, err := t.dpop.verify(c.DPoP, c.Method, c.URL, c.Token, now)
+	if err != nil {
+		return err
+	}
+	if subtle.ConstantTimeCompare([]byte(key), []byte(cnf.JKT)) != 1 {
+		return fault.New(op, fault.NHITokenInvalid, "the token is bound to another DPoP key")
+	}
+	return nil
+}
+
+// Proven returns the thumbprint of the key that made a DPoP proof for a request
+// that carries no access token, as one for a token does (RFC 9449, section 5).
+//
+// Errors: NHITokenInvalid (Security).
+func (a *Authority) Proven(proof, method, url string, now time.Time) (string, error) {
+	return a.tokens.dpop.verify(proof, method, url, "", now)
+}
+
+// verify checks a proof (RFC 9449, section 4.3), and that it was not used
+// before, and returns the thumbprint of its key.
+func (d *dpop) verify(proof, method, target, token string, now time.Time) (string, error) {
+	const op fault.Op = "localnhi.dpop"
+	bad := func(why string) (string, error) {
+		return "", fault.New(op, fault.NHITokenInvalid, "the DPoP proof is not valid: %s", why)
+	}
+	if proof == "" {
+		return "", fault.New(op, fault.NHITokenInvalid, "the token is bound to a key: a DPoP proof is missing")
+	}
+	if len(proof) > maxProofBytes {
+		return bad("it is too long")
+	}
+	parsed, err := jwt.ParseSigned(proof, []jose.SignatureAlgorithm{jose.ES256, jose.EdDSA})
+	if err != nil {
+		return bad("it is no JWT signed with ES256 or EdDSA")
+	}
+	header := parsed.Headers[0]
+	if typ, _ := header.ExtraHeaders[jose.HeaderType].(string); typ != "dpop+jwt" {
+		return bad("its type is not dpop+jwt")
+	}
+	if header.JSONWebKey == nil || !header.JSONWebKey.Valid() || !header.JSONWebKey.IsPublic() {
+		return bad("it has no public key")
+	}
+	var c proofClaims
+	if err := parsed.Claims(header.JSONWebKey.Key, &c); err != nil {
+		return bad("it is not signed by its key")
+	}
+	switch {
+	case c.ID == "" || len(c.ID) > maxProofID:
+		return bad("its jti is missing or too long")
+	case c.Method != method || method == "":
+		return bad("it is for another method")
+	case !sameURL(c.URL, target):
+		return bad("it is for another URL")
+	case c.IssuedAt == nil || now.Sub(c.IssuedAt.Time()).Abs() > proofWindow:
+		return bad("its time is not now; is the clock right?")
+	}
+	if token != "" {
+		digest := sha256.Sum256([]byte(token))
+		if subtle.ConstantTimeCompare([]byte(c.Token), []byte(base64.RawURLEncoding.EncodeToString(digest[:]))) != 1 {
+			return bad("it is for another token")
+		}
+	}
+	thumbprint, err := header.JSONWebKey.Thumbprint(crypto.SHA256)
+	if err != nil {
+		return bad("its key has no thumbprint")
+	}
+	key := base64.RawURLEncoding.EncodeToString(thumbprint)
+	if why := d.use(key+" "+c.ID, now); why != "" {
+		return bad(why)
+	}
+	return key, nil
+}
+
+// use remembers a proof, and says why it may not be used.
+func (d *dpop) use(id string, now time.Time) string {
+	digest := sha256.Sum256([]byte(id))
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.used == nil {
+		d.used = make(map[[32]byte]time.Time)
+	}
+	if !now.Before(d.next) || len(d.used) >= maxProofs {
+		for old, until := range d.used {
+			if now.After(until) {
+				delete(d.used, old)
+			}
+		}
+		d.next = now.Add(proofWindow)
+	}
+	if _, ok := d.used[digest]; ok {
+		return "it was used before"
+	}
+	if len(d.used) >= maxProofs {
+		return "too many proofs were used lately; try again in a minute"
+	}
+	d.used[digest] = now.Add(2 * proofWindow) // as long as its own time can still pass
+	return ""
+}
+
+// sameURL compares without query and fragment (RFC 9449, section 4.3), after
+// normalizing (RFC 3986, sections 6.2.2 and 6.2.3).
+func sameURL(a, b string) bool {
+	x, err := url.Parse(a)
+	if err != nil {
+		return false
+	}
+	y, err := url.Parse(b)
+	if err != nil {
+		return false
+	}
+	return x.Scheme != "" && x.Host != "" && normal(x) == normal(y)
+}
+
+func normal(u *url.URL) string {
+	scheme, host := strings.ToLower(u.Scheme), strings.ToLower(u.Host)
+	switch scheme {
+	case "http":
+		host = strings.TrimSuffix(host, ":80")
+	case "https":
+		host = strings.TrimSuffix(host, ":443")
+	}
+	path := u.EscapedPath()
+	if path == "" {
+		path = "/"
+	}
+	return scheme + "://" + host + path
+}
