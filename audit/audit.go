@@ -45,6 +45,13 @@ const (
 	EventTokenIssued        = "token_issued"
 	EventHumanAdded         = "human_added"
 	EventLoginIssued        = "login_issued"
+	EventLoggedIn           = "logged_in"
+	EventPasskeyAdded       = "passkey_added"
+	EventPasskeyRemoved     = "passkey_removed"
+	EventPasskeyCloned      = "passkey_cloned"
+	EventIdentityLinked     = "identity_linked"
+	EventDelegationAsked    = "delegation_asked"
+	EventDelegationDeclined = "delegation_declined"
 	EventPolicyChanged      = "policy_changed"
 	EventNodeStarted        = "node_started"
 )

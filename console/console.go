@@ -1,5 +1,6 @@
-// Package console is the web page for people: what waits for their consent, and
-// what happened. It is rendered on the server and needs no script.
+// Package console is the web page for people: what waits for their consent, who
+// acts for them, and what happened. It is rendered on the server and needs no
+// script, but for what only a browser's script can do: passkeys.
 package console
 
 import (
@@ -21,6 +22,7 @@ import (
 	"creto.dev/audit"
 	"creto.dev/fault"
 	"creto.dev/internal/logkey"
+	"creto.dev/login"
 	"creto.dev/oversight"
 )
 
@@ -30,11 +32,17 @@ var files embed.FS
 // cookieName names the session's cookie.
 const cookieName = "creto_session"
 
+// Parts are what a console shows and does. All are required.
+type Parts struct {
+	Sessions *login.Sessions
+	Passkeys *login.Passkeys
+	Desk     *oversight.Desk
+	Log      audit.Log
+}
+
 // Console serves the pages below /console.
 type Console struct {
-	sessions  *Sessions
-	desk      *oversight.Desk
-	log       audit.Log
+	Parts
 	slog      *slog.Logger
 	secure    bool // the origin is https, so cookies are for it alone
 	templates *template.Template
@@ -43,7 +51,7 @@ type Console struct {
 // New returns a console that people see at origin.
 //
 // Errors: Internal (Permanent) if the embedded pages are wrong.
-func New(origin string, sessions *Sessions, desk *oversight.Desk, log audit.Log, logger *slog.Logger) (*Console, error) {
+func New(origin string, parts Parts, logger *slog.Logger) (*Console, error) {
 	const op fault.Op = "console.New"
 	templates, err := template.New("").Funcs(template.FuncMap{
 		"when": func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
@@ -57,7 +65,7 @@ func New(origin string, sessions *Sessions, desk *oversight.Desk, log audit.Log,
 	if err != nil {
 		return nil, fault.WrapAs(op, fault.InvalidArgument, err, "console.origin %q is no URL", origin)
 	}
-	return &Console{sessions: sessions, desk: desk, log: log, slog: logger, secure: u.Scheme == "https", templates: templates}, nil
+	return &Console{Parts: parts, slog: logger, secure: u.Scheme == "https", templates: templates}, nil
 }
 
 // span is a piece of text that others wrote: as it is, or the names of
@@ -110,6 +118,12 @@ func (c *Console) Handler() http.Handler {
 	mux.HandleFunc("GET /console/login", c.showLogin)
 	mux.HandleFunc("POST /console/login", c.login)
 	mux.HandleFunc("POST /console/logout", c.with(c.logout))
+	mux.HandleFunc("POST /console/login/passkey/begin", c.beginPasskeyLogin)
+	mux.HandleFunc("POST /console/login/passkey", c.passkeyLogin)
+	mux.HandleFunc("GET /console/account", c.with(c.account))
+	mux.HandleFunc("POST /console/account/passkeys/begin", c.with(c.beginEnrol))
+	mux.HandleFunc("POST /console/account/passkeys", c.with(c.enrol))
+	mux.HandleFunc("POST /console/account/passkeys/{id}", c.with(c.changePasskey))
 	mux.HandleFunc("GET /console", c.with(c.home))
 	mux.Handle("GET /console/{$}", http.RedirectHandler("/console", http.StatusMovedPermanently))
 	mux.HandleFunc("GET /console/approvals/{id}", c.with(c.show))
@@ -117,7 +131,7 @@ func (c *Console) Handler() http.Handler {
 	mux.HandleFunc("GET /console/activity", c.with(c.activity))
 	protection := http.NewCrossOriginProtection()
 	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c.fail(w, r, Session{}, fault.New("console", fault.PermissionDenied, "the form was sent by another site; open the console yourself"))
+		c.fail(w, r, login.Session{}, fault.New("console", fault.PermissionDenied, "the form was sent by another site; open the console yourself"))
 	}))
 	return headers(protection.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		handler, pattern := mux.Handler(r)
@@ -147,13 +161,20 @@ func (s *statusOnly) Write(p []byte) (int, error) { return len(p), nil }
 // WriteHeader implements http.ResponseWriter.
 func (s *statusOnly) WriteHeader(status int) { s.status = status }
 
+// policy is the content security policy of every answer, and scripted is what it
+// is extended by where a page has a button for a passkey.
+const (
+	policy   = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+	scripted = policy + "; script-src 'self'; connect-src 'self'"
+)
+
 // headers forbid what the pages do not need: scripts, frames, foreign content,
 // and the sending of an address with its login code to another site. To this
 // one it is sent, or browsers would hide the origin of a form from it.
 func headers(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
-		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'")
+		h.Set("Content-Security-Policy", policy)
 		h.Set("Referrer-Policy", "same-origin")
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Cache-Control", "no-store")
@@ -164,9 +185,10 @@ func headers(next http.Handler) http.Handler {
 // page is what every template gets.
 type page struct {
 	Title   string
-	Session Session
+	Session login.Session
 	Tab     string
 	Refresh int // seconds; 0 for none
+	Script  bool
 	Data    any
 	Notice  string
 }
@@ -179,37 +201,44 @@ func (c *Console) render(w http.ResponseWriter, r *http.Request, status int, nam
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	if p.Script {
+		w.Header().Set("Content-Security-Policy", scripted)
+	}
 	w.WriteHeader(status)
 	_, _ = out.WriteTo(w) // a reader who left needs no answer
 }
 
-func (c *Console) fail(w http.ResponseWriter, r *http.Request, s Session, err error) {
-	code := fault.CodeOf(err)
-	if code.Kind() == fault.Internal || fault.CategoryOf(err) == fault.Degraded {
+// complain logs what a person must look at.
+func (c *Console) complain(r *http.Request, err error) {
+	if fault.CodeOf(err).Kind() == fault.Internal || fault.CategoryOf(err) == fault.Degraded {
 		c.slog.LogAttrs(r.Context(), slog.LevelError, "console request failed", slog.Any(logkey.Error, err))
 	}
-	c.render(w, r, code.HTTPStatus(), "message.html", page{Title: "That did not work", Session: s, Notice: fault.Message(err)})
+}
+
+func (c *Console) fail(w http.ResponseWriter, r *http.Request, s login.Session, err error) {
+	c.complain(r, err)
+	c.render(w, r, fault.CodeOf(err).HTTPStatus(), "message.html", page{Title: "That did not work", Session: s, Notice: fault.Message(err)})
 }
 
 // with runs a page for who is logged in, and checks the form's token.
-func (c *Console) with(next func(http.ResponseWriter, *http.Request, Session)) http.HandlerFunc {
+func (c *Console) with(next func(http.ResponseWriter, *http.Request, login.Session)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		cookie, err := r.Cookie(cookieName)
 		if err != nil {
-			c.render(w, r, http.StatusUnauthorized, "login.html", page{Title: "Log in"})
+			c.askLogin(w, r, http.StatusUnauthorized, "")
 			return
 		}
-		session, err := c.sessions.Find(r.Context(), cookie.Value)
+		session, err := c.Sessions.Find(r.Context(), cookie.Value)
 		if errors.Is(err, fault.Unauthenticated) {
-			c.render(w, r, http.StatusUnauthorized, "login.html", page{Title: "Log in", Notice: "Your session has ended."})
+			c.askLogin(w, r, http.StatusUnauthorized, "Your session has ended.")
 			return
 		}
 		if err != nil {
-			c.fail(w, r, Session{}, err)
+			c.fail(w, r, login.Session{}, err)
 			return
 		}
 		if r.Method == http.MethodPost {
-			r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
+			r.Body = http.MaxBytesReader(w, r.Body, maxFormBytes)
 			if subtle.ConstantTimeCompare([]byte(r.PostFormValue("csrf")), []byte(session.CSRF)) != 1 {
 				c.fail(w, r, session, fault.New("console.with", fault.PermissionDenied, "the form is not from this session; open the page again"))
 				return
@@ -217,106 +246,6 @@ func (c *Console) with(next func(http.ResponseWriter, *http.Request, Session)) h
 		}
 		next(w, r.WithContext(creto.WithCaller(r.Context(), session.Human)), session)
 	}
-}
-
-// showLogin shows a button: a program that follows links before their reader
-// does cannot spend the code.
-func (c *Console) showLogin(w http.ResponseWriter, r *http.Request) {
-	c.render(w, r, http.StatusOK, "login.html", page{Title: "Log in", Data: r.FormValue("code")})
-}
-
-func (c *Console) login(w http.ResponseWriter, r *http.Request) {
-	r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
-	token, err := c.sessions.Login(r.Context(), r.PostFormValue("code"))
-	if err != nil {
-		c.render(w, r, fault.CodeOf(err).HTTPStatus(), "login.html", page{Title: "Log in", Notice: fault.Message(err)})
-		return
-	}
-	http.SetCookie(w, &http.Cookie{
-		Name: cookieName, Value: token, Path: "/", HttpOnly: true, Secure: c.secure, SameSite: http.SameSiteStrictMode, MaxAge: int(sessionTTL.Seconds()),
-	})
-	http.Redirect(w, r, "/console", http.StatusSeeOther)
-}
-
-func (c *Console) logout(w http.ResponseWriter, r *http.Request, s Session) {
-	if cookie, err := r.Cookie(cookieName); err == nil {
-		if err := c.sessions.End(r.Context(), cookie.Value); err != nil {
-			c.fail(w, r, s, err)
-			return
-		}
-	}
-	http.SetCookie(w, &http.Cookie{Name: cookieName, Path: "/", HttpOnly: true, Secure: c.secure, SameSite: http.SameSiteStrictMode, MaxAge: -1})
-	http.Redirect(w, r, "/console/login", http.StatusSeeOther)
-}
-
-// refreshSeconds is how often the list of what waits is read again.
-const refreshSeconds = 5
-
-// recentRequests bounds the list of what was decided.
-const recentRequests = 20
-
-func (c *Console) home(w http.ResponseWriter, r *http.Request, s Session) {
-	all, err := c.desk.List(r.Context(), "")
-	if err != nil {
-		c.fail(w, r, s, err)
-		return
-	}
-	var lists struct{ Pending, Done []oversight.Request }
-	for _, request := range all {
-		if request.State == oversight.Pending {
-			lists.Pending = append(lists.Pending, request)
-		} else {
-			lists.Done = append([]oversight.Request{request}, lists.Done...)
-		}
-	}
-	lists.Done = lists.Done[:min(len(lists.Done), recentRequests)]
-	c.render(w, r, http.StatusOK, "home.html", page{Title: "Approvals", Session: s, Tab: "approvals", Refresh: refreshSeconds, Data: lists})
-}
-
-func (c *Console) show(w http.ResponseWriter, r *http.Request, s Session) {
-	request, err := c.desk.Show(r.Context(), r.PathValue("id"))
-	if err != nil {
-		c.fail(w, r, s, err)
-		return
-	}
-	c.render(w, r, http.StatusOK, "approval.html", page{Title: "Approval", Session: s, Tab: "approvals", Data: request})
-}
-
-func (c *Console) decide(w http.ResponseWriter, r *http.Request, s Session) {
-	decision := oversight.Decision{By: s.Human, Channel: oversight.ChannelConsole, Reason: strings.TrimSpace(r.PostFormValue("reason"))}
-	switch r.PostFormValue("decision") {
-	case "approve":
-		decision.Approve = true
-	case "deny":
-	default:
-		c.fail(w, r, s, fault.New("console.decide", fault.InvalidArgument, "choose approve or deny"))
-		return
-	}
-	// What was shown must be what is decided.
-	request, err := c.desk.Show(r.Context(), r.PathValue("id"))
-	if err == nil && request.Digest.String() != r.PostFormValue("digest") {
-		err = fault.New("console.decide", fault.FailedPrecondition, "the request is another than the one you saw")
-	}
-	if err == nil {
-		_, err = c.desk.Decide(r.Context(), r.PathValue("id"), decision)
-	}
-	if err != nil {
-		c.fail(w, r, s, err)
-		return
-	}
-	http.Redirect(w, r, "/console/approvals/"+url.PathEscape(r.PathValue("id")), http.StatusSeeOther)
-}
-
-// pageSize is how many records a page of activity shows.
-const pageSize = 50
-
-func (c *Console) activity(w http.ResponseWriter, r *http.Request, s Session) {
-	entries, err := c.log.Query(r.Context(), audit.Filter{Limit: pageSize})
-	if err != nil {
-		c.fail(w, r, s, err)
-		return
-	}
-	c.render(w, r, http.StatusOK, "activity.html", page{Title: "Activity", Session: s, Tab: "activity", Refresh: refreshSeconds, Data: entries})
 }
 
 // Authenticated returns who is logged in with a request, by cookie or by the
@@ -332,6 +261,6 @@ func (c *Console) Authenticated(r *http.Request) (creto.ID, error) {
 		}
 		token = cookie.Value
 	}
-	session, err := c.sessions.Find(r.Context(), token)
+	session, err := c.Sessions.Find(r.Context(), token)
 	return session.Human, err
 }

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -16,6 +15,7 @@ import (
 	"creto.dev/audit"
 	"creto.dev/console"
 	"creto.dev/fault"
+	"creto.dev/login"
 	"creto.dev/oversight"
 )
 
@@ -25,7 +25,7 @@ const origin = "http://localhost:7300"
 func TestLogin(t *testing.T) {
 	h := open(t, origin)
 	bob := h.authority.ID(creto.KindHuman, "bob")
-	code, err := h.sessions.NewLogin(t.Context(), bob)
+	code, err := h.sessions.NewLogin(t.Context(), bob, login.MethodBootstrap)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +53,7 @@ func TestLogin(t *testing.T) {
 			t.Errorf("a code that is %s: %d %s", name, response.StatusCode, page)
 		}
 	}
-	late, err := h.sessions.NewLogin(t.Context(), bob)
+	late, err := h.sessions.NewLogin(t.Context(), bob, login.MethodBootstrap)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +62,7 @@ func TestLogin(t *testing.T) {
 		t.Errorf("an old code: %d", response.StatusCode)
 	}
 	// What ended is not kept.
-	if _, err := h.sessions.NewLogin(t.Context(), bob); err != nil {
+	if _, err := h.sessions.NewLogin(t.Context(), bob, login.MethodBootstrap); err != nil {
 		t.Fatal(err)
 	}
 	var codes int
@@ -112,7 +112,7 @@ func TestSessionEnds(t *testing.T) {
 func TestAuthenticated(t *testing.T) {
 	h := open(t, origin)
 	bob := h.authority.ID(creto.KindHuman, "bob")
-	token, ends, err := h.sessions.New(t.Context(), bob)
+	token, ends, err := h.sessions.New(t.Context(), bob, login.MethodToken)
 	if err != nil || !ends.Equal(at.Add(12*time.Hour)) {
 		t.Fatalf("New = until %v, %v", ends, err)
 	}
@@ -258,7 +258,7 @@ func TestTenants(t *testing.T) {
 	if _, err := h.db.ExecContext(t.Context(), "INSERT INTO principal (id, tenant, kind, name, created_ns) VALUES ($1, 'other', 'human', 'mallory', 0)", stranger.String()); err != nil {
 		t.Fatal(err)
 	}
-	token, _, err := h.sessions.New(t.Context(), stranger)
+	token, _, err := h.sessions.New(t.Context(), stranger, login.MethodBootstrap)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -285,7 +285,7 @@ func TestHostileText(t *testing.T) {
 	b := h.login(t, "bob")
 	for _, path := range []string{"/console", "/console/approvals/" + r.ID, "/console/activity", "/console/" + url.PathEscape(strings.ToValidUTF8(hostile, "")), "/console/login?code=" + url.QueryEscape(hostile)} {
 		_, page := b.get(path)
-		if strings.Contains(page, "<script") || strings.Contains(page, "<img src=x") {
+		if strings.Contains(page, "<script>") || strings.Contains(page, "<img src=x") {
 			t.Errorf("%s is not escaped:\n%s", path, page)
 		}
 		if !strings.Contains(path, "login") && strings.ContainsAny(page, "\x1b\r\u202e\u202c\u200b\u00ad\u061c\u2028\U000e0041\ufe0f\u3164\u2800\ufffd") {
@@ -317,6 +317,10 @@ func TestHeaders(t *testing.T) {
 		{"GET", "/console/", 301, "text/html; charset=utf-8"},
 		{"GET", "/console/activity", 200, "text/html; charset=utf-8"},
 		{"GET", "/console/login", 200, "text/html; charset=utf-8"},
+		{"GET", "/console/account", 200, "text/html; charset=utf-8"},
+		{"POST", "/console/account/passkeys/begin", 403, "text/html; charset=utf-8"},
+		{"POST", "/console/login/passkey", 401, "application/json"},
+		{"GET", "/console/static/passkey.js", 200, "text/javascript; charset=utf-8"},
 		{"GET", "/console/static/console.css", 200, "text/css; charset=utf-8"},
 		{"GET", "/console/static/icon.svg", 200, "image/svg+xml"},
 		{"GET", "/console/static/", 404, "text/html; charset=utf-8"},
@@ -337,6 +341,11 @@ func TestHeaders(t *testing.T) {
 		if !strings.HasPrefix(head.Get("Content-Security-Policy"), "default-src 'none'; style-src 'self';") || head.Get("X-Content-Type-Options") != "nosniff" || head.Get("Referrer-Policy") != "same-origin" {
 			t.Errorf("%s %s has the header %v", test.method, test.path, head)
 		}
+		// A script runs only where a passkey may be used, and only ours.
+		wantScript := test.path == "/console/login" || test.path == "/console/account"
+		if policy := head.Get("Content-Security-Policy"); strings.Contains(policy, "script-src") != wantScript || wantScript && !strings.HasSuffix(policy, "; script-src 'self'; connect-src 'self'") {
+			t.Errorf("%s %s has the policy %q", test.method, test.path, policy)
+		}
 		if test.status == 405 && head.Get("Allow") == "" {
 			t.Errorf("%s %s does not say what is allowed", test.method, test.path)
 		}
@@ -347,20 +356,14 @@ func TestHeaders(t *testing.T) {
 }
 
 func TestNew(t *testing.T) {
-	if _, err := console.New("http://a b", nil, nil, nil, nil); !errors.Is(err, fault.InvalidArgument) {
+	if _, err := console.New("http://a b", console.Parts{}, nil); !errors.Is(err, fault.InvalidArgument) {
 		t.Errorf("New with a bad origin = %v, want InvalidArgument", err)
 	}
 }
 
 // A browser shows the request and runs nothing of it.
 func TestBrowser(t *testing.T) {
-	chromium, err := exec.LookPath("chromium")
-	if err != nil {
-		if os.Getenv("CRETO_TEST_REQUIRE") == "1" {
-			t.Fatal(err)
-		}
-		t.Skip("there is no chromium; install it with: apt-get install chromium")
-	}
+	chromium := chromium(t)
 	h := open(t, origin)
 	r := h.ask(t, "http://shop.test/refunds", hostile)
 	b := h.login(t, "bob")
@@ -384,14 +387,18 @@ func TestBrowser(t *testing.T) {
 	}
 }
 
-func eventually(t testing.TB, what string, done func() bool) {
+func eventually(t testing.TB, what string, done func() bool, instead ...func() string) {
 	t.Helper()
 	ticker := time.NewTicker(5 * time.Millisecond)
 	defer ticker.Stop()
 	for deadline := time.After(patience); !done(); {
 		select {
 		case <-deadline:
-			t.Fatalf("still waiting for %s", what)
+			var there string
+			for _, text := range instead {
+				there += "; instead: " + text()
+			}
+			t.Fatalf("still waiting for %s%s", what, there)
 		case <-ticker.C:
 		}
 	}

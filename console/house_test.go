@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -22,6 +23,7 @@ import (
 	"creto.dev/console"
 	"creto.dev/gate"
 	"creto.dev/internal/db"
+	"creto.dev/login"
 	"creto.dev/nhi"
 	"creto.dev/nhi/localnhi"
 	"creto.dev/oversight"
@@ -42,12 +44,16 @@ type house struct {
 	authority *localnhi.Authority
 	log       *localaudit.Log
 	desk      *oversight.Desk
-	sessions  *console.Sessions
+	sessions  *login.Sessions
+	passkeys  *login.Passkeys
 	console   *console.Console
 	chain     nhi.VerifiedChain
 	server    *httptest.Server
+	origin    string
 }
 
+// open opens a console that people see at origin; "" means where its server
+// really is.
 func open(t testing.TB, origin string) *house {
 	t.Helper()
 	ctx, dir := t.Context(), t.TempDir()
@@ -57,7 +63,13 @@ func open(t testing.TB, origin string) *house {
 			t.Fatal(err)
 		}
 	}
-	h := &house{clock: &consensustest.Manual{}}
+	h := &house{clock: &consensustest.Manual{}, server: httptest.NewUnstartedServer(nil)}
+	t.Cleanup(h.server.Close)
+	if h.origin = origin; origin == "" {
+		_, port, err := net.SplitHostPort(h.server.Listener.Addr().String())
+		check(err)
+		h.origin = "http://localhost:" + port
+	}
 	h.clock.Set(at)
 	var err error
 	h.db, err = db.Open(ctx, filepath.Join(dir, "creto.db"))
@@ -90,11 +102,13 @@ func open(t testing.TB, origin string) *house {
 	check(err)
 	h.desk, err = oversight.Open(ctx, oversight.Config{}, h.db, h.clock, h.log, h.authority.Groups, quiet)
 	check(err)
-	h.sessions = console.NewSessions(h.db, h.clock)
-	h.console, err = console.New(origin, h.sessions, h.desk, h.log, quiet)
+	h.sessions = login.NewSessions(h.db, h.clock)
+	h.passkeys, err = login.OpenPasskeys(h.origin, h.db, h.clock, h.log)
 	check(err)
-	h.server = httptest.NewServer(h.console.Handler())
-	t.Cleanup(h.server.Close)
+	h.console, err = console.New(h.origin, console.Parts{Sessions: h.sessions, Passkeys: h.passkeys, Desk: h.desk, Log: h.log}, quiet)
+	check(err)
+	h.server.Config.Handler = h.console.Handler()
+	h.server.Start()
 	return h
 }
 
@@ -142,7 +156,7 @@ func (h *house) browser(t testing.TB) *browser {
 // login returns a browser in which somebody is logged in.
 func (h *house) login(t testing.TB, name string) *browser {
 	t.Helper()
-	code, err := h.sessions.NewLogin(t.Context(), h.authority.ID(creto.KindHuman, name))
+	code, err := h.sessions.NewLogin(t.Context(), h.authority.ID(creto.KindHuman, name), login.MethodBootstrap)
 	if err != nil {
 		t.Fatal(err)
 	}

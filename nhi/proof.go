@@ -19,6 +19,7 @@ import (
 	"unicode/utf8"
 
 	"creto.dev"
+	"creto.dev/fault"
 	"creto.dev/internal/canon"
 )
 
@@ -208,7 +209,11 @@ func (a WebAuthnAssertion) verify(challenge string) error {
 		return errors.New("its authenticator data is malformed")
 	}
 	clientDataHash := sha256.Sum256(a.ClientDataJSON)
-	return verifyCOSE(a.PublicKey, append(bytes.Clone(a.AuthenticatorData), clientDataHash[:]...), a.Signature)
+	signed, err := verifierOf(a.PublicKey)
+	if err == nil && !signed(append(bytes.Clone(a.AuthenticatorData), clientDataHash[:]...), a.Signature) {
+		err = errors.New("its signature is wrong")
+	}
+	return err
 }
 
 func bounded(size, limit int) bool { return 0 < size && size <= limit }
@@ -301,43 +306,57 @@ type (
 	}
 )
 
-// verifyCOSE checks a signature by a COSE key: ES256, EdDSA or RS256.
-func verifyCOSE(key, message, signature []byte) error {
+// errUnknownKey is of a key that no assertion can be verified with.
+var errUnknownKey = errors.New("its key is of an unknown form")
+
+// CheckCredentialKey reports whether a passkey with this public key, a COSE_Key,
+// can prove a delegation: ES256, EdDSA with Ed25519, or RS256.
+//
+// Errors: InvalidArgument (Permanent).
+func CheckCredentialKey(key []byte) error {
+	_, err := verifierOf(key)
+	return fault.WrapAs("nhi.CheckCredentialKey", fault.InvalidArgument, err, "the passkey's key is of a form that creto cannot verify")
+}
+
+// verifierOf returns what checks signatures by a COSE key.
+func verifierOf(key []byte) (func(message, signature []byte) bool, error) {
 	var (
 		ec  keyEC2
 		okp keyOKP
 		rs  keyRSA
-		ok  bool
 	)
-	digest := sha256.Sum256(message)
 	switch {
+	case !bounded(len(key), maxCredentialKey):
+		return nil, errUnknownKey
 	case canon.Unmarshal(key, &ec) == nil:
 		if ec.Type != coseEC2 || ec.Algorithm != coseES256 || ec.Curve != coseP256 || len(ec.X) != 32 || len(ec.Y) != 32 {
-			return errors.New("its key is of an unknown form")
+			return nil, errUnknownKey
 		}
 		public, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), append(append([]byte{4}, ec.X...), ec.Y...))
 		if err != nil {
-			return errors.New("its key is no point of its curve")
+			return nil, errors.New("its key is no point of its curve")
 		}
-		ok = ecdsa.VerifyASN1(public, digest[:], signature)
+		return func(message, signature []byte) bool {
+			digest := sha256.Sum256(message)
+			return ecdsa.VerifyASN1(public, digest[:], signature)
+		}, nil
 	case canon.Unmarshal(key, &okp) == nil:
 		if okp.Type != coseOKP || okp.Algorithm != coseEdDSA || okp.Curve != coseEd25519 || len(okp.X) != ed25519.PublicKeySize {
-			return errors.New("its key is of an unknown form")
+			return nil, errUnknownKey
 		}
-		ok = ed25519.Verify(okp.X, message, signature)
+		return func(message, signature []byte) bool { return ed25519.Verify(okp.X, message, signature) }, nil
 	case canon.Unmarshal(key, &rs) == nil:
 		n, e := new(big.Int).SetBytes(rs.N), new(big.Int).SetBytes(rs.E)
 		if rs.Type != coseRSA || rs.Algorithm != coseRS256 || n.BitLen() < minRSABits || n.BitLen() > maxRSABits || len(rs.E) > 3 {
-			return errors.New("its key is of an unknown form")
+			return nil, errUnknownKey
 		}
-		ok = rsa.VerifyPKCS1v15(&rsa.PublicKey{N: n, E: int(e.Int64())}, crypto.SHA256, digest[:], signature) == nil
-	default:
-		return errors.New("its key is of an unknown form")
+		public := &rsa.PublicKey{N: n, E: int(e.Int64())}
+		return func(message, signature []byte) bool {
+			digest := sha256.Sum256(message)
+			return rsa.VerifyPKCS1v15(public, crypto.SHA256, digest[:], signature) == nil
+		}, nil
 	}
-	if !ok {
-		return errors.New("its signature is wrong")
-	}
-	return nil
+	return nil, errUnknownKey
 }
 
 // verify checks that the evidence is well formed and for this link alone

@@ -18,6 +18,7 @@ import (
 	"creto.dev/client"
 	"creto.dev/fault"
 	"creto.dev/internal/serve"
+	"creto.dev/login"
 	"creto.dev/metering"
 	"creto.dev/nhi"
 	"creto.dev/nhi/localnhi"
@@ -248,12 +249,12 @@ func (n *Node) Humans(ctx context.Context) ([]client.Human, error) {
 }
 
 // Login implements serve.Admin.
-func (n *Node) Login(ctx context.Context, human string) (string, error) {
+func (n *Node) Login(ctx context.Context, human string, method login.Method) (string, error) {
 	id := n.authority.ID(creto.KindHuman, human)
 	if err := n.authority.Known(ctx, id); err != nil {
 		return "", err
 	}
-	code, err := n.sessions.NewLogin(ctx, id)
+	code, err := n.sessions.NewLogin(ctx, id, method)
 	if err != nil {
 		return "", err
 	}
@@ -266,7 +267,7 @@ func (n *Node) Session(ctx context.Context, human string) (client.Token, error) 
 	if err := n.authority.Known(ctx, id); err != nil {
 		return client.Token{}, err
 	}
-	token, expires, err := n.sessions.New(ctx, id)
+	token, expires, err := n.sessions.New(ctx, id, login.MethodToken)
 	if err != nil {
 		return client.Token{}, err
 	}
@@ -275,7 +276,7 @@ func (n *Node) Session(ctx context.Context, human string) (client.Token, error) 
 
 // BootstrapLogin returns a one-time login for who holds the data directory.
 func (n *Node) BootstrapLogin(ctx context.Context) (string, error) {
-	return n.Login(creto.WithCaller(ctx, n.owner), BootstrapHuman)
+	return n.Login(creto.WithCaller(ctx, n.owner), BootstrapHuman, login.MethodBootstrap)
 }
 
 // Check implements serve.Admin: what an agent may do, without doing it.

@@ -38,6 +38,7 @@ import (
 	"creto.dev/internal/db"
 	"creto.dev/internal/logkey"
 	"creto.dev/internal/serve"
+	"creto.dev/login"
 	"creto.dev/metering"
 	"creto.dev/nhi"
 	"creto.dev/nhi/localnhi"
@@ -77,7 +78,8 @@ type Node struct {
 	gate       *gate.Gate
 	models     []inference.Model
 	gateway    *gateway.Gateway
-	sessions   *console.Sessions
+	sessions   *login.Sessions
+	passkeys   *login.Passkeys
 	console    *console.Console
 	health     *health.Composite
 	runs       *runs
@@ -261,9 +263,13 @@ func (n *Node) openEnablement(ctx context.Context) error {
 // openDoors opens what people see.
 func (n *Node) openDoors(context.Context) error {
 	const op fault.Op = "node.openDoors"
-	n.sessions = console.NewSessions(n.db, n.clock)
+	n.sessions = login.NewSessions(n.db, n.clock)
 	var err error
-	if n.console, err = console.New(n.origin(), n.sessions, n.desk, n.log, n.options.Log); err != nil {
+	if n.passkeys, err = login.OpenPasskeys(n.origin(), n.db, n.clock, n.log); err != nil {
+		return fault.Wrap(op, err)
+	}
+	n.console, err = console.New(n.origin(), console.Parts{Sessions: n.sessions, Passkeys: n.passkeys, Desk: n.desk, Log: n.log}, n.options.Log)
+	if err != nil {
 		return fault.Wrap(op, err)
 	}
 	n.health, err = health.New(n.options.Log, n.checks()...)

@@ -12,6 +12,7 @@ import (
 	"creto.dev/client"
 	"creto.dev/fault"
 	"creto.dev/fault/faulthttp"
+	"creto.dev/login"
 )
 
 // Admin is what the administrator's API does. The caller is in the context:
@@ -24,7 +25,7 @@ type Admin interface {
 	Token(ctx context.Context, agent string) (client.Token, error)
 	AddHuman(ctx context.Context, h client.Human) (client.Human, error)
 	Humans(ctx context.Context) ([]client.Human, error)
-	Login(ctx context.Context, human string) (string, error)
+	Login(ctx context.Context, human string, method login.Method) (string, error)
 	Session(ctx context.Context, human string) (client.Token, error)
 	Check(ctx context.Context, c client.Check) (client.Decision, error)
 	Approvals(ctx context.Context, state string) ([]client.Approval, error)
@@ -41,12 +42,13 @@ type Admin interface {
 // name, and nothing about this machine's processes.
 type remote struct{ Admin }
 
-// Login logs in the caller only: whoever logs in as another answers as them.
-func (a remote) Login(ctx context.Context, human string) (string, error) {
+// Login logs in the caller only: whoever logs in as another answers as them. It
+// proves nothing that the caller's own session did not.
+func (a remote) Login(ctx context.Context, human string, _ login.Method) (string, error) {
 	if caller := creto.CallerOf(ctx); human != caller.Name {
 		return "", fault.New("serve.Login", fault.PermissionDenied, "over TCP, %s may not log in as another; on the node's machine, run: creto human login %s", caller.Name, human)
 	}
-	return a.Admin.Login(ctx, human)
+	return a.Admin.Login(ctx, human, login.MethodToken)
 }
 
 // Session gives a token for the caller only, for the same reason.
@@ -103,7 +105,7 @@ func api(a Admin) http.Handler {
 	on("POST /api/v1/humans", answer(func(r *http.Request, in client.Human) (client.Human, error) { return a.AddHuman(r.Context(), in) }))
 	on("GET /api/v1/humans", answer(func(r *http.Request, _ none) ([]client.Human, error) { return a.Humans(r.Context()) }))
 	on("POST /api/v1/humans/{name}/login", answer(func(r *http.Request, _ none) (map[string]string, error) {
-		url, err := a.Login(r.Context(), r.PathValue("name"))
+		url, err := a.Login(r.Context(), r.PathValue("name"), login.MethodBootstrap)
 		return map[string]string{"url": url}, err
 	}))
 	on("POST /api/v1/humans/{name}/session", answer(func(r *http.Request, _ none) (client.Token, error) {

@@ -22,6 +22,7 @@ import (
 	"creto.dev/fault"
 	"creto.dev/fault/faulthttp"
 	"creto.dev/internal/serve"
+	"creto.dev/login"
 )
 
 // patience is how long a test waits for what must happen.
@@ -104,7 +105,11 @@ func (a *admin) Session(ctx context.Context, human string) (client.Token, error)
 	return client.Token{Token: "t"}, a.note(ctx, "Session", human)
 }
 
-func (a *admin) Login(ctx context.Context, human string) (string, error) {
+func (a *admin) Login(ctx context.Context, human string, method login.Method) (string, error) {
+	// Over TCP a login proves no more than the session that asks for it.
+	if socket := creto.CallerOf(ctx).Name == "owner"; socket != (method == login.MethodBootstrap) {
+		return "", fmt.Errorf("a login by %s", method)
+	}
 	return "http://x/", a.note(ctx, "Login", human)
 }
 
