@@ -34,7 +34,7 @@ func chromium(t testing.TB) string {
 // once (WebAuthn level 3, section 11).
 type tab struct {
 	t             testing.TB
-	ctx           context.Context
+	ctx           context.Context //nolint:containedctx // chromedp keeps the tab in it
 	base          string
 	authenticator webauthn.AuthenticatorID
 }
