@@ -10,6 +10,7 @@ MAKEFLAGS   += --no-print-directory
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 RUNSC   := v0.0.0-20260905035102-160fafc42237
 DEBIAN  := python3 curl chromium
+FIPS    := v1.0.0 v1.26.0
 LINT     = go tool -modfile=$(CURDIR)/tools/go.mod golangci-lint run --config $(CURDIR)/.golangci.yml
 NESTED  := $(patsubst %/go.mod,%,$(wildcard bench/go.mod examples/*/go.mod))
 
@@ -56,8 +57,14 @@ test: setup check ## check, then every test with -race, nested modules, benchmar
 	@CGO_ENABLED=1 go test -race -timeout 15m ./...
 	$(say) 'benchmarks, once'
 	@go test -run '^$$' -bench . -benchtime 1x ./...
+	@$(MAKE) fips
 	$(say) 'nested modules: build, test, benchmarks once'
 	$(call in-nested,go build ./... && go test -bench . -benchtime 1x ./...)
+
+fips: ## test the cryptography with each frozen Go Cryptographic Module, in FIPS 140-3 mode
+	$(say) 'FIPS 140-3 mode (docs/fips.md)'
+	@for v in $(FIPS); do GOFIPS140=$$v GODEBUG=fips140=on CRETO_TEST_FIPS=$$v go test ./pqc/...; done
+	@GODEBUG=fips140=only go test -run '^(TestProvider|TestSelfTest|TestCompositeVector)$$' ./pqc/localpqc
 
 check: fmt vet lint proto tidy ## everything that reads the source without running it
 
@@ -115,4 +122,4 @@ uninstall: ## remove all that make installed, saying what; DATA=yes also removes
 	$(say) 'uninstalling'
 	@scripts/uninstall $(RUNSC)
 
-.PHONY: help build setup runsc debian demo test check fmt vet lint proto generate tidy torture bench vulncheck clean uninstall
+.PHONY: help build setup runsc debian demo test fips check fmt vet lint proto generate tidy torture bench vulncheck clean uninstall

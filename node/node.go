@@ -154,6 +154,9 @@ func (n *Node) onClose(f func() error) { n.closers = append(n.closers, f) }
 func (n *Node) openPlatform(ctx context.Context) error {
 	const op fault.Op = "node.openPlatform"
 	cfg := n.options.Config
+	if err := localpqc.SelfTest(); err != nil {
+		return fault.Wrap(op, err)
+	}
 	n.pqc = localpqc.New()
 	var err error
 	if n.clock, err = localconsensus.Open(ctx, n.db, nodeName()); err != nil {
@@ -414,7 +417,7 @@ func (n *Node) checks() []health.Check {
 	}
 	list := []health.Check{
 		ping("nhi", true, n.authority.Ping, "NHI service slow to respond", "NHI service unavailable"),
-		ping("crypto", true, func(context.Context) error { return roundTrip(n.pqc) }, "Crypto round-trip slow", "Crypto round-trip failed"),
+		{Name: "crypto", Critical: true, Probe: func(context.Context) health.Status { return cryptoHealth(n.pqc) }},
 		ping("consensus", false, n.clock.Ping, "Consensus service slow", "Consensus service unavailable"),
 		ping("audit", false, n.log.Ping, "Audit service slow", "Audit service unavailable"),
 		{Name: "authz", Critical: true, Probe: n.authzHealth},

@@ -3,6 +3,8 @@ package pqc
 import (
 	"crypto/sha3"
 	"encoding/hex"
+	"fmt"
+	"io"
 	"log/slog"
 
 	"creto.dev/internal/canon"
@@ -35,9 +37,26 @@ type identified struct {
 	Bytes     []byte    `cbor:"2,keyasint"`
 }
 
+// redacted hides the struct that embeds it from whatever prints.
+type redacted struct{}
+
+// String hides the key.
+func (redacted) String() string { return "***" }
+
+// Format hides the key from every verb.
+func (redacted) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, "***") }
+
+// LogValue hides the key.
+func (redacted) LogValue() slog.Value { return slog.StringValue("***") }
+
+// MarshalJSON hides the key.
+func (redacted) MarshalJSON() ([]byte, error) { return []byte(`"***"`), nil }
+
 // SymmetricKey is a secret key for one symmetric algorithm. NewSymmetricKey and
 // Provider make it.
 type SymmetricKey struct {
+	redacted
+
 	Algorithm Algorithm
 	// ID is part of a digest of the key, which must therefore be random: never
 	// a passphrase.
@@ -50,12 +69,6 @@ type SymmetricKey struct {
 func NewSymmetricKey(algorithm Algorithm, bytes []byte) SymmetricKey {
 	return SymmetricKey{Algorithm: algorithm, ID: keyIDOf(algorithm, bytes), Bytes: bytes}
 }
-
-// String hides the key.
-func (SymmetricKey) String() string { return "***" }
-
-// LogValue hides the key.
-func (SymmetricKey) LogValue() slog.Value { return slog.StringValue("***") }
 
 // EncryptedData is a ciphertext with its nonce in front and its tag behind.
 type EncryptedData struct {
@@ -99,16 +112,12 @@ func (k *PublicKey) UnmarshalCBOR(data []byte) error {
 // SigningKey makes signatures. It is kept as its seed, from which
 // Provider.SigningKeyFromSeed makes it again.
 type SigningKey struct {
+	redacted
+
 	Algorithm Algorithm
 	ID        KeyID // that of its public key
 	Seed      []byte
 }
-
-// String hides the key.
-func (SigningKey) String() string { return "***" }
-
-// LogValue hides the key.
-func (SigningKey) LogValue() slog.Value { return slog.StringValue("***") }
 
 // Signature says by which key and algorithm it was made. It is never used as an
 // identifier: a composite is not strongly unforgeable.
@@ -153,16 +162,12 @@ func (k *EncapsulationKey) UnmarshalCBOR(data []byte) error {
 // DecapsulationKey is the secret half of a KEM key pair. It is kept as its seed,
 // from which Provider.DecapsulationKeyFromSeed makes it again.
 type DecapsulationKey struct {
+	redacted
+
 	Algorithm Algorithm
 	ID        KeyID // that of its encapsulation key
 	Seed      []byte
 }
-
-// String hides the key.
-func (DecapsulationKey) String() string { return "***" }
-
-// LogValue hides the key.
-func (DecapsulationKey) LogValue() slog.Value { return slog.StringValue("***") }
 
 // Sealed is what Provider.Seal encrypted to the owner of a key. The algorithm is
 // the KEM; HPKE's other two follow from it.

@@ -82,7 +82,8 @@ func (p Purpose) Validate() error {
 //
 // Every method fails with CryptoUnsupportedAlgorithm or CryptoInvalidKeyLength
 // for an algorithm or a key that it does not take, and with InvalidArgument for
-// a key without an id (all Permanent).
+// a key without an id, or a public or signing key with another's (all
+// Permanent).
 type Provider interface {
 	// Encrypt seals plaintext under key. The associated data is required; it
 	// names the thing, its owner and its version, so that a ciphertext cannot
@@ -163,12 +164,8 @@ type Provider interface {
 	DecapsulationKeyFromSeed(algorithm Algorithm, seed []byte) (DecapsulationKey, error)
 
 	// Public returns the key that verifies what key signs.
-	//
-	// Errors: InvalidArgument (Permanent) if key's id is not its own.
 	Public(key SigningKey) (PublicKey, error)
 
 	// Encapsulation returns the key that encapsulates for key.
-	//
-	// Errors: InvalidArgument (Permanent) if key's id is not its own.
 	Encapsulation(key DecapsulationKey) (EncapsulationKey, error)
 }

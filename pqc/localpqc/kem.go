@@ -65,7 +65,13 @@ func publicKEM(op fault.Op, key pqc.EncapsulationKey) (kem, error) {
 	if !ok {
 		return kem{}, unsupported(op, key.Algorithm)
 	}
-	return k, usable(op, key.ID, key.Bytes, k.publicSize)
+	if err := usable(op, key.ID, key.Bytes, k.publicSize); err != nil {
+		return kem{}, err
+	}
+	if pqc.NewEncapsulationKey(key.Algorithm, key.Bytes).ID != key.ID {
+		return kem{}, misnamed(op)
+	}
+	return k, nil
 }
 
 // secretKEM returns the mechanism of a secret key that it can use.
@@ -84,7 +90,7 @@ func kdfOfHPKE() hpke.KDF   { return hpke.HKDFSHA256() }
 // tagSize is what HPKE's AEAD adds to a plaintext, in bytes.
 const tagSize = 16
 
-func (provider) Seal(info, associated, plaintext []byte, key pqc.EncapsulationKey) (pqc.Sealed, error) {
+func (*provider) Seal(info, associated, plaintext []byte, key pqc.EncapsulationKey) (pqc.Sealed, error) {
 	const op fault.Op = "localpqc.Seal"
 	if len(info) == 0 || len(associated) == 0 {
 		return pqc.Sealed{}, fault.New(op, fault.CryptoEncryptionFailed, "info and associated data are required")
@@ -108,7 +114,7 @@ func (provider) Seal(info, associated, plaintext []byte, key pqc.EncapsulationKe
 	return pqc.Sealed{Algorithm: key.Algorithm, Key: key.ID, Encapsulated: encapsulated, Ciphertext: ciphertext}, nil
 }
 
-func (provider) Open(info, associated []byte, sealed pqc.Sealed, key pqc.DecapsulationKey) ([]byte, error) {
+func (*provider) Open(info, associated []byte, sealed pqc.Sealed, key pqc.DecapsulationKey) ([]byte, error) {
 	const op fault.Op = "localpqc.Open"
 	k, err := secretKEM(op, key)
 	switch {
@@ -134,7 +140,7 @@ func (provider) Open(info, associated []byte, sealed pqc.Sealed, key pqc.Decapsu
 	return plaintext, nil
 }
 
-func (provider) Encapsulate(key pqc.EncapsulationKey) (secret, ciphertext []byte, err error) {
+func (*provider) Encapsulate(key pqc.EncapsulationKey) (secret, ciphertext []byte, err error) {
 	const op fault.Op = "localpqc.Encapsulate"
 	k, err := publicKEM(op, key)
 	if err != nil {
@@ -144,7 +150,7 @@ func (provider) Encapsulate(key pqc.EncapsulationKey) (secret, ciphertext []byte
 	return secret, ciphertext, fault.WrapAs(op, fault.CryptoKeyEncapsulationFailed, err, "the key's bytes are no key")
 }
 
-func (provider) Decapsulate(ciphertext []byte, key pqc.DecapsulationKey) ([]byte, error) {
+func (*provider) Decapsulate(ciphertext []byte, key pqc.DecapsulationKey) ([]byte, error) {
 	const op fault.Op = "localpqc.Decapsulate"
 	k, err := secretKEM(op, key)
 	if err != nil {
@@ -157,7 +163,7 @@ func (provider) Decapsulate(ciphertext []byte, key pqc.DecapsulationKey) ([]byte
 	return secret, fault.WrapAs(op, fault.CryptoKeyDecapsulationFailed, err, "the ciphertext cannot be decapsulated")
 }
 
-func (p provider) GenerateKEMKey(algorithm pqc.Algorithm) (pqc.DecapsulationKey, error) {
+func (p *provider) GenerateKEMKey(algorithm pqc.Algorithm) (pqc.DecapsulationKey, error) {
 	const op fault.Op = "localpqc.GenerateKEMKey"
 	k, ok := kems[algorithm]
 	if !ok {
@@ -167,7 +173,7 @@ func (p provider) GenerateKEMKey(algorithm pqc.Algorithm) (pqc.DecapsulationKey,
 	return key, fault.Wrap(op, err)
 }
 
-func (provider) DecapsulationKeyFromSeed(algorithm pqc.Algorithm, seed []byte) (pqc.DecapsulationKey, error) {
+func (*provider) DecapsulationKeyFromSeed(algorithm pqc.Algorithm, seed []byte) (pqc.DecapsulationKey, error) {
 	public, err := encapsulationOf("localpqc.DecapsulationKeyFromSeed", algorithm, seed)
 	if err != nil {
 		return pqc.DecapsulationKey{}, err
@@ -175,7 +181,7 @@ func (provider) DecapsulationKeyFromSeed(algorithm pqc.Algorithm, seed []byte) (
 	return pqc.DecapsulationKey{Algorithm: algorithm, ID: public.ID, Seed: bytes.Clone(seed)}, nil
 }
 
-func (provider) Encapsulation(key pqc.DecapsulationKey) (pqc.EncapsulationKey, error) {
+func (*provider) Encapsulation(key pqc.DecapsulationKey) (pqc.EncapsulationKey, error) {
 	const op fault.Op = "localpqc.Encapsulation"
 	public, err := encapsulationOf(op, key.Algorithm, key.Seed)
 	if err == nil && public.ID != key.ID {

@@ -16,12 +16,18 @@ import (
 	"creto.dev/pqc"
 )
 
-type provider struct{}
+type provider struct {
+	signers   *ready[signer]
+	verifiers *ready[verifier]
+}
 
-var _ pqc.Provider = provider{}
+var _ pqc.Provider = (*provider)(nil)
 
-// New returns a provider. It holds no state.
-func New() pqc.Provider { return provider{} }
+// New returns a provider. It keeps the keys that it used last ready for their
+// next use, and no other state; what shares a provider shares them.
+func New() pqc.Provider {
+	return &provider{signers: newReady[signer](), verifiers: newReady[verifier]()}
+}
 
 func random(n int) []byte {
 	b := make([]byte, n)

@@ -42,17 +42,3 @@ func TestCompositeVector(t *testing.T) {
 		t.Errorf("Public of the draft's secret key differs from its public key (err %v)", err)
 	}
 }
-
-func BenchmarkSign(b *testing.B) {
-	p := localpqc.New()
-	key, err := p.GenerateSigningKey(pqc.MLDSA65Ed25519)
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := p.Sign(pqc.PurposeRecord, []byte("message"), key); err != nil {
-			b.Fatal(err)
-		}
-	}
-}

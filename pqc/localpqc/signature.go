@@ -98,7 +98,7 @@ func (v mldsaVerifier) verify(purpose pqc.Purpose, message, signature []byte) bo
 	return mldsa65.Verify(v.key, message, []byte(purpose), signature)
 }
 
-func (p provider) Sign(purpose pqc.Purpose, message []byte, key pqc.SigningKey) (pqc.Signature, error) {
+func (p *provider) Sign(purpose pqc.Purpose, message []byte, key pqc.SigningKey) (pqc.Signature, error) {
 	const op fault.Op = "localpqc.Sign"
 	if err := purpose.Validate(); err != nil {
 		return pqc.Signature{}, fault.Wrap(op, err)
@@ -110,14 +110,24 @@ func (p provider) Sign(purpose pqc.Purpose, message []byte, key pqc.SigningKey) 
 	if err := usable(op, key.ID, key.Seed, s.seedSize); err != nil {
 		return pqc.Signature{}, err
 	}
-	signature, err := s.signer(key.Seed).sign(purpose, message)
+	signing, err := p.signers.get(key.Algorithm, key.ID, key.Seed, func(seed []byte) (signer, error) {
+		k := s.signer(seed)
+		if pqc.NewPublicKey(key.Algorithm, k.public()).ID != key.ID {
+			return nil, misnamed(op)
+		}
+		return k, nil
+	})
+	if err != nil {
+		return pqc.Signature{}, err
+	}
+	signature, err := signing.sign(purpose, message)
 	if err != nil {
 		return pqc.Signature{}, fault.WrapAs(op, fault.CryptoSignatureGenerationFailed, err, "")
 	}
 	return pqc.Signature{Algorithm: key.Algorithm, Key: key.ID, Bytes: signature}, nil
 }
 
-func (p provider) Verify(purpose pqc.Purpose, message []byte, sig pqc.Signature, key pqc.PublicKey) error {
+func (p *provider) Verify(purpose pqc.Purpose, message []byte, sig pqc.Signature, key pqc.PublicKey) error {
 	const op fault.Op = "localpqc.Verify"
 	if err := purpose.Validate(); err != nil {
 		return fault.Wrap(op, err)
@@ -129,14 +139,26 @@ func (p provider) Verify(purpose pqc.Purpose, message []byte, sig pqc.Signature,
 	if err := usable(op, key.ID, key.Bytes, s.publicSize); err != nil {
 		return err
 	}
-	if sig.Algorithm != key.Algorithm || sig.Key != key.ID || len(sig.Bytes) != s.signatureSize ||
-		!s.verifier(key.Bytes).verify(purpose, message, sig.Bytes) {
-		return fault.New(op, fault.CryptoSignatureVerificationFailed, "the signature does not hold")
+	failed := fault.New(op, fault.CryptoSignatureVerificationFailed, "the signature does not hold")
+	if sig.Algorithm != key.Algorithm || sig.Key != key.ID || len(sig.Bytes) != s.signatureSize {
+		return failed
+	}
+	verifying, err := p.verifiers.get(key.Algorithm, key.ID, key.Bytes, func(public []byte) (verifier, error) {
+		if pqc.NewPublicKey(key.Algorithm, public).ID != key.ID {
+			return nil, misnamed(op)
+		}
+		return s.verifier(public), nil
+	})
+	if err != nil {
+		return err
+	}
+	if !verifying.verify(purpose, message, sig.Bytes) {
+		return failed
 	}
 	return nil
 }
 
-func (p provider) GenerateSigningKey(algorithm pqc.Algorithm) (pqc.SigningKey, error) {
+func (p *provider) GenerateSigningKey(algorithm pqc.Algorithm) (pqc.SigningKey, error) {
 	const op fault.Op = "localpqc.GenerateSigningKey"
 	s, ok := schemes[algorithm]
 	if !ok {
@@ -146,7 +168,7 @@ func (p provider) GenerateSigningKey(algorithm pqc.Algorithm) (pqc.SigningKey, e
 	return key, fault.Wrap(op, err)
 }
 
-func (provider) SigningKeyFromSeed(algorithm pqc.Algorithm, seed []byte) (pqc.SigningKey, error) {
+func (*provider) SigningKeyFromSeed(algorithm pqc.Algorithm, seed []byte) (pqc.SigningKey, error) {
 	public, err := publicOf("localpqc.SigningKeyFromSeed", algorithm, seed)
 	if err != nil {
 		return pqc.SigningKey{}, err
@@ -154,7 +176,7 @@ func (provider) SigningKeyFromSeed(algorithm pqc.Algorithm, seed []byte) (pqc.Si
 	return pqc.SigningKey{Algorithm: algorithm, ID: public.ID, Seed: bytes.Clone(seed)}, nil
 }
 
-func (provider) Public(key pqc.SigningKey) (pqc.PublicKey, error) {
+func (*provider) Public(key pqc.SigningKey) (pqc.PublicKey, error) {
 	const op fault.Op = "localpqc.Public"
 	public, err := publicOf(op, key.Algorithm, key.Seed)
 	if err == nil && public.ID != key.ID {

@@ -51,7 +51,7 @@ func notDecrypted(op fault.Op) error {
 	return fault.New(op, fault.CryptoDecryptionFailed, "the ciphertext cannot be decrypted")
 }
 
-func (provider) Encrypt(plaintext, associated []byte, key pqc.SymmetricKey) (pqc.EncryptedData, error) {
+func (*provider) Encrypt(plaintext, associated []byte, key pqc.SymmetricKey) (pqc.EncryptedData, error) {
 	const op fault.Op = "localpqc.Encrypt"
 	if len(associated) == 0 {
 		return pqc.EncryptedData{}, fault.New(op, fault.CryptoEncryptionFailed, "associated data is required")
@@ -63,7 +63,7 @@ func (provider) Encrypt(plaintext, associated []byte, key pqc.SymmetricKey) (pqc
 	return pqc.EncryptedData{Algorithm: key.Algorithm, Key: key.ID, Bytes: a.Seal(nil, nil, plaintext, associated)}, nil
 }
 
-func (provider) Decrypt(data pqc.EncryptedData, associated []byte, key pqc.SymmetricKey) ([]byte, error) {
+func (*provider) Decrypt(data pqc.EncryptedData, associated []byte, key pqc.SymmetricKey) ([]byte, error) {
 	const op fault.Op = "localpqc.Decrypt"
 	a, err := openAEAD(op, key)
 	switch {
@@ -81,7 +81,7 @@ func (provider) Decrypt(data pqc.EncryptedData, associated []byte, key pqc.Symme
 	return plaintext, nil
 }
 
-func (provider) Hash(algorithm pqc.Algorithm, data []byte) ([]byte, error) {
+func (*provider) Hash(algorithm pqc.Algorithm, data []byte) ([]byte, error) {
 	hash, ok := hashes[algorithm]
 	if !ok {
 		return nil, unsupported("localpqc.Hash", algorithm)
@@ -89,7 +89,7 @@ func (provider) Hash(algorithm pqc.Algorithm, data []byte) ([]byte, error) {
 	return hash(data), nil
 }
 
-func (provider) GenerateSymmetricKey(algorithm pqc.Algorithm) (pqc.SymmetricKey, error) {
+func (*provider) GenerateSymmetricKey(algorithm pqc.Algorithm) (pqc.SymmetricKey, error) {
 	a, ok := aeads[algorithm]
 	if !ok {
 		return pqc.SymmetricKey{}, unsupported("localpqc.GenerateSymmetricKey", algorithm)
