@@ -320,6 +320,16 @@ func testSignatureConfusion(t *testing.T, p pqc.Provider) {
 	}
 	for _, signer := range keys {
 		sig := must[pqc.Signature](t)(p.Sign(pqc.PurposeRecord, message, signer))
+		own := must[pqc.PublicKey](t)(p.Public(signer))
+		for _, k := range append(keys, pqc.SigningKey{}) {
+			claim := sig
+			if claim.Algorithm = k.Algorithm; k.Algorithm == signer.Algorithm {
+				continue
+			}
+			if err := p.Verify(pqc.PurposeRecord, message, claim, own); !errors.Is(err, fault.CryptoSignatureVerificationFailed) {
+				t.Errorf("Verify of a signature of %s said to be %q = %v, want CryptoSignatureVerificationFailed", signer.Algorithm, k.Algorithm, err)
+			}
+		}
 		for _, k := range keys {
 			if k.Algorithm == signer.Algorithm {
 				continue
