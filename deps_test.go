@@ -53,7 +53,7 @@ var layers = []layer{
 	{"5", "gate/gatetest receipt/receipttest"},
 	{"5", "metering/meteringtest oversight/oversighttest sandbox/sandboxtest messaging/messagingtest"},
 	{"6", "internal/gen/... fault/faultgrpc"},
-	{"7", "internal/wire"},
+	{"7", "internal/wire internal/wire/wiretest"},
 	{"8", "sandbox/internal/launch"}, // what the sandbox backends share
 	{"8", "pqc/*pqc consensus/*consensus nhi/*nhi audit/*audit authz/*authz memory/*memory storage/*storage inference/*inference"},
 	{"8", "metering/*metering oversight/*oversight sandbox/*sandbox messaging/*messaging"},
