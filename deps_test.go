@@ -76,6 +76,14 @@ var foreign = map[string][]string{
 	"receipt":        {"golang.org/x/mod/sumdb/"},      // likewise, and the signed note
 }
 
+// never lists imports that a package may not have though the table permits them,
+// with the reason.
+var never = map[string][]string{
+	"gate":             {"call", "internal/wire"}, // authorization in this process is asked once and believed (package call)
+	"authz":            {"call", "internal/wire"},
+	"authz/localauthz": {"call", "internal/wire"},
+}
+
 // TestDeps holds the source to the layer table and to what style.md says of
 // imports and global state.
 func TestDeps(t *testing.T) {
@@ -105,6 +113,7 @@ func TestCheckTree(t *testing.T) {
 		{"a parent", map[string]string{"gateway/openai/a.go": `import "creto.dev/gateway"`}, ""},
 		{"a sibling", map[string]string{"gateway/openai/a.go": `import "creto.dev/gateway/egress"`}, "gateway/openai/a.go:2:8: gateway/openai (layer 10) imports gateway/egress (layer 10)"},
 		{"the root", map[string]string{"creto.go": `import "creto.dev/call"`}, "creto.go:2:8: . (layer 1) imports call (layer 2)"},
+		{"a policy around local authorization", map[string]string{"authz/localauthz/a.go": `import "creto.dev/call"`}, "authz/localauthz/a.go:2:8: authz/localauthz must do without call (see never in deps_test.go)"},
 		{"unknown", map[string]string{"util/a.go": ""}, "util: not in the layer table; add it to layers in deps_test.go and to docs/architecture.md"},
 		{"an unknown import", map[string]string{"node/a.go": `import "creto.dev/util"`}, "node/a.go:2:8: creto.dev/util: not in the layer table; add it to layers in deps_test.go and to docs/architecture.md"},
 		{"a foreign import in a contract", map[string]string{"nhi/a.go": `import "github.com/google/uuid"`}, "nhi/a.go:2:8: nhi is a contract: it may not import github.com/google/uuid"},
@@ -249,6 +258,8 @@ func checkImports(fset *token.FileSet, p source) []string {
 			default:
 				theirs, ok := rankOf(dir)
 				switch {
+				case slices.Contains(never[p.dir], dir):
+					report("%s must do without %s (see never in deps_test.go)", p.dir, dir)
 				case !ok:
 					report("%s: %s", imported, notInTable)
 				case theirs > rank, theirs == rank && !related(p.dir, dir):

@@ -1,12 +1,18 @@
-// Package call puts policies around a call to a contract: a deadline, a time
-// limit for each attempt, retries, and what the log and the metrics hear of it.
-// They are written once, here, and nest in one order (R-PAT-5):
+// Package call puts policies around a call to a contract: a deadline, an
+// alternative for when it fails, retries, a circuit breaker, a time limit for each
+// attempt, and what the log and the metrics hear of it. They are written once,
+// here, and nest in one order (R-PAT-5):
 //
-//	deadline → retry → time limit → the call
+//	deadline → fallback( retry( breaker( time limit( the call ))))
 //
 // A retry is spent only on a fault that says it may help ([fault.Retryable]), only
 // on a call that may safely be repeated ([Read], or [Write] with an idempotency
-// key), and never beyond the caller's deadline.
+// key), and never beyond the caller's deadline. An alternative takes over only
+// where the dependency failed, never where it answered no.
+//
+// Calls within a process need none of this, and authorization that is
+// decided in this process never gets it: a second try or an alternative to a
+// denial would be a way around it.
 package call
 
 import (
@@ -53,6 +59,9 @@ type Policy struct {
 	// Budget, if any, is shared by the calls to one dependency and bounds their
 	// retries together.
 	Budget *Budget
+	// Breaker, if any, is shared by the calls to one dependency and rejects them
+	// while it fails.
+	Breaker *Breaker
 	// Observer hears of every attempt. The zero value is silent.
 	Observer Observer
 }
@@ -78,6 +87,7 @@ func (p Policy) Validate() error {
 	if initial, limit := p.delays(); initial > limit {
 		errs = append(errs, fmt.Errorf("initial delay: %v is more than the max delay %v", initial, limit))
 	}
+	errs = append(errs, p.Breaker.problems()...)
 	if err := errors.Join(errs...); err != nil {
 		return fault.WrapAs("call.Policy.Validate", fault.InvalidArgument, err, "%s", err)
 	}
@@ -127,38 +137,99 @@ func Write(name fault.Op, key string) Operation { return Operation{name, key != 
 // once instead of using up the caller's time; without any deadline it waits for
 // at most a minute.
 //
-// Errors: that of the last attempt, with its code; Canceled (Permanent) or
-// DeadlineExceeded (Transient) if ctx ended first. On an error the result is
-// the zero T.
+// Errors: that of the last attempt, with its code; CircuitOpen (Degraded) if the
+// breaker rejected the call, which is never waited for; Canceled (Permanent) or
+// DeadlineExceeded (Transient) if ctx ended first. On an error the result is the
+// zero T.
 func Do[T any](ctx context.Context, p Policy, o Operation, fn func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := p.bound(ctx)
+	defer cancel()
+	return repeat(ctx, p, o, fn)
+}
+
+// bound returns ctx with the policy's deadline.
+func (p Policy) bound(ctx context.Context) (context.Context, context.CancelFunc) {
 	if p.Deadline > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, p.Deadline)
-		defer cancel()
+		return context.WithTimeout(ctx, p.Deadline)
 	}
+	return ctx, func() {}
+}
+
+// repeat makes the call until it succeeds or a retry cannot help.
+func repeat[T any](ctx context.Context, p Policy, o Operation, fn func(context.Context) (T, error)) (T, error) {
 	p.Budget.earn()
 	var zero T
 	if err := ctx.Err(); err != nil {
 		return zero, fault.Wrap(o.name, err)
 	}
+	var last error
 	for attempt := 1; ; attempt++ {
 		start := time.Now()
-		result, err := try(ctx, p.Timeout, fn)
-		e := Event{Op: o.name, Attempt: attempt, Duration: time.Since(start), Err: err}
-		if err != nil {
+		result, end, err := guarded(ctx, p, fn)
+		e := Event{Op: o.name, Attempt: attempt, Duration: time.Since(start), Err: err, Rejected: end.rejected, Circuit: end.changed}
+		if err != nil && !end.rejected {
 			e.Retry, e.Wait = p.next(ctx, o, attempt, err)
 		}
 		p.Observer.observe(ctx, e)
 		switch {
 		case err == nil:
 			return result, nil
+		case end.rejected && last != nil:
+			return zero, fault.Wrap(o.name, errors.Join(err, last))
 		case !e.Retry:
 			return zero, fault.Wrap(o.name, err)
 		}
+		last = err
 		if ended := sleep(ctx, e.Wait); ended != nil {
 			return zero, fault.WrapAs(o.name, fault.CodeOf(ended), errors.Join(ended, err), "no time left to try again")
 		}
 	}
+}
+
+// end is what an attempt meant to the breaker.
+type end struct {
+	rejected bool
+	changed  State
+}
+
+// guarded makes one attempt, unless the breaker rejects it. A panic of fn counts
+// as nothing: it says something of us, not of the dependency.
+func guarded[T any](ctx context.Context, p Policy, fn func(context.Context) (T, error)) (result T, e end, err error) {
+	if p.Breaker == nil {
+		result, err = try(ctx, p.Timeout, fn)
+		return result, e, err
+	}
+	generation, err := p.Breaker.enter(time.Now())
+	if err != nil {
+		return result, end{rejected: true}, err
+	}
+	verdict := unknown
+	defer func() { e.changed = p.Breaker.leave(time.Now(), generation, verdict) }()
+	result, err = try(ctx, p.Timeout, fn)
+	verdict = judge(ctx, p.Timeout, err)
+	return result, e, err
+}
+
+// judge says what the end of an attempt tells of the dependency (B-31). Transient
+// and Degraded faults count against it, an attempt's time limit included; every
+// other answer proves it alive. That the caller left tells nothing. Neither does
+// the end of the caller's time where each attempt has a time limit of its own:
+// without one, nothing else would notice a dependency that hangs (B-32).
+func judge(ctx context.Context, limit time.Duration, err error) verdict {
+	code := fault.CodeOf(err)
+	category := code.Category()
+	failed := category == fault.Transient || category == fault.Degraded
+	switch {
+	case err == nil:
+		return alive
+	case code == fault.Canceled:
+		return unknown
+	case !failed:
+		return alive
+	case errors.Is(ctx.Err(), context.Canceled), ctx.Err() != nil && limit > 0:
+		return unknown
+	}
+	return failing
 }
 
 // try makes one attempt.
@@ -173,7 +244,7 @@ func try[T any](ctx context.Context, limit time.Duration, fn func(context.Contex
 
 // next reports whether another attempt follows err, and after what wait.
 func (p Policy) next(ctx context.Context, o Operation, attempt int, err error) (retry bool, wait time.Duration) {
-	if !o.repeatable || attempt >= p.attempts() || !fault.Retryable(err) || ctx.Err() != nil {
+	if !o.repeatable || attempt >= p.attempts() || !fault.Retryable(err) || ctx.Err() != nil || p.Breaker.State() == Open {
 		return false, 0
 	}
 	initial, limit := p.delays()

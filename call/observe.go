@@ -9,7 +9,7 @@ import (
 	"creto.dev/internal/logkey"
 )
 
-// Event is one attempt that ended.
+// Event is one attempt that ended, or the choice of an alternative.
 type Event struct {
 	// Op is the operation.
 	Op fault.Op
@@ -23,6 +23,13 @@ type Event struct {
 	// Retry reports whether another attempt follows, after Wait.
 	Retry bool
 	Wait  time.Duration
+	// Rejected reports that the breaker let no call through.
+	Rejected bool
+	// Circuit is the state into which the attempt brought the breaker; the zero
+	// State if it changed nothing.
+	Circuit State
+	// Fallback reports that the alternative follows, because of Err.
+	Fallback bool
 }
 
 // Recorder is told of every attempt, successes included, on the caller's
@@ -46,10 +53,20 @@ func (o Observer) observe(ctx context.Context, e Event) {
 	if o.Recorder != nil {
 		o.Recorder.Record(ctx, e)
 	}
-	if o.Log == nil || e.Err == nil {
+	if o.Log == nil {
+		return
+	}
+	o.circuit(ctx, e)
+	if e.Err == nil {
 		return
 	}
 	level := severity(e.Err)
+	switch {
+	case e.Fallback:
+		level = max(level, slog.LevelWarn)
+	case e.Rejected: // that the circuit is open was said when it opened
+		level = slog.LevelDebug
+	}
 	if !o.Log.Enabled(ctx, level) {
 		return
 	}
@@ -62,12 +79,25 @@ func (o Observer) observe(ctx context.Context, e Event) {
 		slog.Duration(logkey.Duration, e.Duration),
 		slog.String(logkey.Error, e.Err.Error()),
 	}
-	if e.Retry {
+	switch {
+	case e.Fallback:
+		o.Log.LogAttrs(ctx, level, "call failed, falling back", attrs...)
+	case e.Retry:
 		attrs = append(attrs, slog.Duration(logkey.Wait, e.Wait))
 		o.Log.LogAttrs(ctx, level, "call failed, trying again", attrs...)
-		return
+	default:
+		o.Log.LogAttrs(ctx, level, "call failed", attrs...)
 	}
-	o.Log.LogAttrs(ctx, level, "call failed", attrs...)
+}
+
+// circuit says that the breaker changed.
+func (o Observer) circuit(ctx context.Context, e Event) {
+	switch e.Circuit {
+	case Open:
+		o.Log.LogAttrs(ctx, slog.LevelWarn, "circuit opened", slog.String(logkey.Op, string(e.Op)))
+	case Closed:
+		o.Log.LogAttrs(ctx, slog.LevelInfo, "circuit closed", slog.String(logkey.Op, string(e.Op)))
+	}
 }
 
 // severity is how loud a failed call is.

@@ -155,14 +155,22 @@ type RemoteConfig struct {
 	CircuitBreakerResetTimeoutSec  int    `toml:"circuit_breaker_reset_timeout_sec"`
 }
 
-// CallPolicy returns the section's time limit and retries for package call.
+// CallPolicy returns the section's time limit, retries and breaker for package
+// call. Its budget and breaker are new: ask once for each dependency.
 func (c RemoteConfig) CallPolicy() call.Policy {
-	return call.Policy{
+	p := call.Policy{
 		Timeout:      time.Duration(c.TimeoutMS) * time.Millisecond,
 		Attempts:     c.RetryMaxAttempts,
 		InitialDelay: time.Duration(c.RetryInitialDelayMS) * time.Millisecond,
 		MaxDelay:     time.Duration(c.RetryMaxDelayMS) * time.Millisecond,
+		Budget:       new(call.Budget),
 	}
+	if c.CircuitBreakerEnabled {
+		p.Breaker = &call.Breaker{
+			Threshold: c.CircuitBreakerFailureThreshold, Reset: time.Duration(c.CircuitBreakerResetTimeoutSec) * time.Second,
+		}
+	}
+	return p
 }
 
 // AuthzConfig is R-CFG-9…14.

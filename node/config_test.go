@@ -103,8 +103,16 @@ func TestSpecifiedKeys(t *testing.T) {
 		t.Errorf("the default does not validate: %v", err)
 	}
 	want := call.Policy{Timeout: 100 * time.Millisecond, Attempts: 3, InitialDelay: 50 * time.Millisecond, MaxDelay: 500 * time.Millisecond}
-	if got := d.NHI.CallPolicy(); got != want || got.Validate() != nil {
-		t.Errorf("CallPolicy = %+v, %v, want %+v", got, got.Validate(), want)
+	got := d.NHI.CallPolicy()
+	if b := got.Breaker; b == nil || b.Threshold != 5 || b.Reset != 30*time.Second || got.Budget == nil || got.Validate() != nil {
+		t.Errorf("CallPolicy = %+v, %v, want the breaker of R-CFG-7 and R-CFG-8, and a budget", got, got.Validate())
+	}
+	if got.Breaker, got.Budget = nil, nil; got != want {
+		t.Errorf("CallPolicy = %+v, want %+v", got, want)
+	}
+	d.NHI.CircuitBreakerEnabled = false
+	if got := d.NHI.CallPolicy(); got.Breaker != nil {
+		t.Error("a breaker that is not enabled is there")
 	}
 }
 

@@ -1,6 +1,9 @@
 package wire
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 // A name of this machine that resolves to another is not connected to.
 func TestLoopbackOnly(t *testing.T) {
@@ -14,7 +17,7 @@ func TestLoopbackOnly(t *testing.T) {
 	}
 	if _, _, dial, err := (Config{Address: "localhost:1"}).target(); err != nil {
 		t.Fatal(err)
-	} else if _, err := dial(t.Context(), "192.0.2.1:1"); err == nil || t.Context().Err() != nil {
-		t.Error("the guard is not used")
+	} else if _, err := dial(t.Context(), "192.0.2.1:1"); err == nil || !strings.Contains(err.Error(), errNotLocal.Error()) {
+		t.Errorf("localhost that resolves to another machine: %v", err)
 	}
 }

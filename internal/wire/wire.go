@@ -178,12 +178,14 @@ func localName(host string) bool {
 	return host == "localhost" || strings.HasSuffix(host, ".localhost")
 }
 
+var errNotLocal = errors.New("not an address of this machine")
+
 // loopbackOnly refuses to connect to another machine.
 func loopbackOnly(_, address string, _ syscall.RawConn) error {
 	if a, err := netip.ParseAddrPort(address); err == nil && a.Addr().Unmap().IsLoopback() {
 		return nil
 	}
-	return errors.New("not an address of this machine")
+	return errNotLocal
 }
 
 // bearer adds a token to each call. Whether that may cross is Dial's to know.
