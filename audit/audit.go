@@ -52,8 +52,19 @@ const (
 	EventIdentityLinked     = "identity_linked"
 	EventDelegationAsked    = "delegation_asked"
 	EventDelegationDeclined = "delegation_declined"
+	EventSecretSet          = "secret_set"
+	EventSecretRemoved      = "secret_removed"
 	EventPolicyChanged      = "policy_changed"
 	EventNodeStarted        = "node_started"
+)
+
+// What became of an access to a secret (R-AUD-26): the detail DetailEvent of the
+// record of access_secret, of which there is one for each access, as of any
+// action.
+const (
+	DetailEvent         = "event"
+	EventSecretAccessed = "secret_accessed"
+	EventSecretMissing  = "secret_missing"
 )
 
 // Decision is the policy decision that a record is about.

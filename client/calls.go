@@ -35,6 +35,25 @@ func (c *Client) Token(ctx context.Context, agent string) (t Token, err error) {
 	return t, c.do(ctx, "POST", "/agents/"+url.PathEscape(agent)+"/token", nil, &t)
 }
 
+// SetSecret stores a secret, in place of the value that it had.
+func (c *Client) SetSecret(ctx context.Context, s NewSecret) (secret Secret, err error) {
+	revealed := struct {
+		NewSecret
+		Value string `json:"value"`
+	}{s, s.Value.Reveal()}
+	return secret, c.do(ctx, "POST", "/secrets", revealed, &secret)
+}
+
+// Secrets lists the secrets, without their values.
+func (c *Client) Secrets(ctx context.Context) (list []Secret, err error) {
+	return list, c.do(ctx, "GET", "/secrets", nil, &list)
+}
+
+// RemoveSecret destroys a stored secret.
+func (c *Client) RemoveSecret(ctx context.Context, name string) error {
+	return c.do(ctx, "DELETE", "/secrets/"+url.PathEscape(name), nil, nil)
+}
+
 // AddHuman registers a person, or adds groups to one.
 func (c *Client) AddHuman(ctx context.Context, name string, groups []string) (h Human, err error) {
 	return h, c.do(ctx, "POST", "/humans", Human{Name: name, Groups: groups}, &h)

@@ -97,6 +97,27 @@ type NewAgent struct {
 	TTL time.Duration `json:"ttl,omitempty"`
 }
 
+// Secret is a secret without its value.
+type Secret struct {
+	Name string `json:"name"`
+	// From is where the value is: "store", or what the configuration says.
+	From string `json:"from"`
+	// Version counts how often a stored value was set.
+	Version int64 `json:"version,omitempty"`
+	// Owner set it; agents may have it, and none means that policy alone
+	// decides.
+	Owner  string    `json:"owner,omitempty"`
+	Agents []string  `json:"agents"`
+	Set    time.Time `json:"set,omitzero"`
+}
+
+// NewSecret stores a secret. Marshalled, its value is ***.
+type NewSecret struct {
+	Name   string       `json:"name"`
+	Value  creto.Secret `json:"value"`
+	Agents []string     `json:"agents,omitempty"`
+}
+
 // Human is a person.
 type Human struct {
 	Name   string   `json:"name"`

@@ -3,8 +3,8 @@
 // act, account for it, and record what happened. The field's name for it is the
 // policy enforcement point.
 //
-// caller.go opens tokens; gate.go holds the contracts and Do; record.go writes
-// what came of it.
+// caller.go opens tokens; gate.go holds the contracts and Do; secret.go hands
+// out secrets; record.go writes what came of it.
 package gate
 
 import (
@@ -149,7 +149,11 @@ const maxResourceBytes = 16 << 10
 // is one. InvalidArgument (Permanent) for what is no action; it is recorded if
 // at least its name is one.
 func (g *Gate) Do(ctx context.Context, c *Caller, action creto.Action, act Act) (audit.RecordID, error) {
-	p := pass{gate: g, caller: c, action: action}
+	return g.do(ctx, &pass{gate: g, caller: c, action: action}, act)
+}
+
+// do is Do for a pass that its act may look at.
+func (g *Gate) do(ctx context.Context, p *pass, act Act) (audit.RecordID, error) {
 	ended := false
 	defer func() {
 		if !ended { // a panic is on its way through

@@ -57,7 +57,12 @@ func (g *Gateway) request(w *startedWriter, r *http.Request, v *visit) error {
 		if seen {
 			detail["decided_on"] = "method, path and body"
 		}
-		return gate.Result{Detail: detail}, g.forward(ctx, w, x, v.key, detail)
+		// They are no part of x, which is what was decided on and shown.
+		added, err := g.credentials(ctx, v, x, detail)
+		if err != nil {
+			return gate.Result{Detail: detail}, err
+		}
+		return gate.Result{Detail: detail}, g.forward(ctx, w, x, added, v.key, detail)
 	}))
 	return err
 }
@@ -139,10 +144,11 @@ func isCredential(name string) bool {
 	})
 }
 
-// forward sends the request that was decided on and streams the answer back. It
+// forward sends the request that was decided on, with what is added to it, and
+// streams the answer back. It
 // follows no redirect, which would be another request, and passes on no interim
 // answers and no trailers.
-func (g *Gateway) forward(ctx context.Context, w *startedWriter, x exchange, key string, detail map[string]string) error {
+func (g *Gateway) forward(ctx context.Context, w *startedWriter, x exchange, added map[string]string, key string, detail map[string]string) error {
 	const op fault.Op = "gateway.forward"
 	out, err := http.NewRequestWithContext(ctx, x.method, x.target.String(), bytes.NewReader(x.body))
 	if err != nil {
@@ -155,6 +161,7 @@ func (g *Gateway) forward(ctx context.Context, w *startedWriter, x exchange, key
 	if len(out.Header["User-Agent"]) == 0 {
 		out.Header["User-Agent"] = nil // or net/http adds its own
 	}
+	replace(out.Header, added)
 	response, err := g.transport.RoundTrip(out)
 	if err != nil {
 		return upstream(op, err, x.target.Host+" did not answer")

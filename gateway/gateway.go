@@ -31,6 +31,8 @@ type Config struct {
 	Hosts map[string]string
 	// Timeout bounds one model call. 0 means 10 minutes.
 	Timeout time.Duration
+	// Credentials are added on the way out. Each must be valid.
+	Credentials []Credential
 }
 
 // Origin is who sends a request, as the listener knows.
@@ -55,6 +57,7 @@ type Gateway struct {
 	transport *http.Transport
 	dialer    *dialer
 	load      *load
+	injected  map[string][]Credential // by host
 }
 
 // New returns a gateway onto g. models are asked in their order.
@@ -63,7 +66,7 @@ func New(cfg Config, g *gate.Gate, models []inference.Model) *Gateway {
 		cfg.Timeout = 10 * time.Minute
 	}
 	d := newDialer(cfg.Hosts)
-	return &Gateway{cfg: cfg, gate: g, models: models, dialer: d, load: &load{agents: make(map[creto.ID]share)}, transport: &http.Transport{
+	return &Gateway{cfg: cfg, gate: g, models: models, dialer: d, load: &load{agents: make(map[creto.ID]share)}, injected: byHost(cfg.Credentials), transport: &http.Transport{
 		DialContext: d.dial, DisableCompression: true, MaxResponseHeaderBytes: 1 << 20,
 		// On a connection that was kept, net/http sends some requests again by
 		// itself. What was consented to once is sent once.
@@ -92,7 +95,7 @@ func (g *Gateway) Sandbox(authenticate Authenticate) http.Handler {
 	})
 }
 
-// out opens one of the ways out. An error after the response began cuts the
+// out opens a door that is no model's. An error after the response began cuts the
 // connection, so that half an answer is never taken for a whole one.
 func (g *Gateway) out(w http.ResponseWriter, r *http.Request, authenticate Authenticate, way func(*startedWriter, *http.Request, *visit) error) {
 	sent := &startedWriter{ResponseWriter: w}
@@ -110,11 +113,13 @@ func (g *Gateway) out(w http.ResponseWriter, r *http.Request, authenticate Authe
 	}
 }
 
-// Doors returns the handler of the vendors' dialects, below /v1.
+// Doors returns the handler of what is below /v1: the vendors' dialects, and
+// secrets for those who may hold them.
 func (g *Gateway) Doors(authenticate Authenticate) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/chat/completions", func(w http.ResponseWriter, r *http.Request) { g.chat(w, r, authenticate) })
 	mux.HandleFunc("GET /v1/models", func(w http.ResponseWriter, r *http.Request) { g.list(w, r, authenticate) })
+	mux.HandleFunc("GET /v1/secrets/{name}", func(w http.ResponseWriter, r *http.Request) { g.out(w, r, authenticate, g.secret) })
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		faulthttp.Write(w, r, fault.New("gateway.Doors", fault.NotFound, "there is no door %s %s here; model calls go to /v1/chat/completions", r.Method, r.URL.Path))
 	})

@@ -110,9 +110,6 @@ type Revocations interface {
 	Revoked(ctx context.Context, links []LinkRef) (int, error)
 }
 
-// SecretRef names a secret of a tenant, such as "shop-api-key".
-type SecretRef string
-
 // Authority knows the principals of one trust domain. Safe for concurrent use.
 //
 // Errors of every method: NHIUnavailable (Degraded), NHITimeout (Transient).
@@ -161,7 +158,9 @@ type Authority interface {
 	//
 	// Errors: those of Recheck; NHISecretNotFound (Permanent), naming the
 	// first that is missing; NHISecretAccessDenied (Security) if its owner
-	// does not let who's agent have it.
+	// does not let who's agent have it; those of a SecretSource; DataLoss
+	// (Security) for a value that cannot be unsealed; InvalidArgument
+	// (Permanent) for more than MaxSecretRefs. None holds a value.
 	DelegatedSecrets(ctx context.Context, who Identity, refs []SecretRef) ([]creto.Secret, error)
 
 	// Groups returns the groups that a principal belongs to, sorted; none for

@@ -84,6 +84,22 @@ type EgressConfig struct {
 	// is really dialled. Its entries are exempt from the guard against private
 	// addresses.
 	Hosts map[string]string `toml:"hosts"`
+	// Credentials are added to plain requests on their way out.
+	Credentials []CredentialConfig `toml:"credentials"`
+}
+
+// CredentialConfig binds a secret to a host (B-3): agents never hold it.
+type CredentialConfig struct {
+	// Host is name or name:port; 80 if it says none. Required.
+	Host string `toml:"host"`
+	// Header carries the secret, in place of what the agent sends. Required.
+	Header string `toml:"header"`
+	// Format is the header's value, with one %s for the secret; "" is "%s".
+	Format string `toml:"format"`
+	// Secret is the secret's name. Required.
+	Secret string `toml:"secret"`
+	// Agents are those whose requests it is added to; none means all.
+	Agents []string `toml:"agents"`
 }
 
 // InferenceConfig is which models there are.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"creto.dev"
+	"creto.dev/fault"
 )
 
 // maxTokenTTL is the longest that an access token may be valid: what is revoked
@@ -72,6 +73,11 @@ func (c Config) problems() []configProblem {
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Egress.Hosts)) {
 		k.egressHost(name, c.Egress.Hosts[name])
+	}
+	for i, x := range c.Egress.Credentials {
+		if err := x.credential().Validate(); err != nil {
+			k.addf(fmt.Sprintf("egress.credentials[%d]", i), "%s", fault.Message(err))
+		}
 	}
 	k.inference(c.Inference)
 	k.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")

@@ -257,7 +257,9 @@ func (n *Node) openEnablement(ctx context.Context) error {
 		n.onClose(m.Close)
 		n.models = append(n.models, m)
 	}
-	n.gateway = gateway.New(gateway.Config{Hosts: cfg.Egress.Hosts, Timeout: time.Duration(cfg.Inference.Timeout)}, n.gate, n.models)
+	n.gateway = gateway.New(gateway.Config{
+		Hosts: cfg.Egress.Hosts, Timeout: time.Duration(cfg.Inference.Timeout), Credentials: cfg.Egress.credentials(),
+	}, n.gate, n.models)
 	n.onClose(func() error { n.gateway.Close(); return nil })
 	n.runs, err = openRuns(ctx, n)
 	return fault.Wrap(op, err)

@@ -14,12 +14,15 @@ import (
 	"creto.dev"
 	"creto.dev/authz"
 	"creto.dev/fault"
+	"creto.dev/gate"
 )
 
 // Rule is one --allow or --ask flag: what an agent may do.
 type Rule struct {
 	// Text is ACTION=RESOURCE-GLOB; for http_request the glob may begin with a
-	// method, as in "http_request=GET http://shop.test/orders/*".
+	// method, as in "http_request=GET http://shop.test/orders/*". For
+	// access_secret it is by delivery of the gateway, unless it begins with
+	// "raw ": then the agent may hold the secret.
 	Text string
 	// Ask is the group whose consent is needed; "" for none.
 	Ask string
@@ -39,11 +42,22 @@ func PolicyText(agent creto.ID, rules []Rule) (string, error) {
 			return "", fault.New(op, fault.InvalidArgument, "%q is not ACTION=RESOURCE-GLOB, such as call_model=* or \"http_request=GET http://shop.test/*\"", rule.Text)
 		}
 		var conditions []string
-		if action == creto.HTTPRequest {
+		switch action {
+		case creto.HTTPRequest:
 			if method, rest, ok := strings.Cut(glob, " "); ok {
 				conditions = append(conditions, "context.method == "+quote(method))
 				glob = rest
 			}
+		case creto.AccessSecret:
+			delivery, rest, ok := strings.Cut(glob, " ")
+			if !ok {
+				delivery, rest = gate.DeliveryGateway, glob
+			}
+			if delivery != gate.DeliveryGateway && delivery != gate.DeliveryRaw {
+				return "", fault.New(op, fault.InvalidArgument, "%q is not access_secret=NAME or \"access_secret=raw NAME\"", rule.Text)
+			}
+			conditions = append(conditions, "context.delivery == "+quote(delivery))
+			glob = rest
 		}
 		if err := checkGlob(action, glob); err != nil {
 			return "", err
@@ -97,8 +111,12 @@ func checkGlob(action, glob string) error {
 func PermitFor(id creto.ID, r authz.Request) string {
 	line := fmt.Sprintf("permit (principal == %s, action == Creto::Action::%s, resource == %s%s::%s)",
 		principalUID(id), quote(r.Action), namespace, r.Resource.Type, quote(r.Resource.ID))
-	if method, ok := r.Context["method"].(string); ok {
-		line += " when { context.method == " + quote(method) + " }"
+	attribute := "method"
+	if r.Action == creto.AccessSecret {
+		attribute = "delivery" // or the line would let the agent hold the secret
+	}
+	if value, ok := r.Context[attribute].(string); ok {
+		line += " when { context." + attribute + " == " + quote(value) + " }"
 	}
 	return line + ";"
 }

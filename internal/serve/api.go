@@ -23,6 +23,9 @@ type Admin interface {
 	Agents(ctx context.Context) ([]client.Agent, error)
 	RevokeAgent(ctx context.Context, name string) error
 	Token(ctx context.Context, agent string) (client.Token, error)
+	SetSecret(ctx context.Context, s client.NewSecret) (client.Secret, error)
+	Secrets(ctx context.Context) ([]client.Secret, error)
+	RemoveSecret(ctx context.Context, name string) error
 	AddHuman(ctx context.Context, h client.Human) (client.Human, error)
 	Humans(ctx context.Context) ([]client.Human, error)
 	Login(ctx context.Context, human string, method login.Method) (string, error)
@@ -83,6 +86,11 @@ func (remote) RunStarted(context.Context, string, client.RunStarted) error { ret
 // EndRun refuses.
 func (remote) EndRun(context.Context, string, client.RunEnded) error { return errLocal }
 
+// SetSecret refuses: the port is in the clear.
+func (remote) SetSecret(context.Context, client.NewSecret) (client.Secret, error) {
+	return client.Secret{}, fault.New("serve.SetSecret", fault.PermissionDenied, "secrets are set on the node's machine, over its socket")
+}
+
 // maxRequestBytes bounds an administrator's request.
 const maxRequestBytes = 1 << 20
 
@@ -101,6 +109,13 @@ func api(a Admin) http.Handler {
 	}))
 	on("POST /api/v1/agents/{name}/token", answer(func(r *http.Request, _ none) (client.Token, error) {
 		return a.Token(r.Context(), r.PathValue("name"))
+	}))
+	on("POST /api/v1/secrets", answer(func(r *http.Request, in client.NewSecret) (client.Secret, error) {
+		return a.SetSecret(r.Context(), in)
+	}))
+	on("GET /api/v1/secrets", answer(func(r *http.Request, _ none) ([]client.Secret, error) { return a.Secrets(r.Context()) }))
+	on("DELETE /api/v1/secrets/{name}", answer(func(r *http.Request, _ none) (none, error) {
+		return none{}, a.RemoveSecret(r.Context(), r.PathValue("name"))
 	}))
 	on("POST /api/v1/humans", answer(func(r *http.Request, in client.Human) (client.Human, error) { return a.AddHuman(r.Context(), in) }))
 	on("GET /api/v1/humans", answer(func(r *http.Request, _ none) ([]client.Human, error) { return a.Humans(r.Context()) }))

@@ -97,6 +97,18 @@ func (a *admin) AddHuman(ctx context.Context, h client.Human) (client.Human, err
 	return h, a.note(ctx, "AddHuman", h)
 }
 
+func (a *admin) SetSecret(ctx context.Context, s client.NewSecret) (client.Secret, error) {
+	return client.Secret{Name: s.Name, Agents: s.Agents}, a.note(ctx, "SetSecret", s.Name, s.Agents, len(s.Value.Reveal()))
+}
+
+func (a *admin) Secrets(ctx context.Context) ([]client.Secret, error) {
+	return []client.Secret{{Name: "key"}}, a.note(ctx, "Secrets")
+}
+
+func (a *admin) RemoveSecret(ctx context.Context, name string) error {
+	return a.note(ctx, "RemoveSecret", name)
+}
+
 func (a *admin) Humans(ctx context.Context) ([]client.Human, error) {
 	return []client.Human{{Name: "bob"}}, a.note(ctx, "Humans")
 }

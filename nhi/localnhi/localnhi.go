@@ -28,6 +28,8 @@ type Config struct {
 	Issuer string
 	// TokenTTL is the life of a token. 0 means nhi.MaxTokenTTL.
 	TokenTTL time.Duration
+	// Secrets are those whose value is elsewhere than in the store.
+	Secrets []SecretBinding
 }
 
 // Authority is the local nhi.Authority, and what administers it. Safe for
@@ -41,6 +43,7 @@ type Authority struct {
 	verifier *nhi.Verifier
 	tokens   *tokens
 	revoked  *revoked
+	secrets  map[secretKey]SecretBinding // read-only
 
 	mu    sync.RWMutex // guards roots
 	roots []root       // the newest, which signs, first
@@ -58,6 +61,7 @@ var _ nhi.Authority = (*Authority)(nil)
 // them in the database.
 //
 // Errors: CryptoDecryptionFailed (Security) if kek does not open the keys;
+// InvalidArgument (Permanent) for bindings of secrets that cannot be;
 // Unavailable (Degraded) if the database cannot be used.
 func Open(ctx context.Context, cfg Config, d *sql.DB, p pqc.Provider, clock consensus.Clock, kek pqc.SymmetricKey) (*Authority, error) {
 	const op fault.Op = "localnhi.Open"
@@ -68,10 +72,13 @@ func Open(ctx context.Context, cfg Config, d *sql.DB, p pqc.Provider, clock cons
 	if a.cfg.Issuer == "" {
 		a.cfg.Issuer = "spiffe://" + cfg.TrustDomain
 	}
+	var err error
+	if a.secrets, err = bind(cfg.Secrets); err != nil {
+		return nil, fault.Wrap(op, err)
+	}
 	if err := a.AddTenant(ctx, cfg.Tenant); err != nil && !errors.Is(err, fault.AlreadyExists) {
 		return nil, fault.Wrap(op, err)
 	}
-	var err error
 	if a.revoked, err = loadRevoked(ctx, d); err != nil {
 		return nil, fault.Wrap(op, err)
 	}

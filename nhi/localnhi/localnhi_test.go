@@ -79,6 +79,11 @@ func TestAuthority(t *testing.T) {
 				must(t, a.RevokeLink(t.Context(), links[len(links)-1].Digest()))
 			},
 			RevokeToken: func(t *testing.T, who nhi.Identity) { must(t, a.RevokeToken(t.Context(), who)) },
+			Secret: func(t *testing.T, agent creto.ID, name, value string) {
+				info := localnhi.SecretInfo{Tenant: agent.Tenant, Name: nhi.SecretRef(name), Owner: a.ID(creto.KindHuman, "alice"), Agents: []creto.ID{agent}}
+				_, err := a.SetSecret(t.Context(), info, creto.NewSecret(value))
+				must(t, err)
+			},
 			Now:         func() time.Time { stamp, _ := clock.Now(t.Context()); return stamp.Time() },
 			Advance:     func(d time.Duration) { clock.Advance(d) },
 		}

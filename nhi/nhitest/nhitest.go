@@ -30,7 +30,8 @@ type Harness struct {
 	RevokeToken        func(t *testing.T, who nhi.Identity)
 	// Redelegate replaces an agent's delegation.
 	Redelegate func(t *testing.T, agent, issuer creto.ID, scope nhi.Scope)
-	// Secret keeps a secret of an agent's tenant that the agent may have.
+	// Secret keeps a secret of an agent's tenant that this agent alone may
+	// have.
 	Secret func(t *testing.T, agent creto.ID, name, value string)
 	// Now and Advance read and move the authority's clock.
 	Now     func() time.Time

@@ -205,9 +205,6 @@ func testSign(t *testing.T, h Harness) {
 }
 
 func testSecrets(t *testing.T, h Harness) {
-	if h.Secret == nil {
-		t.Skip("this harness keeps no secrets")
-	}
 	who := resolved(t, h)
 	h.Secret(t, who.ID, "shop-key", "s3cr3t")
 	h.Secret(t, who.ID, "other-key", "0ther")
@@ -218,6 +215,31 @@ func testSecrets(t *testing.T, h Harness) {
 	got, err = h.Authority.DelegatedSecrets(t.Context(), who, []nhi.SecretRef{"shop-key", "missing"})
 	if !errors.Is(err, fault.NHISecretNotFound) || len(got) > 0 || !strings.Contains(fault.Message(err), "missing") || strings.Contains(err.Error(), "s3cr3t") {
 		t.Errorf("DelegatedSecrets with one missing = %d secrets, %v; want none and NHISecretNotFound, naming it", len(got), err)
+	}
+	for _, bad := range []nhi.SecretRef{"", "../shop-key", "Shop-Key", "env:HOME", "shop-key\x00", nhi.SecretRef(strings.Repeat("x", 1<<16))} {
+		if got, err := h.Authority.DelegatedSecrets(t.Context(), who, []nhi.SecretRef{bad}); !errors.Is(err, fault.NHISecretNotFound) || len(got) > 0 {
+			t.Errorf("DelegatedSecrets(%.20q) = %d secrets, %v; want NHISecretNotFound", bad, len(got), err)
+		}
+	}
+	if got, err := h.Authority.DelegatedSecrets(t.Context(), who, make([]nhi.SecretRef, nhi.MaxSecretRefs+1)); !errors.Is(err, fault.InvalidArgument) || len(got) > 0 {
+		t.Errorf("DelegatedSecrets of too many = %d secrets, %v; want InvalidArgument", len(got), err)
+	}
+	if got, err := h.Authority.DelegatedSecrets(t.Context(), who, nil); err != nil || len(got) > 0 {
+		t.Errorf("DelegatedSecrets of none = %d secrets, %v", len(got), err)
+	}
+	// Whose secret it is, is not only policy's to say.
+	other := h.Delegated(t, "other", h.Human(t, "carol"), nhi.Everything())
+	another, err := h.Authority.Resolve(t.Context(), nhi.Credential{Token: h.token(t, other)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := h.Authority.DelegatedSecrets(t.Context(), another, []nhi.SecretRef{"shop-key"}); !errors.Is(err, fault.NHISecretAccessDenied) || len(got) > 0 || strings.Contains(err.Error(), "s3cr3t") {
+		t.Errorf("DelegatedSecrets of another agent = %d secrets, %v; want NHISecretAccessDenied", len(got), err)
+	}
+	forged := another
+	forged.ID = who.ID
+	if got, err := h.Authority.DelegatedSecrets(t.Context(), forged, []nhi.SecretRef{"shop-key"}); !errors.Is(err, fault.NHITokenInvalid) || len(got) > 0 {
+		t.Errorf("DelegatedSecrets of a forged identity = %d secrets, %v; want NHITokenInvalid", len(got), err)
 	}
 	h.Revoke(t, who.ID)
 	if got, err := h.Authority.DelegatedSecrets(t.Context(), who, []nhi.SecretRef{"shop-key"}); !errors.Is(err, fault.NHITokenInvalid) || len(got) > 0 {

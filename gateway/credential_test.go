@@ -1,0 +1,228 @@
+package gateway_test
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"creto.dev"
+	"creto.dev/audit"
+	"creto.dev/gateway"
+	"creto.dev/nhi"
+	"creto.dev/nhi/localnhi"
+)
+
+// canary is the secret that must be nowhere but at the upstream.
+const canary = "canary-9b1d"
+
+func (h *house) secret(t testing.TB, name, value string, agents ...creto.ID) {
+	t.Helper()
+	info := localnhi.SecretInfo{Tenant: h.bot.Tenant, Name: nhi.SecretRef(name), Owner: h.authority.ID(creto.KindHuman, "alice"), Agents: agents}
+	if _, err := h.authority.SetSecret(t.Context(), info, creto.NewSecret(value)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *shop) with(credentials ...gateway.Credential) gateway.Config {
+	cfg := s.mapped()
+	cfg.Hosts["evil.test"] = s.address()
+	cfg.Credentials = credentials
+	return cfg
+}
+
+var shopKey = gateway.Credential{Host: "Shop.test:80", Header: "authorization", Format: "Bearer %s", Secret: "shop-key"}
+
+// The gateway adds the credential in place of whatever the agent sends, and to
+// nothing else than the host it is for.
+func TestCredential(t *testing.T) {
+	s := newShop(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/redirect" {
+			http.Redirect(w, r, "http://evil.test/", http.StatusTemporaryRedirect)
+		}
+	})
+	h := open(t, s.with(shopKey, gateway.Credential{Host: "shop.test", Header: "X-Api-Key", Secret: "shop-key"}), nil, "http_request=*", "access_secret=shop-key")
+	h.secret(t, "shop-key", canary, h.bot)
+	for _, headers := range []string{
+		"", "Authorization: Bearer placeholder\n", "Authorization: a\nAuthorization: b\nX_Api_Key: c\nX-Api-Key: d\n",
+		"Connection: Authorization, X-Api-Key\nAuthorization: x\n", "X_Api_Key: c\nConnection: X-Api-Key\n",
+	} {
+		if status, body := h.ask(t, "GET http://SHOP.test./redirect HTTP/1.1\nHost: evil.test\n"+headers+"\n"); status != http.StatusTemporaryRedirect || strings.Contains(body, canary) {
+			t.Errorf("with %q: %d %s", headers, status, body)
+		}
+	}
+	got := s.requests()
+	if len(got) != 5 {
+		t.Fatalf("%d requests arrived", len(got))
+	}
+	for _, r := range got {
+		if r.host != "shop.test" || fmt.Sprint(r.header.Values("Authorization"), r.header.Values("X-Api-Key"), r.header["X_api_key"]) != "[Bearer "+canary+"] ["+canary+"] []" {
+			t.Errorf("the upstream got %+v", r)
+		}
+	}
+	// Where the redirect leads, on another port, or in a tunnel, it is not sent.
+	h.ask(t, "GET http://evil.test/ HTTP/1.1\nHost: shop.test\nAuthorization: mine\n\n")
+	h.ask(t, "GET http://shop.test:8080/ HTTP/1.1\nHost: shop.test\n\n")
+	for _, r := range s.requests()[5:] {
+		if strings.Contains(fmt.Sprint(r), canary) {
+			t.Errorf("%s got %+v", r.host, r)
+		}
+	}
+	if s.requests()[5].header.Get("Authorization") != "mine" {
+		t.Error("another host does not get what the agent sends")
+	}
+	for _, r := range h.records(t, creto.AccessSecret, 10) {
+		if r.Resource != "Secret::shop-key" || r.Outcome != audit.Success || r.Sandbox != "run-1" || r.Detail["delivery"] != "gateway" || r.Detail[audit.DetailEvent] != audit.EventSecretAccessed {
+			t.Errorf("recorded %+v", r)
+		}
+	}
+	// What is recorded is what the agent sent.
+	for _, r := range h.records(t, creto.HTTPRequest, 7)[2:] {
+		if r.Detail["credential"] != "Secret::shop-key Secret::shop-key" || strings.Contains(fmt.Sprintf("%+v", r), canary) {
+			t.Errorf("recorded %+v", r)
+		}
+	}
+	first := h.records(t, creto.HTTPRequest, 7)[6]
+	if want := creto.DigestOf([]byte("GET http://shop.test/redirect\n\n")); first.Args != want {
+		t.Errorf("the digest of the arguments is %s, want %s: of what the agent sent", first.Args, want)
+	}
+}
+
+// Without both permits, or without the secret, nothing is sent.
+func TestCredentialFailsClosed(t *testing.T) {
+	const request = "GET http://shop.test/orders HTTP/1.1\nHost: a\n\n"
+	for _, test := range []struct {
+		name    string
+		allow   []string
+		prepare func(*testing.T, *house)
+		status  int
+		hint    string
+		event   string
+		secrets int // records of access_secret
+	}{
+		{"no permit for the secret", []string{anyURL}, nil, http.StatusForbidden, `resource == Creto::Secret::\"shop-key\") when { context.delivery == \"gateway\" };`, "", 1},
+		{"a permit to hold it only", []string{anyURL, "access_secret=raw shop-key"}, nil, http.StatusForbidden, `shop-key`, "", 1},
+		{"no permit for the request", []string{"access_secret=shop-key"}, nil, http.StatusForbidden, `Url`, "", 0},
+		{"no secret", []string{anyURL, "access_secret=*"}, func(t *testing.T, h *house) {
+			if err := h.authority.RemoveSecret(t.Context(), h.bot.Tenant, "shop-key"); err != nil {
+				t.Fatal(err)
+			}
+		}, http.StatusNotFound, `there is no secret \"shop-key\"`, audit.EventSecretMissing, 1},
+		{"another's secret", []string{anyURL, "access_secret=*"}, func(t *testing.T, h *house) {
+			boss := h.authority.ID(creto.KindAgent, "boss")
+			if err := h.authority.AddAgent(t.Context(), boss); err != nil {
+				t.Fatal(err)
+			}
+			h.secret(t, "shop-key", canary, boss)
+		}, http.StatusForbidden, "does not let bot have it", "", 1},
+		{"a secret of two lines", []string{anyURL, "access_secret=*"}, func(t *testing.T, h *house) {
+			h.secret(t, "shop-key", canary+"\r\nX-Admin: 1")
+		}, http.StatusConflict, "cannot go into a header", audit.EventSecretAccessed, 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := newShop(t, nil)
+			h := open(t, s.with(shopKey), nil, test.allow...)
+			h.secret(t, "shop-key", canary)
+			if test.prepare != nil {
+				test.prepare(t, h)
+			}
+			status, body := h.ask(t, request)
+			if status != test.status || !strings.Contains(body, test.hint) || strings.Contains(body, canary) {
+				t.Errorf("answer %d %s; want %d with %s", status, body, test.status, test.hint)
+			}
+			if got := s.requests(); len(got) > 0 {
+				t.Errorf("the upstream got %+v", got)
+			}
+			for _, r := range h.records(t, creto.AccessSecret, test.secrets) {
+				if r.Detail[audit.DetailEvent] != test.event || strings.Contains(fmt.Sprintf("%+v", r), canary) {
+					t.Errorf("recorded %+v", r)
+				}
+			}
+			if r := h.records(t, creto.HTTPRequest, 1)[0]; r.Outcome == audit.Success {
+				t.Errorf("recorded %+v", r)
+			}
+		})
+	}
+	t.Run("a method that is answered with the request", func(t *testing.T) {
+		s := newShop(t, nil)
+		h := open(t, s.with(shopKey), nil, anyURL, "access_secret=*")
+		h.secret(t, "shop-key", canary)
+		if status, _ := h.ask(t, "TRACE http://shop.test/ HTTP/1.1\nHost: a\n\n"); status != http.StatusForbidden || len(s.requests()) > 0 {
+			t.Errorf("TRACE = %d", status)
+		}
+	})
+	t.Run("not for this agent", func(t *testing.T) {
+		s := newShop(t, nil)
+		other := shopKey
+		other.Agents = []string{"boss"}
+		h := open(t, s.with(other), nil, anyURL, "access_secret=*")
+		h.secret(t, "shop-key", canary)
+		if status, _ := h.ask(t, request); status != http.StatusOK || s.requests()[0].header.Get("Authorization") != "" {
+			t.Errorf("answer %d, the upstream got %+v", status, s.requests())
+		}
+		h.records(t, creto.AccessSecret, 0)
+	})
+}
+
+// A program holds a secret itself only where policy says raw.
+func TestRawSecret(t *testing.T) {
+	h := open(t, gateway.Config{}, nil, "access_secret=raw key", "access_secret=other", "access_secret=raw lost")
+	h.secret(t, "key", canary+"\nsecond line")
+	h.secret(t, "other", canary)
+	get := func(path string) (int, string) {
+		return h.ask(t, "GET http://localhost"+path+" HTTP/1.1\nHost: localhost\n\n")
+	}
+	if status, body := get("/v1/secrets/key"); status != http.StatusOK || body != canary+"\nsecond line" {
+		t.Errorf("the secret is %d %q", status, body)
+	}
+	if status, body := get("/v1/secrets/other"); status != http.StatusForbidden || !strings.Contains(body, `context.delivery == \"raw\"`) || strings.Contains(body, canary) {
+		t.Errorf("a secret for the gateway alone is %d %s", status, body)
+	}
+	if status, body := get("/v1/secrets/lost"); status != http.StatusNotFound || strings.Contains(body, canary) {
+		t.Errorf("a lost secret is %d %s", status, body)
+	}
+	for _, path := range []string{"/v1/secrets/..%2fkey", "/v1/secrets/KEY", "/v1/secrets/"} {
+		if status, _ := get(path); status < 400 {
+			t.Errorf("%s is %d", path, status)
+		}
+	}
+	records := h.records(t, creto.AccessSecret, 3)
+	if r := records[2]; r.Detail["delivery"] != "raw" || r.Detail[audit.DetailEvent] != audit.EventSecretAccessed || r.Sandbox != "run-1" {
+		t.Errorf("recorded %+v", r)
+	}
+	if r := records[0]; r.Outcome != audit.Failure || r.Detail[audit.DetailEvent] != audit.EventSecretMissing {
+		t.Errorf("recorded %+v", r)
+	}
+}
+
+func TestCredentialValidate(t *testing.T) {
+	for name, edit := range map[string]func(*gateway.Credential){
+		"no host":             func(c *gateway.Credential) { c.Host = "" },
+		"a URL":               func(c *gateway.Credential) { c.Host = "http://shop.test" },
+		"a pattern":           func(c *gateway.Credential) { c.Host = "*.test" },
+		"no header":           func(c *gateway.Credential) { c.Header = "" },
+		"two headers":         func(c *gateway.Credential) { c.Header = "A\r\nB" },
+		"the host header":     func(c *gateway.Credential) { c.Header = "host" },
+		"the length":          func(c *gateway.Credential) { c.Header = "Content-Length" },
+		"a hop's header":      func(c *gateway.Credential) { c.Header = "proxy-authorization" },
+		"an underscore":       func(c *gateway.Credential) { c.Header = "X_Api_Key" },
+		"no place for it":     func(c *gateway.Credential) { c.Format = "Bearer" },
+		"two places":          func(c *gateway.Credential) { c.Format = "%s:%s" },
+		"two lines":           func(c *gateway.Credential) { c.Format = "a\n%s" },
+		"no secret":           func(c *gateway.Credential) { c.Secret = "" },
+		"a reference outside": func(c *gateway.Credential) { c.Secret = "env:HOME" },
+	} {
+		c := shopKey
+		edit(&c)
+		if err := c.Validate(); err == nil {
+			t.Errorf("Validate with %s = nil", name)
+		}
+	}
+	for _, host := range []string{"shop.test", "shop.test:8080", "127.0.0.1", "[::1]:80", "::1"} {
+		c := shopKey
+		c.Host = host
+		if err := c.Validate(); err != nil {
+			t.Errorf("Validate of %q = %v", host, err)
+		}
+	}
+}
