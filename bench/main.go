@@ -27,6 +27,7 @@ type subject struct {
 // subjects are all that there are, in the order that -subject all takes.
 func subjects() []subject {
 	return []subject{
+		{"identity", "who is this, may it, and the signatures that both stand on", benchIdentity},
 		{"gate", "what the gate adds to an action, and the contracts that it asks", benchGate},
 	}
 }

@@ -145,19 +145,21 @@ func (p Proof) decode(v any) bool {
 
 // violation returns what is wrong with p as the proof of a human's link, or "".
 func (p Proof) violation(link Link) string {
+	switch p.Kind {
+	case "":
+		return "has no proof of its human"
+	case ProofBootstrap: // most links have this one, and it needs no challenge
+		if len(p.Data) > 0 {
+			return "has a bootstrap proof with data"
+		}
+		return ""
+	}
 	challenge, err := link.Challenge()
 	if err != nil {
 		return "has no challenge"
 	}
 	nonce := base64.RawURLEncoding.EncodeToString(challenge[:])
 	switch p.Kind {
-	case "":
-		return "has no proof of its human"
-	case ProofBootstrap:
-		if len(p.Data) > 0 {
-			return "has a bootstrap proof with data"
-		}
-		return ""
 	case ProofWebAuthn:
 		var a WebAuthnAssertion
 		if !p.decode(&a) {
