@@ -97,9 +97,9 @@ func (id ID) Validate() error {
 	default:
 		return fault.New(op, fault.InvalidArgument, "%q is not a kind of principal; use agent, human or workload", id.Kind)
 	}
-	for what, name := range map[string]string{"trust domain": id.TrustDomain, "tenant": id.Tenant, "name": id.Name} {
-		if !validName(name) {
-			return fault.New(op, fault.InvalidArgument, "%q is no %s: use 1 to %d of a-z, 0-9, '-', '_' and '.', beginning with a letter or digit", name, what, maxNameBytes)
+	for _, part := range [...]struct{ what, name string }{{"trust domain", id.TrustDomain}, {"tenant", id.Tenant}, {"name", id.Name}} {
+		if !validName(part.name) {
+			return fault.New(op, fault.InvalidArgument, "%q is no %s: use 1 to %d of a-z, 0-9, '-', '_' and '.', beginning with a letter or digit", part.name, part.what, maxNameBytes)
 		}
 	}
 	return nil

@@ -179,6 +179,9 @@ func (g *Gate) verify(ctx context.Context, c *Caller, now time.Time, epoch uint6
 		return nil, fault.Wrap(op, err)
 	}
 	links, err := g.authority.DelegationChain(ctx, c.identity.ID)
+	if errors.Is(err, fault.NHINotFound) { // whether there is such an agent is not told (R-NHI-11)
+		return nil, fault.WrapAs(op, fault.NHITokenInvalid, err, "the token's agent has no delegation")
+	}
 	if err != nil {
 		return nil, fault.Wrap(op, err)
 	}

@@ -126,7 +126,7 @@ func FuzzParseLink(f *testing.F) {
 	f.Add([]byte{0xa0})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		link, err := nhi.SignedLink{Body: data}.Link()
-		if err == nil && link.Version != 1 {
+		if err == nil && link.Version != 2 {
 			t.Errorf("accepted version %d", link.Version)
 		}
 	})

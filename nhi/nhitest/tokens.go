@@ -41,8 +41,11 @@ func (h Harness) epoch(t *testing.T) uint64 {
 // later waits until the epoch is later than before.
 func (h Harness) later(t *testing.T, before uint64) {
 	t.Helper()
-	for end := time.Now().Add(patience); h.epoch(t) <= before; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
+	end := time.After(patience)
+	for h.epoch(t) <= before {
+		select {
+		case <-time.After(time.Millisecond):
+		case <-end:
 			t.Fatalf("the epoch is still %d, %v after a revocation", before, patience)
 		}
 	}
@@ -159,7 +162,8 @@ func testWatch(t *testing.T, h Harness) {
 	}
 	first := next()
 	h.Revoke(t, who.ID)
-	for seen := next(); seen <= first; seen = next() { // a remote authority repeats itself
+	for seen := first; seen <= first; { // a remote authority repeats itself
+		seen = next()
 	}
 	stop()
 	select {
