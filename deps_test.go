@@ -42,6 +42,7 @@ var layers = []layer{
 	{"3d", "authz memory storage"},
 	{"3e", "inference"},
 	{"3f", "gate receipt"},
+	{"4", "internal/durable"},
 	{"4", "internal/db"},   // the enablement layer and the engines keep tables; contracts do not
 	{"4", "sandbox/guest"}, // what runs inside; it knows nothing of Creto
 	{"4", "metering oversight sandbox messaging"},
@@ -55,6 +56,7 @@ var layers = []layer{
 	{"6", "internal/gen/... fault/faultgrpc"},
 	{"7", "internal/wire internal/wire/wiretest"},
 	{"8", "sandbox/internal/launch"}, // what the sandbox backends share
+	{"8", "pqc/kek"},
 	{"8", "pqc/*pqc consensus/*consensus nhi/*nhi audit/*audit authz/*authz memory/*memory storage/*storage inference/*inference"},
 	{"8", "metering/*metering oversight/*oversight sandbox/*sandbox messaging/*messaging"},
 	{"8", "inference/provider/... oversight/channel/... metering/billing/... sandbox/gvisor sandbox/namespaces"},

@@ -17,6 +17,7 @@ import (
 	"creto.dev/authz/localauthz"
 	"creto.dev/client"
 	"creto.dev/fault"
+	"creto.dev/internal/durable"
 	"creto.dev/internal/serve"
 	"creto.dev/login"
 	"creto.dev/metering"
@@ -133,7 +134,7 @@ func writePolicy(path, text string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fault.WrapAs(op, fault.Unavailable, err, "%s cannot be made", filepath.Dir(path))
 	}
-	err := writeNew(path, []byte(text))
+	err := durable.Create(path, []byte(text))
 	if errors.Is(err, os.ErrExist) {
 		return fault.New(op, fault.AlreadyExists, "%s exists already and was left as it is; move it away, or choose another name", path)
 	}

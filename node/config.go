@@ -6,6 +6,7 @@ import (
 
 	"creto.dev"
 	"creto.dev/call"
+	"creto.dev/pqc/kek"
 )
 
 // Config is everything that a node can be told, a plain value: copy it, compare
@@ -18,6 +19,7 @@ type Config struct {
 	Server       ServerConfig       `toml:"server"`
 	Console      ConsoleConfig      `toml:"console"`
 	Identity     IdentityConfig     `toml:"identity"`
+	Keys         kek.Config         `toml:"keys"`
 	Policy       PolicyConfig       `toml:"policy"`
 	Oversight    OversightConfig    `toml:"oversight"`
 	Runtime      RuntimeConfig      `toml:"runtime"`
@@ -281,6 +283,7 @@ func Default() Config {
 		Server:    ServerConfig{Listen: "localhost:7300"},
 		Console:   ConsoleConfig{Origin: "http://localhost:7300"},
 		Identity:  IdentityConfig{TrustDomain: "creto.local", Tenant: creto.DefaultTenant, TokenTTL: Duration(15 * time.Minute)},
+		Keys:      kek.Config{Source: kek.SourceFile},
 		Oversight: OversightConfig{Timeout: Duration(30 * time.Minute)},
 		Runtime:   RuntimeConfig{Backend: BackendAuto},
 		Inference: InferenceConfig{Timeout: Duration(10 * time.Minute)},

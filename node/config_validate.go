@@ -66,6 +66,9 @@ func (c Config) problems() []configProblem {
 	k.hostPort("server.listen", c.Server.Listen, true)
 	k.origin("console.origin", c.Console.Origin)
 	k.identity(c.Identity)
+	for key, text := range c.Keys.Problems() {
+		k.addf("keys."+key, "%s", text)
+	}
 	k.within("oversight.timeout", c.Oversight.Timeout, time.Second, 30*24*time.Hour)
 	k.oneOf("runtime.backend", c.Runtime.Backend, BackendAuto, BackendGVisor, BackendNamespaces)
 	if p := c.Runtime.RunscPath; p != "" && !filepath.IsAbs(p) {

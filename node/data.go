@@ -3,7 +3,6 @@ package node
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
@@ -17,13 +16,19 @@ import (
 
 	"creto.dev/fault"
 	"creto.dev/health"
+	"creto.dev/internal/durable"
 	"creto.dev/pqc"
+	"creto.dev/pqc/kek"
+	"creto.dev/pqc/localpqc"
 	"creto.dev/receipt"
 )
 
 // RootFile holds the root's fingerprint in a data directory: what creto verify
 // trusts when it is told nothing.
-const RootFile = "keys/root.fingerprint"
+const RootFile = keysDir + "/root.fingerprint"
+
+// keysDir is below the data directory.
+const keysDir = "keys"
 
 // logOrigin is what the audit log's heads are signed under.
 func (n *Node) logOrigin() string { return n.options.Config.Identity.TrustDomain + "/log" }
@@ -48,6 +53,9 @@ func (n *Node) publishRoot() error {
 	return fault.WrapAs("node.publishRoot", fault.Unavailable, os.WriteFile(path, []byte(fingerprint.String()+"\n"), 0o600), "%s cannot be written", path)
 }
 
+// lockName is below the data directory.
+const lockName = "creto.lock"
+
 // lock makes sure that one process uses a data directory.
 func lock(path string) (*os.File, error) {
 	const op fault.Op = "node.lock"
@@ -69,51 +77,18 @@ func lock(path string) (*os.File, error) {
 	return file, nil
 }
 
-// keyEncryptionKey reads the key that seals the others, or makes it.
-func keyEncryptionKey(p pqc.Provider, path string) (pqc.SymmetricKey, error) {
-	const op fault.Op = "node.keyEncryptionKey"
-	text, err := os.ReadFile(path)
-	if err == nil {
-		raw, err := base64.StdEncoding.DecodeString(string(bytes.TrimSpace(text)))
-		if err != nil || len(raw) != pqc.SymmetricKeySize {
-			return pqc.SymmetricKey{}, fault.New(op, fault.DataLoss, "the key-encryption key %s is damaged; restore it from a backup", path)
-		}
-		return pqc.NewSymmetricKey(pqc.AES256GCM, raw), nil
-	}
-	if !errors.Is(err, os.ErrNotExist) {
-		return pqc.SymmetricKey{}, fault.WrapAs(op, fault.Unavailable, err, "the key-encryption key %s cannot be read", path)
-	}
-	key, err := p.GenerateSymmetricKey(pqc.AES256GCM)
+// RewrapKey changes what protects the key-encryption key of a data directory: see
+// kek.Rewrap. No node may be running.
+//
+// Errors: those of kek.Rewrap; FailedPrecondition (Permanent) if one is running.
+func RewrapKey(ctx context.Context, dataDir string, from, to kek.Config) error {
+	const op fault.Op = "node.RewrapKey"
+	held, err := lock(filepath.Join(dataDir, lockName))
 	if err != nil {
-		return key, fault.Wrap(op, err)
+		return fault.Wrap(op, err)
 	}
-	// The keys it seals are in the database with their next commit: it must be
-	// on disk before them.
-	if err := writeNew(path, []byte(base64.StdEncoding.EncodeToString(key.Bytes)+"\n")); err != nil {
-		return key, fault.WrapAs(op, fault.Unavailable, err, "the key-encryption key %s cannot be written", path)
-	}
-	return key, nil
-}
-
-// writeNew writes a file that is not there yet, whole and durably: a crash leaves
-// all of it or nothing. The error is the system's, os.ErrExist for one that is
-// there.
-func writeNew(path string, data []byte) error {
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer func() { _ = dir.Close() }()
-	file, err := os.CreateTemp(dir.Name(), ".new-")
-	if err != nil {
-		return err
-	}
-	_, err = file.Write(data)
-	err = errors.Join(err, file.Sync(), file.Close())
-	if err == nil {
-		err = os.Link(file.Name(), path) // unlike a rename, replaces nothing
-	}
-	return errors.Join(err, os.Remove(file.Name()), dir.Sync())
+	err = kek.Rewrap(ctx, from, to, filepath.Join(dataDir, keysDir), localpqc.New())
+	return fault.Wrap(op, errors.Join(err, held.Close()))
 }
 
 // basePolicies are written once; they belong to the administrator then.
@@ -137,7 +112,7 @@ func writeBasePolicies(dir string) error {
 	if err := os.MkdirAll(filepath.Join(dir, "agents"), 0o700); err != nil {
 		return fault.WrapAs(op, fault.Unavailable, err, "%s cannot be made", dir)
 	}
-	err := writeNew(path, []byte(basePolicies))
+	err := durable.Create(path, []byte(basePolicies))
 	if errors.Is(err, os.ErrExist) {
 		return nil
 	}

@@ -44,6 +44,7 @@ import (
 	"creto.dev/nhi/localnhi"
 	"creto.dev/oversight"
 	"creto.dev/pqc"
+	"creto.dev/pqc/kek"
 	"creto.dev/pqc/localpqc"
 )
 
@@ -122,7 +123,7 @@ func Open(ctx context.Context, o Options) (*Node, error) {
 // openData takes the data directory.
 func (n *Node) openData(ctx context.Context) error {
 	dir := n.options.DataDir
-	for _, sub := range []string{"", "keys", "policies", "run"} {
+	for _, sub := range []string{"", keysDir, "policies", "run"} {
 		err := os.MkdirAll(filepath.Join(dir, sub), 0o700)
 		if err == nil && sub == "" {
 			err = os.Chmod(dir, 0o700) // one that was there may have been open to others
@@ -132,7 +133,7 @@ func (n *Node) openData(ctx context.Context) error {
 		}
 	}
 	var err error
-	if n.lock, err = lock(filepath.Join(dir, "creto.lock")); err != nil {
+	if n.lock, err = lock(filepath.Join(dir, lockName)); err != nil {
 		return err
 	}
 	n.onClose(n.lock.Close)
@@ -162,13 +163,13 @@ func (n *Node) openPlatform(ctx context.Context) error {
 	if n.clock, err = localconsensus.Open(ctx, n.db, nodeName()); err != nil {
 		return fault.Wrap(op, err)
 	}
-	kek, err := keyEncryptionKey(n.pqc, filepath.Join(n.options.DataDir, "keys", "kek"))
+	key, err := kek.Open(ctx, cfg.Keys, filepath.Join(n.options.DataDir, keysDir), n.pqc)
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
 	n.authority, err = localnhi.Open(ctx, localnhi.Config{
 		TrustDomain: cfg.Identity.TrustDomain, Tenant: cfg.Identity.Tenant, Issuer: n.origin(), TokenTTL: time.Duration(cfg.Identity.TokenTTL),
-	}, n.db, n.pqc, n.clock, kek)
+	}, n.db, n.pqc, n.clock, key)
 	if err != nil {
 		return fault.Wrap(op, err)
 	}

@@ -118,7 +118,7 @@ Start with:  creto demo`,
 	add("run", a.demoCommand(), a.runCommand())
 	add("people", a.agentCommand(), a.humanCommand(), a.tokenCommand(), a.secretCommand(), a.approvalsCommand(), a.policyCommand(), a.checkCommand())
 	add("proof", a.receiptsCommand(), a.auditCommand(), a.verifyCommand())
-	add("node", a.serveCommand(), a.healthCommand(), a.configCommand())
+	add("node", a.serveCommand(), a.healthCommand(), a.configCommand(), a.keysCommand())
 	explainUsage(root)
 	return root
 }
