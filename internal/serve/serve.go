@@ -1,10 +1,12 @@
 // Package serve listens: one TCP port for people and programs, and a Unix
-// socket for the administrator. It turns requests into calls of what node gives
-// it and knows nothing of how they are done.
+// socket for the administrator. Both speak gRPC to whoever speaks HTTP/2 and
+// everything else to whoever speaks HTTP/1.1. It turns requests into calls of
+// what node gives it and knows nothing of how they are done.
 package serve
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
@@ -14,10 +16,12 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
 
 	"creto.dev"
 	"creto.dev/fault"
 	"creto.dev/fault/faulthttp"
+	"creto.dev/internal/wire"
 )
 
 // drainTimeout is how long requests may finish once the node stops, and
@@ -47,6 +51,17 @@ type Parts struct {
 	Doors   http.Handler
 	Console http.Handler
 	Health  http.Handler
+	// Register registers the contracts that are served over gRPC, and over
+	// HTTP/1.1 as JSON. It is called more than once. nil means none.
+	Register func(grpc.ServiceRegistrar)
+	// Authenticate is asked before each call of a contract; nil refuses all.
+	Authenticate Authenticate
+	// Ready is what grpc.health.v1 reports; nil means always.
+	Ready func(context.Context) bool
+	// TLS, if any, gives the certificate of the TCP port and the roots of
+	// clients that show one; nil means that the port is in clear.
+	TLS     wire.Source
+	Tracing wire.Tracing
 }
 
 // Server holds the listeners.
@@ -131,9 +146,27 @@ func (s *Server) Close() error {
 // Run serves until ctx ends, then lets requests finish for a few seconds.
 func (s *Server) Run(ctx context.Context, parts Parts) error {
 	s.parts = parts
+	c, err := newContracts(parts, http.HandlerFunc(notFound), s.log)
+	if err != nil {
+		return fault.Wrap("serve.Run", err)
+	}
+	defer c.transcoded.Stop() // the calls that HTTP brought have returned
+	var secure *tls.Config
+	if parts.TLS != nil {
+		secure = wire.ServerTLS(parts.TLS, tls.VerifyClientCertIfGiven, alpnHTTP1, alpnHTTP2)
+	}
+	tcp, socket := split(s.tcp, secure), split(s.socket, nil)
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return Serve(ctx, s.tcp, s.public(), s.log) })
-	group.Go(func() error { return Serve(ctx, s.socket, s.private(), s.log) })
+	for _, part := range []struct {
+		from    *splitter
+		handler http.Handler
+	}{{tcp, withPeer(false, s.public(c.json))}, {socket, withPeer(true, s.private(c.json))}} {
+		group.Go(func() error {
+			return fault.WrapAs("serve.Run", fault.Unavailable, part.from.run(ctx), "the listener failed")
+		})
+		group.Go(func() error { return Serve(ctx, part.from.h1, part.handler, s.log) })
+	}
+	group.Go(func() error { return c.serve(ctx, tcp.h2, socket.h2) })
 	return group.Wait()
 }
 
@@ -158,7 +191,10 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger
 	go func() { failed <- server.Serve(l) }()
 	select {
 	case err := <-failed:
-		return fault.WrapAs(op, fault.Unavailable, err, "the listener failed")
+		if ctx.Err() == nil || !errors.Is(err, net.ErrClosed) {
+			return fault.WrapAs(op, fault.Unavailable, err, "the listener failed")
+		}
+		failed <- err // who shares the listener was faster
 	case <-ctx.Done():
 	}
 	drain, cancel := context.WithTimeout(base, drainTimeout)
@@ -168,7 +204,7 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = server.Close()
 	}
-	if why := <-failed; !errors.Is(why, http.ErrServerClosed) {
+	if why := <-failed; !errors.Is(why, http.ErrServerClosed) && !errors.Is(why, net.ErrClosed) {
 		err = errors.Join(err, why)
 	}
 	returned := make(chan struct{})
@@ -186,19 +222,15 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger
 }
 
 // public is the handler of the TCP port.
-func (s *Server) public() http.Handler {
+func (s *Server) public(contracts http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/api/v1/", s.authenticated(api(remote{s.parts.Admin})))
-	s.shared(mux)
+	s.shared(mux, contracts)
 	return mux
 }
 
 func (s *Server) authenticated(next http.Handler) http.Handler {
-	protection := http.NewCrossOriginProtection()
-	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		faulthttp.Write(w, r, fault.New("serve", fault.PermissionDenied, "the request comes from another site's page"))
-	}))
-	protected := protection.Handler(next)
+	protected := sameSite(next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id, err := s.parts.Administrator(r)
 		if err != nil {
@@ -209,17 +241,26 @@ func (s *Server) authenticated(next http.Handler) http.Handler {
 	})
 }
 
+// sameSite refuses what another site's page makes a browser send.
+func sameSite(next http.Handler) http.Handler {
+	protection := http.NewCrossOriginProtection()
+	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		faulthttp.Write(w, r, fault.New("serve", fault.PermissionDenied, "the request comes from another site's page"))
+	}))
+	return protection.Handler(next)
+}
+
 // private is the handler of the socket, whose user owns the data directory.
-func (s *Server) private() http.Handler {
+func (s *Server) private(contracts http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/api/v1/", api(s.parts.Admin))
-	s.shared(mux)
+	s.shared(mux, contracts)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		mux.ServeHTTP(w, r.WithContext(creto.WithCaller(r.Context(), s.parts.Owner)))
 	})
 }
 
-func (s *Server) shared(mux *http.ServeMux) {
+func (s *Server) shared(mux *http.ServeMux, contracts http.Handler) {
 	mux.Handle("/v1/", s.parts.Doors)
 	mux.Handle("/console", s.parts.Console)
 	mux.Handle("/console/", s.parts.Console)
@@ -227,7 +268,9 @@ func (s *Server) shared(mux *http.ServeMux) {
 		mux.Handle(path, s.parts.Health)
 	}
 	mux.Handle("GET /{$}", http.RedirectHandler("/console", http.StatusSeeOther))
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		faulthttp.Write(w, r, fault.New("serve", fault.NotFound, "there is nothing at %s", r.URL.Path))
-	})
+	mux.Handle("/", contracts)
+}
+
+func notFound(w http.ResponseWriter, r *http.Request) {
+	faulthttp.Write(w, r, fault.New("serve", fault.NotFound, "there is nothing at %s", r.URL.Path))
 }

@@ -172,7 +172,10 @@ type node struct {
 	stop            func() error // ends it, and returns what Run returned
 }
 
-func start(t *testing.T) *node {
+func start(t *testing.T) *node { return startWith(t, nil) }
+
+// startWith serves with parts that more, if any, has changed.
+func startWith(t *testing.T, more func(*serve.Parts)) *node {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "s")
 	s, err := serve.Listen("127.0.0.1:0", socket, quiet)
@@ -188,7 +191,7 @@ func start(t *testing.T) *node {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- s.Run(ctx, serve.Parts{
+		parts := serve.Parts{
 			Admin: n.admin, Owner: human("owner"), Doors: say("doors"), Console: say("console"), Health: say("health"),
 			Administrator: func(r *http.Request) (creto.ID, error) {
 				switch r.Header.Get("Authorization") {
@@ -199,7 +202,11 @@ func start(t *testing.T) *node {
 				}
 				return creto.ID{}, fault.New("test", fault.Unauthenticated, "log in")
 			},
-		})
+		}
+		if more != nil {
+			more(&parts)
+		}
+		ended <- s.Run(ctx, parts)
 	}()
 	n.stop = sync.OnceValue(func() error { cancel(); return errors.Join(<-ended, s.Close()) })
 	t.Cleanup(func() { _ = n.stop() })
