@@ -50,6 +50,7 @@ const (
 	EventPasskeyRemoved     = "passkey_removed"
 	EventPasskeyCloned      = "passkey_cloned"
 	EventIdentityLinked     = "identity_linked"
+	EventIdentityUnlinked   = "identity_unlinked"
 	EventDelegationAsked    = "delegation_asked"
 	EventDelegationDeclined = "delegation_declined"
 	EventSecretSet          = "secret_set"

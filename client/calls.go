@@ -20,6 +20,11 @@ func (c *Client) AddAgent(ctx context.Context, a NewAgent) (agent Agent, err err
 	return agent, c.do(ctx, "POST", "/agents", a, &agent)
 }
 
+// Delegation returns one that waits, or waited, for its human.
+func (c *Client) Delegation(ctx context.Context, id string) (d Delegation, err error) {
+	return d, c.do(ctx, "GET", "/delegations/"+url.PathEscape(id), nil, &d)
+}
+
 // Agents lists the agents.
 func (c *Client) Agents(ctx context.Context) (list []Agent, err error) {
 	return list, c.do(ctx, "GET", "/agents", nil, &list)

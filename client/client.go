@@ -80,6 +80,20 @@ type Agent struct {
 	Active     bool   `json:"active"`
 	PolicyFile string `json:"policy_file,omitempty"`
 	Policy     string `json:"policy,omitempty"`
+	// Waits is the delegation that its human has yet to confirm.
+	Waits *Delegation `json:"waits,omitempty"`
+}
+
+// Delegation is one that waits, or waited, for its human.
+type Delegation struct {
+	ID string `json:"id"`
+	// State is pending, confirmed, declined or expired.
+	State      string `json:"state"`
+	Agent      string `json:"agent"`
+	OnBehalfOf string `json:"on_behalf_of"`
+	// URL is where the human confirms it, until Expires.
+	URL     string    `json:"url"`
+	Expires time.Time `json:"expires"`
 }
 
 // NewAgent asks for an agent.
@@ -95,6 +109,11 @@ type NewAgent struct {
 	Quota []string `json:"quota,omitempty"`
 	// TTL is how long the delegation lasts. 0 means 90 days.
 	TTL time.Duration `json:"ttl,omitempty"`
+	// Proof is "bootstrap" if who holds the data directory answers for the
+	// human, who then need not confirm it; "" asks a human who can.
+	Proof string `json:"proof,omitempty"`
+	// Remote is set by the listener: the request came over TCP.
+	Remote bool `json:"-"`
 }
 
 // Secret is a secret without its value.

@@ -9,16 +9,24 @@ import (
 
 // accountPage is how the reader is known.
 type accountPage struct {
-	Passkeys []login.Passkey
+	Passkeys   []login.Passkey
+	Identities []login.Identity
+	Providers  []string
 }
 
 func (c *Console) account(w http.ResponseWriter, r *http.Request, s login.Session) {
 	passkeys, err := c.Passkeys.List(r.Context(), s.Human)
+	var identities []login.Identity
+	if err == nil {
+		identities, err = c.Providers.List(r.Context(), s.Human)
+	}
 	if err != nil {
 		c.fail(w, r, s, err)
 		return
 	}
-	c.render(w, r, http.StatusOK, "account.html", page{Title: "Account", Session: s, Tab: "account", Script: true, Data: accountPage{Passkeys: passkeys}})
+	c.render(w, r, http.StatusOK, "account.html", page{
+		Title: "Account", Session: s, Tab: "account", Script: true, Data: accountPage{Passkeys: passkeys, Identities: identities, Providers: c.Providers.Names()},
+	})
 }
 
 func (c *Console) beginEnrol(w http.ResponseWriter, r *http.Request, s login.Session) {
@@ -42,10 +50,7 @@ func (c *Console) changePasskey(w http.ResponseWriter, r *http.Request, s login.
 		if err = c.Passkeys.Remove(r.Context(), s, r.PathValue("id"), r.PostFormValue("last") == "yes"); err != nil {
 			break
 		}
-		var cookie *http.Cookie
-		if cookie, err = r.Cookie(cookieName); err == nil {
-			err = c.Sessions.EndOthers(r.Context(), s.Human, cookie.Value)
-		}
+		err = c.endOthers(r, s)
 	default:
 		err = fault.New("console.changePasskey", fault.InvalidArgument, "choose rename or remove")
 	}

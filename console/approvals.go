@@ -80,4 +80,3 @@ func (c *Console) activity(w http.ResponseWriter, r *http.Request, s login.Sessi
 	}
 	c.render(w, r, http.StatusOK, "activity.html", page{Title: "Activity", Session: s, Tab: "activity", Refresh: refreshSeconds, Data: entries})
 }
-

@@ -1,20 +1,29 @@
 package console_test
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/webauthn"
 	"github.com/chromedp/chromedp"
+	"github.com/google/go-cmp/cmp"
 
 	"creto.dev"
 	"creto.dev/audit"
+	"creto.dev/fault"
+	"creto.dev/internal/canon"
 	"creto.dev/login"
+	"creto.dev/nhi"
+	"creto.dev/pqc/localpqc"
+	"creto.dev/receipt"
 )
 
 // chromium returns the browser's program, or skips.
@@ -162,7 +171,7 @@ func TestPasskeyInBrowser(t *testing.T) {
 	for _, e := range h.records(t, audit.EventLoggedIn) {
 		methods = append(methods, e.Record.Who.Name+" "+e.Record.Detail["method"])
 	}
-	if len(methods) != 1 || methods[0] != "alice passkey" {
+	if !slices.Equal(methods, []string{"alice passkey", "alice bootstrap"}) {
 		t.Errorf("recorded are %q", methods)
 	}
 	if added := h.records(t, audit.EventPasskeyAdded); len(added) != 1 || added[0].Record.Who != alice || added[0].Record.Detail["name"] != "this laptop" {
@@ -193,4 +202,131 @@ func TestPasskeyInBrowser(t *testing.T) {
 	if c := b.cookies()["creto_session"]; c != nil {
 		t.Errorf("whoever was refused has the session %+v", c)
 	}
+}
+
+// A delegation waits for its human, who sees what it passes on and confirms
+// exactly that with a passkey. Every receipt of what the agent does says so, and
+// verifying one checks the assertion.
+func TestDelegationInBrowser(t *testing.T) {
+	h := open(t, "")
+	ctx := t.Context()
+	alice := h.authority.ID(creto.KindHuman, "alice")
+	b := h.tab(t)
+	h.enrol(t, b, "alice")
+
+	bot := h.authority.ID(creto.KindAgent, "mail-bot")
+	if err := h.authority.AddAgent(ctx, bot); err != nil {
+		t.Fatal(err)
+	}
+	asked := h.draft(t, "mail-bot")
+	h.clock.Advance(10 * time.Minute) // a confirmation takes no fresh login: it is one
+	b.open("/console/agents")
+	b.shows("mail-bot is to act on your behalf")
+	b.do(chromedp.Click(`a.card`))
+	b.shows("mail-bot is to act on behalf of alice")
+	b.shows("call_model")
+	b.shows("at most 250.00 USD altogether")
+	b.press("Confirm with a passkey", "confirmed")
+	b.open("/console/agents")
+	b.shows("by passkey (localhost)")
+
+	chain, err := h.authority.Chain(ctx, bot)
+	if err != nil || chain.Proof() != nhi.ProofWebAuthn || chain.Human() != alice {
+		t.Fatalf("the chain is %v by %q, %v", chain.Human(), chain.Proof(), err)
+	}
+	link, err := chain.Links()[0].Link()
+	if err != nil {
+		t.Fatal(err)
+	}
+	link.Proof = nhi.Proof{}
+	asked.Link.Version = link.Version
+	if diff := cmp.Diff(asked.Link, link, cmp.AllowUnexported(creto.Money{})); diff != "" {
+		t.Errorf("what was confirmed is not what was asked (-want +got):\n%s", diff)
+	}
+
+	// What it does leaves a receipt that proves the passkey.
+	id, err := h.log.Log(ctx, audit.Record{Who: bot, OnBehalfOf: alice, Chain: chain.Digest(), What: creto.CallModel, Resource: "Model::gpt-4o", Outcome: audit.Success})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var entry audit.Entry
+	eventually(t, "the record", func() bool {
+		entry, err = h.log.Entry(ctx, id)
+		return err == nil
+	})
+	root, fingerprint, err := h.authority.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificates, err := h.authority.Certificates(ctx, "test.local/log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := receipt.Keys{Root: root, Certificates: certificates}
+	bundle, err := receipt.Make(ctx, h.log, h.authority.ChainByDigest, keys, []audit.Entry{entry})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := receipt.Verify(ctx, localpqc.New(), bundle, fingerprint)
+	if err != nil || !v.Trusted || v.Chains[0].HumanProof().String() != "by passkey (localhost)" {
+		t.Fatalf("Verify = %+v, %v", v.Chains, err)
+	}
+	// One changed byte of the assertion, wherever it is, fails.
+	var assertion nhi.WebAuthnAssertion
+	if err := canon.Unmarshal(chain.HumanProof().Data, &assertion); err != nil {
+		t.Fatal(err)
+	}
+	for name, part := range map[string][]byte{"signature": assertion.Signature, "client data": assertion.ClientDataJSON, "authenticator data": assertion.AuthenticatorData, "key": assertion.PublicKey} {
+		at := bytes.Index(bundle, part)
+		if at < 0 {
+			t.Fatalf("the bundle lacks the %s", name)
+		}
+		changed := bytes.Clone(bundle)
+		changed[at+len(part)/2] ^= 1
+		if _, err := receipt.Verify(ctx, localpqc.New(), changed, fingerprint); err == nil {
+			t.Errorf("a changed %s verifies", name)
+		}
+	}
+
+	// Once confirmed it is over; and what is revoked acts no more.
+	b.open("/console/delegations/" + asked.ID)
+	b.shows("confirmed")
+	b.open("/console/agents")
+	b.do(chromedp.Click(chromedp.Search(`//section[contains(.,"mail-bot")]//summary`)))
+	b.press("Revoke mail-bot", "Who acts for you")
+	eventually(t, "the revocation", func() bool { return errors.Is(h.authority.Known(ctx, bot), fault.NHINotFound) }, b.text)
+}
+
+// enrol logs somebody in by a one-time link and enrols a passkey.
+func (h *house) enrol(t testing.TB, b *tab, name string) {
+	t.Helper()
+	code, err := h.sessions.NewLogin(t.Context(), h.authority.ID(creto.KindHuman, name), login.MethodBootstrap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.open("/console/login?code=" + code)
+	b.press("Log in", "Waiting for consent")
+	b.open("/console/account")
+	b.press("Add a passkey", "not used yet")
+}
+
+// draft has a delegation of alice's to an agent wait for her.
+func (h *house) draft(t testing.TB, agent string) login.Delegation {
+	t.Helper()
+	spend, err := creto.ParseMoney("250 USD")
+	if err != nil {
+		t.Fatal(err)
+	}
+	alice := h.authority.ID(creto.KindHuman, "alice")
+	link, err := h.authority.Draft(t.Context(), alice, h.authority.ID(creto.KindAgent, agent), nhi.Grant{
+		Scope: nhi.Scope{Actions: []string{"call_model", "http_*"}, Resources: []string{"*"}, Spend: spend}, TTL: 24 * time.Hour, MaxDepth: 1,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := h.delegations.Ask(t.Context(), link, login.Shown{Policy: "permit (principal, action, resource);", Quotas: []string{"call_model=100/1h"}}, h.authority.ID(creto.KindHuman, "eve"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
 }

@@ -34,15 +34,20 @@ const cookieName = "creto_session"
 
 // Parts are what a console shows and does. All are required.
 type Parts struct {
-	Sessions *login.Sessions
-	Passkeys *login.Passkeys
-	Desk     *oversight.Desk
-	Log      audit.Log
+	Sessions    *login.Sessions
+	Passkeys    *login.Passkeys
+	Providers   *login.Providers
+	Delegations *login.Delegations
+	Devices     *login.Devices
+	Agents      Agents
+	Desk        *oversight.Desk
+	Log         audit.Log
 }
 
 // Console serves the pages below /console.
 type Console struct {
 	Parts
+	origin    string
 	slog      *slog.Logger
 	secure    bool // the origin is https, so cookies are for it alone
 	templates *template.Template
@@ -65,7 +70,7 @@ func New(origin string, parts Parts, logger *slog.Logger) (*Console, error) {
 	if err != nil {
 		return nil, fault.WrapAs(op, fault.InvalidArgument, err, "console.origin %q is no URL", origin)
 	}
-	return &Console{Parts: parts, slog: logger, secure: u.Scheme == "https", templates: templates}, nil
+	return &Console{Parts: parts, origin: origin, slog: logger, secure: u.Scheme == "https", templates: templates}, nil
 }
 
 // span is a piece of text that others wrote: as it is, or the names of
@@ -124,6 +129,22 @@ func (c *Console) Handler() http.Handler {
 	mux.HandleFunc("POST /console/account/passkeys/begin", c.with(c.beginEnrol))
 	mux.HandleFunc("POST /console/account/passkeys", c.with(c.enrol))
 	mux.HandleFunc("POST /console/account/passkeys/{id}", c.with(c.changePasskey))
+	mux.HandleFunc("POST /console/login/oidc/{provider}", c.providerLogin)
+	mux.HandleFunc("GET /console/login/oidc/{provider}/callback", c.providerAnswer)
+	mux.HandleFunc("POST /console/account/oidc/{provider}", c.with(c.linkIdentity))
+	mux.HandleFunc("POST /console/account/identities/unlink", c.with(c.unlinkIdentity))
+	mux.HandleFunc("POST /console/device/begin", c.deviceBegin)
+	mux.HandleFunc("POST /console/device/token", c.deviceToken)
+	mux.HandleFunc("POST /console/device/end", c.deviceEnd)
+	mux.HandleFunc("GET /console/device", c.with(c.device))
+	mux.HandleFunc("POST /console/device", c.with(c.answerDevice))
+	mux.HandleFunc("GET /console/agents", c.with(c.agents))
+	mux.HandleFunc("POST /console/agents/{name}/revoke", c.with(c.revokeAgent))
+	mux.HandleFunc("GET /console/delegations/{id}", c.with(c.delegation))
+	mux.HandleFunc("POST /console/delegations/{id}/begin", c.with(c.beginConfirm))
+	mux.HandleFunc("POST /console/delegations/{id}", c.with(c.confirm))
+	mux.HandleFunc("POST /console/delegations/{id}/oidc/{provider}", c.with(c.confirmWith))
+	mux.HandleFunc("POST /console/delegations/{id}/decline", c.with(c.decline))
 	mux.HandleFunc("GET /console", c.with(c.home))
 	mux.Handle("GET /console/{$}", http.RedirectHandler("/console", http.StatusMovedPermanently))
 	mux.HandleFunc("GET /console/approvals/{id}", c.with(c.show))
@@ -189,6 +210,7 @@ type page struct {
 	Tab     string
 	Refresh int // seconds; 0 for none
 	Script  bool
+	Onward  string // where the page leads by itself; "" for nowhere
 	Data    any
 	Notice  string
 }

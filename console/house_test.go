@@ -3,6 +3,7 @@ package console_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -21,6 +22,7 @@ import (
 	"creto.dev/authz"
 	"creto.dev/consensus/consensustest"
 	"creto.dev/console"
+	"creto.dev/fault"
 	"creto.dev/gate"
 	"creto.dev/internal/db"
 	"creto.dev/login"
@@ -39,22 +41,25 @@ var at = time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC)
 // house is a console over a real desk, log and database: shop-bot acts for
 // alice, bob is in finance, eve is not.
 type house struct {
-	db        *sql.DB
-	clock     *consensustest.Manual
-	authority *localnhi.Authority
-	log       *localaudit.Log
-	desk      *oversight.Desk
-	sessions  *login.Sessions
-	passkeys  *login.Passkeys
-	console   *console.Console
-	chain     nhi.VerifiedChain
-	server    *httptest.Server
-	origin    string
+	db          *sql.DB
+	clock       *consensustest.Manual
+	authority   *localnhi.Authority
+	log         *localaudit.Log
+	desk        *oversight.Desk
+	sessions    *login.Sessions
+	passkeys    *login.Passkeys
+	providers   *login.Providers
+	delegations *login.Delegations
+	configs     []login.ProviderConfig // of providers
+	console     *console.Console
+	chain       nhi.VerifiedChain
+	server      *httptest.Server
+	origin      string
 }
 
 // open opens a console that people see at origin; "" means where its server
 // really is.
-func open(t testing.TB, origin string) *house {
+func open(t testing.TB, origin string, providers ...login.ProviderConfig) *house {
 	t.Helper()
 	ctx, dir := t.Context(), t.TempDir()
 	check := func(err error) {
@@ -63,7 +68,7 @@ func open(t testing.TB, origin string) *house {
 			t.Fatal(err)
 		}
 	}
-	h := &house{clock: &consensustest.Manual{}, server: httptest.NewUnstartedServer(nil)}
+	h := &house{configs: providers, clock: &consensustest.Manual{}, server: httptest.NewUnstartedServer(nil)}
 	t.Cleanup(h.server.Close)
 	if h.origin = origin; origin == "" {
 		_, port, err := net.SplitHostPort(h.server.Listener.Addr().String())
@@ -105,11 +110,43 @@ func open(t testing.TB, origin string) *house {
 	h.sessions = login.NewSessions(h.db, h.clock)
 	h.passkeys, err = login.OpenPasskeys(h.origin, h.db, h.clock, h.log)
 	check(err)
-	h.console, err = console.New(h.origin, console.Parts{Sessions: h.sessions, Passkeys: h.passkeys, Desk: h.desk, Log: h.log}, quiet)
+	h.providers = login.NewProviders(h.origin, h.configs, login.People{ID: func(name string) creto.ID { return h.authority.ID(creto.KindHuman, name) }, Known: h.authority.Known}, h.db, h.clock, h.log)
+	h.delegations = login.NewDelegations(h.db, h.clock, h.log, h.authority.Delegate)
+	h.console, err = console.New(h.origin, console.Parts{
+		Sessions: h.sessions, Passkeys: h.passkeys, Providers: h.providers, Delegations: h.delegations, Devices: login.NewDevices(h.sessions, h.clock, h.log),
+		Agents: agents{h.authority}, Desk: h.desk, Log: h.log,
+	}, quiet)
 	check(err)
 	h.server.Config.Handler = h.console.Handler()
 	h.server.Start()
 	return h
+}
+
+// agents are those of an authority.
+type agents struct{ authority *localnhi.Authority }
+
+func (a agents) Of(ctx context.Context, human creto.ID) ([]nhi.VerifiedChain, error) {
+	list, err := a.authority.Principals(ctx, human.Tenant, creto.KindAgent)
+	var chains []nhi.VerifiedChain
+	for _, p := range list {
+		if p.Active && p.Human == human && err == nil {
+			var chain nhi.VerifiedChain
+			if chain, err = a.authority.Chain(ctx, p.ID); err == nil {
+				chains = append(chains, chain)
+			}
+		}
+	}
+	return chains, err
+}
+
+func (a agents) Revoke(ctx context.Context, human creto.ID, agent string) error {
+	chains, err := a.Of(ctx, human)
+	for _, chain := range chains {
+		if chain.Agent().Name == agent {
+			return a.authority.Revoke(ctx, chain.Agent())
+		}
+	}
+	return errors.Join(err, fault.New("test", fault.NHINotFound, "no agent %q acts for you", agent))
 }
 
 // ask has the agent ask for consent, and returns the request once it waits.

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"creto.dev"
+	"creto.dev/audit"
 	"creto.dev/fault"
 	"creto.dev/login"
 )
@@ -47,6 +48,8 @@ type loginPage struct {
 	Code string
 	// Next is where to go afterwards.
 	Next string
+	// Providers are the identity providers.
+	Providers []string
 }
 
 // askLogin shows the ways to log in, and leads back to where r was going.
@@ -55,7 +58,7 @@ func (c *Console) askLogin(w http.ResponseWriter, r *http.Request, status int, n
 	if r.Method == http.MethodGet {
 		next = localPath(r.URL.RequestURI())
 	}
-	c.render(w, r, status, "login.html", page{Title: "Log in", Notice: notice, Script: true, Data: loginPage{Next: next}})
+	c.render(w, r, status, "login.html", page{Title: "Log in", Notice: notice, Script: true, Data: loginPage{Next: next, Providers: c.Providers.Names()}})
 }
 
 // localPath returns where to go after a login: a page of the console, and never
@@ -73,7 +76,7 @@ func localPath(text string) string {
 // does cannot spend the code.
 func (c *Console) showLogin(w http.ResponseWriter, r *http.Request) {
 	code := r.FormValue("code")
-	c.render(w, r, http.StatusOK, "login.html", page{Title: "Log in", Script: code == "", Data: loginPage{Code: code, Next: "/console"}})
+	c.render(w, r, http.StatusOK, "login.html", page{Title: "Log in", Script: code == "", Data: loginPage{Code: code, Next: "/console", Providers: c.Providers.Names()}})
 }
 
 func (c *Console) login(w http.ResponseWriter, r *http.Request) {
@@ -83,7 +86,16 @@ func (c *Console) login(w http.ResponseWriter, r *http.Request) {
 		c.askLogin(w, r, fault.CodeOf(err).HTTPStatus(), fault.Message(err))
 		return
 	}
-	if err := c.hold(w, r, token); err != nil {
+	session, err := c.Sessions.Find(r.Context(), token)
+	if err == nil {
+		_, err = c.Log.Log(r.Context(), audit.Record{
+			Who: session.Human, What: audit.EventLoggedIn, Resource: "Human::" + session.Human.Name, Outcome: audit.Success, Detail: map[string]string{"method": string(session.Method)},
+		})
+	}
+	if err == nil {
+		err = c.hold(w, r, token)
+	}
+	if err != nil {
 		c.fail(w, r, login.Session{}, err)
 		return
 	}
@@ -121,6 +133,11 @@ func (c *Console) reply(w http.ResponseWriter, r *http.Request, answer any, err 
 		status, answer = fault.CodeOf(err).HTTPStatus(), map[string]string{"message": fault.Message(err)}
 		c.complain(r, err)
 	}
+	c.answer(w, status, answer)
+}
+
+// answer writes JSON.
+func (c *Console) answer(w http.ResponseWriter, status int, answer any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(answer) // a reader who left needs no answer

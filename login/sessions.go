@@ -107,7 +107,20 @@ func (s *Sessions) Login(ctx context.Context, code string) (string, error) {
 //
 // Errors: Unavailable (Degraded).
 func (s *Sessions) New(ctx context.Context, human creto.ID, method Method) (string, time.Time, error) {
-	const op fault.Op = "login.NewSession"
+	const op fault.Op = "login.Sessions.New"
+	now, err := s.clock.Now(ctx)
+	if err != nil {
+		return "", time.Time{}, fault.Wrap(op, err)
+	}
+	return s.NewSince(ctx, human, method, now.Time())
+}
+
+// NewSince is New for a human who was known at some time before; zero for
+// nobody knows when.
+//
+// Errors: Unavailable (Degraded).
+func (s *Sessions) NewSince(ctx context.Context, human creto.ID, method Method, since time.Time) (string, time.Time, error) {
+	const op fault.Op = "login.Sessions.NewSince"
 	now, err := s.clock.Now(ctx)
 	if err != nil {
 		return "", time.Time{}, fault.Wrap(op, err)
@@ -115,12 +128,12 @@ func (s *Sessions) New(ctx context.Context, human creto.ID, method Method) (stri
 	if err := s.sweep(ctx, now.Physical); err != nil {
 		return "", time.Time{}, fault.Wrap(op, err)
 	}
+	var authenticated int64
+	if method != MethodToken && !since.IsZero() {
+		authenticated = min(since.UnixNano(), now.Physical)
+	}
 	token, expires := newSecret(), now.Time().Add(SessionTTL)
 	digest := creto.DigestOf([]byte(token))
-	authenticated := now.Physical
-	if method == MethodToken {
-		authenticated = 0
-	}
 	_, err = s.db.ExecContext(ctx, "INSERT INTO session (digest, principal, csrf, expires_ns, method, authenticated_ns) VALUES ($1, $2, $3, $4, $5, $6)",
 		digest[:], human.String(), newSecret(), expires.UnixNano(), string(method), authenticated)
 	return token, expires, db.Classify(op, err)

@@ -57,6 +57,9 @@ func (n *Node) AddAgent(ctx context.Context, in client.NewAgent) (client.Agent, 
 	if err != nil {
 		return client.Agent{}, fault.Wrap(op, err)
 	}
+	if _, err := n.waitsFor(ctx, issuer, in); err != nil {
+		return client.Agent{}, fault.Wrap(op, err)
+	}
 	rules := make([]localauthz.Rule, 0, len(in.Allow)+len(in.Ask))
 	for _, text := range in.Allow {
 		rules = append(rules, localauthz.Rule{Text: text})
@@ -87,7 +90,11 @@ func (n *Node) AddAgent(ctx context.Context, in client.NewAgent) (client.Agent, 
 	if err != nil {
 		return client.Agent{}, fault.Wrap(op, err)
 	}
+	again := false // it was added before, and its human has not confirmed it
 	for _, p := range agents {
+		if again = p.ID == id && p.Active && p.OnBehalfOf.IsZero(); again {
+			break
+		}
 		if p.ID == id {
 			state := "already"
 			if !p.Active {
@@ -99,32 +106,29 @@ func (n *Node) AddAgent(ctx context.Context, in client.NewAgent) (client.Agent, 
 	// The policy comes first: while there is no such agent it permits nothing,
 	// and it can be taken back.
 	file := filepath.Join(n.policyDir, "agents", in.Name+".cedar")
-	if err := writePolicy(file, policy); err != nil {
-		return client.Agent{}, fault.Wrap(op, err)
+	if same, err := os.ReadFile(file); !again || err != nil || string(same) != policy {
+		if err := writePolicy(file, policy); err != nil {
+			return client.Agent{}, fault.Wrap(op, err)
+		}
 	}
 	if err := n.authorizer.Reload(ctx); err != nil {
 		return client.Agent{}, errors.Join(fault.Wrap(op, err), os.Remove(file))
 	}
-	if err := n.authority.AddAgent(ctx, id); err != nil {
-		return client.Agent{}, errors.Join(fault.Wrap(op, err), os.Remove(file))
-	}
-	link, err := n.authority.Draft(ctx, issuer, id, nhi.Grant{Scope: nhi.Everything(), TTL: ttl, MaxDepth: nhi.DefaultMaxDepth})
-	if err != nil {
-		return client.Agent{}, fault.Wrap(op, err)
-	}
-	chain, err := n.authority.Delegate(ctx, link, nhi.Proof{Kind: nhi.ProofBootstrap})
-	if err != nil {
-		return client.Agent{}, fault.Wrap(op, err)
-	}
-	if err := n.adminEvent(ctx, audit.EventDelegationIssued, "Agent::"+in.Name, chain); err != nil {
-		return client.Agent{}, fault.Wrap(op, err)
+	if !again {
+		if err := n.authority.AddAgent(ctx, id); err != nil {
+			return client.Agent{}, errors.Join(fault.Wrap(op, err), os.Remove(file))
+		}
 	}
 	for action, limit := range limits {
 		if err := n.quota.SetLimit(ctx, id, action, limit); err != nil {
 			return client.Agent{}, fault.Wrap(op, err)
 		}
 	}
-	return client.Agent{Name: in.Name, ID: id.String(), OnBehalfOf: issuer.Name, Active: true, PolicyFile: file, Policy: policy}, nil
+	waits, err := n.delegateFor(ctx, issuer, id, nhi.Grant{Scope: nhi.Everything(), TTL: ttl, MaxDepth: nhi.DefaultMaxDepth}, login.Shown{Policy: policy, Quotas: in.Quota}, in)
+	if err != nil {
+		return client.Agent{}, fault.Wrap(op, err)
+	}
+	return client.Agent{Name: in.Name, ID: id.String(), OnBehalfOf: issuer.Name, Active: true, PolicyFile: file, Policy: policy, Waits: waits}, nil
 }
 
 // writePolicy writes a policy that is not there yet; one that is belongs to

@@ -6,6 +6,7 @@ import (
 
 	"creto.dev"
 	"creto.dev/call"
+	"creto.dev/login"
 	"creto.dev/pqc/kek"
 )
 
@@ -18,6 +19,7 @@ import (
 type Config struct {
 	Server       ServerConfig       `toml:"server"`
 	Console      ConsoleConfig      `toml:"console"`
+	Login        LoginConfig        `toml:"login"`
 	Identity     IdentityConfig     `toml:"identity"`
 	Keys         kek.Config         `toml:"keys"`
 	Policy       PolicyConfig       `toml:"policy"`
@@ -40,6 +42,12 @@ type ConsoleConfig struct {
 	// Origin is the console's address as browsers see it. Passkeys are bound
 	// to its host, which therefore cannot be an IP address.
 	Origin string `toml:"origin"`
+}
+
+// LoginConfig is how people are known beside passkeys and one-time logins.
+type LoginConfig struct {
+	// OIDC are identity providers; none is there by default.
+	OIDC []login.ProviderConfig `toml:"oidc"`
 }
 
 // IdentityConfig is whom the node vouches for.

@@ -65,6 +65,7 @@ func (c Config) problems() []configProblem {
 	k := &configChecker{}
 	k.hostPort("server.listen", c.Server.Listen, true)
 	k.origin("console.origin", c.Console.Origin)
+	k.login(c.Login)
 	k.identity(c.Identity)
 	for key, text := range c.Keys.Problems() {
 		k.addf("keys."+key, "%s", text)
@@ -103,6 +104,21 @@ func (k *configChecker) origin(key, value string) {
 	}
 	if u.Scheme == "http" && host != "localhost" && !strings.HasSuffix(host, ".localhost") {
 		k.addf(key, "%q needs https, because it is not localhost", value)
+	}
+}
+
+func (k *configChecker) login(c LoginConfig) {
+	seen := map[string]bool{}
+	for i, p := range c.OIDC {
+		key := fmt.Sprintf("login.oidc[%d].", i)
+		problems := p.Problems()
+		for _, field := range slices.Sorted(maps.Keys(problems)) {
+			k.addf(key+field, "%s", problems[field])
+		}
+		if seen[p.Name] || seen[p.Issuer] {
+			k.addf(key+"name", "%q, or its issuer, is there twice", p.Name)
+		}
+		seen[p.Name], seen[p.Issuer] = true, true
 	}
 }
 

@@ -66,27 +66,30 @@ type Options struct {
 
 // Node is one opened node.
 type Node struct {
-	options    Options
-	lock       *os.File
-	db         *sql.DB
-	pqc        pqc.Provider
-	clock      consensus.Clock
-	authority  *localnhi.Authority
-	log        *localaudit.Log
-	quota      *metering.Quota
-	authorizer *localauthz.Authorizer
-	desk       *oversight.Desk
-	gate       *gate.Gate
-	models     []inference.Model
-	gateway    *gateway.Gateway
-	sessions   *login.Sessions
-	passkeys   *login.Passkeys
-	console    *console.Console
-	health     *health.Composite
-	runs       *runs
-	server     *serve.Server
-	owner      creto.ID
-	policyDir  string
+	options     Options
+	lock        *os.File
+	db          *sql.DB
+	pqc         pqc.Provider
+	clock       consensus.Clock
+	authority   *localnhi.Authority
+	log         *localaudit.Log
+	quota       *metering.Quota
+	authorizer  *localauthz.Authorizer
+	desk        *oversight.Desk
+	gate        *gate.Gate
+	models      []inference.Model
+	gateway     *gateway.Gateway
+	sessions    *login.Sessions
+	passkeys    *login.Passkeys
+	providers   *login.Providers
+	delegations *login.Delegations
+	devices     *login.Devices
+	console     *console.Console
+	health      *health.Composite
+	runs        *runs
+	server      *serve.Server
+	owner       creto.ID
+	policyDir   string
 	// policyMistake is what is wrong with the policies on disk, if anything.
 	policyMistake atomic.Pointer[string]
 	requests      inflight
@@ -111,7 +114,7 @@ func Open(ctx context.Context, o Options) (*Node, error) {
 	}
 	n := &Node{options: o}
 	for _, step := range []func(context.Context) error{
-		n.openData, n.openPlatform, n.openSecurity, n.openEnablement, n.openDoors, n.announce,
+		n.openData, n.openPlatform, n.openLogin, n.openSecurity, n.openEnablement, n.openDoors, n.announce,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(err, n.Close())
@@ -209,7 +212,7 @@ func (n *Node) openSecurity(ctx context.Context) error {
 			return fault.Wrap(op, err)
 		}
 	}
-	n.authorizer, err = localauthz.Open(n.policyDir, n.authority.Groups, []authz.Extension{n.quota}, n.policyChanged)
+	n.authorizer, err = localauthz.Open(n.policyDir, n.groups, []authz.Extension{n.quota}, n.policyChanged)
 	return fault.Wrap(op, err)
 }
 
@@ -238,7 +241,7 @@ func (n *Node) openEnablement(ctx context.Context) error {
 	const op fault.Op = "node.openEnablement"
 	cfg := n.options.Config
 	var err error
-	n.desk, err = oversight.Open(ctx, oversight.Config{Timeout: time.Duration(cfg.Oversight.Timeout)}, n.db, n.clock, n.log, n.authority.Groups, n.options.Log)
+	n.desk, err = oversight.Open(ctx, oversight.Config{Timeout: time.Duration(cfg.Oversight.Timeout)}, n.db, n.clock, n.log, n.groups, n.options.Log)
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
@@ -269,12 +272,11 @@ func (n *Node) openEnablement(ctx context.Context) error {
 // openDoors opens what people see.
 func (n *Node) openDoors(context.Context) error {
 	const op fault.Op = "node.openDoors"
-	n.sessions = login.NewSessions(n.db, n.clock)
 	var err error
-	if n.passkeys, err = login.OpenPasskeys(n.origin(), n.db, n.clock, n.log); err != nil {
-		return fault.Wrap(op, err)
-	}
-	n.console, err = console.New(n.origin(), console.Parts{Sessions: n.sessions, Passkeys: n.passkeys, Desk: n.desk, Log: n.log}, n.options.Log)
+	n.console, err = console.New(n.origin(), console.Parts{
+		Sessions: n.sessions, Passkeys: n.passkeys, Providers: n.providers, Delegations: n.delegations, Devices: n.devices,
+		Agents: agentsOf{n}, Desk: n.desk, Log: n.log,
+	}, n.options.Log)
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
@@ -392,7 +394,7 @@ func (n *Node) administrator(r *http.Request) (creto.ID, error) {
 	if err != nil {
 		return creto.ID{}, fault.Wrap(op, err)
 	}
-	groups, err := n.authority.Groups(r.Context(), id)
+	groups, err := n.groups(r.Context(), id)
 	if err != nil {
 		return creto.ID{}, fault.Wrap(op, err)
 	}

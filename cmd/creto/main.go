@@ -18,7 +18,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"creto.dev"
 	"creto.dev/client"
 	"creto.dev/fault"
 	"creto.dev/sandbox/guest"
@@ -116,7 +115,7 @@ Start with:  creto demo`,
 		}
 	}
 	add("run", a.demoCommand(), a.runCommand())
-	add("people", a.agentCommand(), a.humanCommand(), a.tokenCommand(), a.secretCommand(), a.approvalsCommand(), a.policyCommand(), a.checkCommand())
+	add("people", a.agentCommand(), a.humanCommand(), a.loginCommand(), a.logoutCommand(), a.tokenCommand(), a.secretCommand(), a.approvalsCommand(), a.policyCommand(), a.checkCommand())
 	add("proof", a.receiptsCommand(), a.auditCommand(), a.verifyCommand())
 	add("node", a.serveCommand(), a.healthCommand(), a.configCommand(), a.keysCommand())
 	explainUsage(root)
@@ -171,7 +170,11 @@ func (a *app) client() (*client.Client, error) {
 	if address == "" {
 		address = filepath.Join(a.dataDir, client.SocketName)
 	}
-	return client.New(address, creto.NewSecret(os.Getenv(tokenEnv)))
+	token, err := a.tokenFor(address)
+	if err != nil {
+		return nil, err
+	}
+	return client.New(address, token)
 }
 
 // The environment that names a node elsewhere, and a session's token for it.

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"creto.dev/client"
+	"creto.dev/fault"
 )
 
 // table writes aligned columns.
@@ -39,8 +40,11 @@ func (a *app) agentCommand() *cobra.Command {
 					table(w, "NAME\tON BEHALF OF\tSTATE\tPOLICY", func(w io.Writer) {
 						for _, x := range list {
 							state := "active"
-							if !x.Active {
+							switch {
+							case !x.Active:
 								state = "revoked"
+							case x.OnBehalfOf == "":
+								state = "acts for nobody yet"
 							}
 							fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", x.Name, x.OnBehalfOf, state, x.PolicyFile)
 						}
@@ -64,6 +68,7 @@ func (a *app) agentCommand() *cobra.Command {
 
 func (a *app) agentAddCommand() *cobra.Command {
 	var in client.NewAgent
+	var wait bool
 	c := &cobra.Command{
 		Use:   "add NAME",
 		Short: "Add an agent that acts on behalf of a human",
@@ -75,7 +80,11 @@ Rules are ACTION=RESOURCE-GLOB, where * stands for anything:
   --allow call_model=gpt-4o-mini
   --allow "http_request=GET http://shop.test/orders/*"
   --allow network_egress=api.example.com:443
-  --ask   "http_request=POST http://shop.test/refunds,finance"    ask group finance first`,
+  --ask   "http_request=POST http://shop.test/refunds,finance"    ask group finance first
+
+A human with a passkey or an identity provider confirms in the browser that the
+agent acts for them; this command prints where, and waits. --proof bootstrap
+answers for them, which every receipt of the agent will say.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			in.Name = args[0]
@@ -84,8 +93,17 @@ Rules are ACTION=RESOURCE-GLOB, where * stands for anything:
 				if err != nil {
 					return err
 				}
+				if agent.Waits != nil {
+					if err := a.awaitHuman(c, n, agent.Waits, wait); err != nil {
+						return err
+					}
+				}
 				return a.print(agent, func(w io.Writer) {
-					fmt.Fprintf(w, "added %s, on behalf of %s\n", agent.Name, agent.OnBehalfOf)
+					if agent.Waits != nil && agent.Waits.State == delegationPending {
+						fmt.Fprintf(w, "added %s, which waits for %s\n", agent.Name, agent.OnBehalfOf)
+					} else {
+						fmt.Fprintf(w, "added %s, on behalf of %s\n", agent.Name, agent.OnBehalfOf)
+					}
 					fmt.Fprintf(w, "its policy is %s:\n\n%s\n", agent.PolicyFile, indent(agent.Policy))
 					fmt.Fprintf(w, "next:  %s\n", a.hint("run "+agent.Name+" -- COMMAND"))
 				})
@@ -97,7 +115,46 @@ Rules are ACTION=RESOURCE-GLOB, where * stands for anything:
 	c.Flags().StringArrayVar(&in.Ask, "ask", nil, "what it may do with consent: `ACTION=RESOURCE-GLOB,GROUP` (repeatable)")
 	c.Flags().StringArrayVar(&in.Quota, "quota", nil, "how often: `ACTION=AMOUNT/WINDOW` (repeatable)")
 	c.Flags().DurationVar(&in.TTL, "ttl", 90*24*time.Hour, "how long the delegation lasts")
+	c.Flags().StringVar(&in.Proof, "proof", "", "`bootstrap` answers for the human, as who holds the data directory")
+	c.Flags().BoolVar(&wait, "wait", true, "wait until the human has confirmed it")
 	return c
+}
+
+// The states of a delegation that waits for its human.
+const (
+	delegationPending   = "pending"
+	delegationConfirmed = "confirmed"
+)
+
+// confirmInterval is how often a command line asks whether a human has answered.
+const confirmInterval = time.Second
+
+// awaitHuman says where d is confirmed, and waits until it is; what d says is
+// brought up to date.
+func (a *app) awaitHuman(c *cobra.Command, n *client.Client, d *client.Delegation, wait bool) error {
+	const op fault.Op = "creto.agent"
+	fmt.Fprintf(c.ErrOrStderr(), "%s must confirm that %s acts for them, until %s:\n\n  %s\n\n", d.OnBehalfOf, d.Agent, d.Expires.Local().Format("15:04:05"), d.URL)
+	if !wait {
+		return nil
+	}
+	ticker := time.NewTicker(confirmInterval)
+	defer ticker.Stop()
+	for d.State == delegationPending {
+		select {
+		case <-c.Context().Done():
+			return fault.Wrap(op, c.Context().Err())
+		case <-ticker.C:
+		}
+		now, err := n.Delegation(c.Context(), d.ID)
+		if err != nil {
+			return err
+		}
+		*d = now
+	}
+	if d.State != delegationConfirmed {
+		return fault.New(op, fault.PermissionDenied, "%s acts for nobody: the delegation is %s; to ask again, run the same command", d.Agent, d.State)
+	}
+	return nil
 }
 
 func indent(text string) string {

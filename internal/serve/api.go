@@ -20,6 +20,7 @@ import (
 type Admin interface {
 	Status(ctx context.Context) (client.Status, error)
 	AddAgent(ctx context.Context, a client.NewAgent) (client.Agent, error)
+	Delegation(ctx context.Context, id string) (client.Delegation, error)
 	Agents(ctx context.Context) ([]client.Agent, error)
 	RevokeAgent(ctx context.Context, name string) error
 	Token(ctx context.Context, agent string) (client.Token, error)
@@ -44,6 +45,12 @@ type Admin interface {
 // remote is what an administrator may do from elsewhere: nothing in another's
 // name, and nothing about this machine's processes.
 type remote struct{ Admin }
+
+// AddAgent asks the human: nobody elsewhere holds the data directory.
+func (a remote) AddAgent(ctx context.Context, in client.NewAgent) (client.Agent, error) {
+	in.Remote = true
+	return a.Admin.AddAgent(ctx, in)
+}
 
 // Login logs in the caller only: whoever logs in as another answers as them. It
 // proves nothing that the caller's own session did not.
@@ -103,6 +110,9 @@ func api(a Admin) http.Handler {
 	on := func(pattern string, h http.HandlerFunc) { mux.HandleFunc(pattern, h) }
 	on("GET /api/v1/status", answer(func(r *http.Request, _ none) (client.Status, error) { return a.Status(r.Context()) }))
 	on("POST /api/v1/agents", answer(func(r *http.Request, in client.NewAgent) (client.Agent, error) { return a.AddAgent(r.Context(), in) }))
+	on("GET /api/v1/delegations/{id}", answer(func(r *http.Request, _ none) (client.Delegation, error) {
+		return a.Delegation(r.Context(), r.PathValue("id"))
+	}))
 	on("GET /api/v1/agents", answer(func(r *http.Request, _ none) ([]client.Agent, error) { return a.Agents(r.Context()) }))
 	on("POST /api/v1/agents/{name}/revoke", answer(func(r *http.Request, _ none) (none, error) {
 		return none{}, a.RevokeAgent(r.Context(), r.PathValue("name"))

@@ -78,6 +78,10 @@ func (a *admin) Status(ctx context.Context) (client.Status, error) {
 }
 
 func (a *admin) AddAgent(ctx context.Context, in client.NewAgent) (client.Agent, error) {
+	if in.Remote == (creto.CallerOf(ctx) == human("owner")) {
+		return client.Agent{}, fault.New("test", fault.Internal, "Remote is %v for %v", in.Remote, creto.CallerOf(ctx))
+	}
+	in.Remote = false
 	return client.Agent{Name: in.Name}, a.note(ctx, "AddAgent", in)
 }
 
@@ -111,6 +115,10 @@ func (a *admin) RemoveSecret(ctx context.Context, name string) error {
 
 func (a *admin) Humans(ctx context.Context) ([]client.Human, error) {
 	return []client.Human{{Name: "bob"}}, a.note(ctx, "Humans")
+}
+
+func (a *admin) Delegation(ctx context.Context, id string) (client.Delegation, error) {
+	return client.Delegation{ID: id}, a.note(ctx, "Delegation", id)
 }
 
 func (a *admin) Session(ctx context.Context, human string) (client.Token, error) {
@@ -255,7 +263,7 @@ func TestAPI(t *testing.T) {
 		{func(ctx context.Context, c *client.Client) (any, error) { return c.Status(ctx) }, client.Status{Version: "1", PID: 7}, "Status []", false},
 		{func(ctx context.Context, c *client.Client) (any, error) {
 			return c.AddAgent(ctx, client.NewAgent{Name: "bot", OnBehalfOf: "alice", Allow: []string{"a"}, Ask: []string{"b"}, Quota: []string{"c"}, TTL: time.Hour})
-		}, client.Agent{Name: "bot"}, "AddAgent [{Name:bot OnBehalfOf:alice Allow:[a] Ask:[b] Quota:[c] TTL:1h0m0s}]", false},
+		}, client.Agent{Name: "bot"}, "AddAgent [{Name:bot OnBehalfOf:alice Allow:[a] Ask:[b] Quota:[c] TTL:1h0m0s Proof: Remote:false}]", false},
 		{func(ctx context.Context, c *client.Client) (any, error) { return c.Agents(ctx) }, []client.Agent{{Name: "bot"}}, "Agents []", false},
 		{func(ctx context.Context, c *client.Client) (any, error) { return nil, c.RevokeAgent(ctx, "a/b c") }, nil, "RevokeAgent [a/b c]", false},
 		{func(ctx context.Context, c *client.Client) (any, error) { return c.Token(ctx, "bot") }, client.Token{Token: "t"}, "Token [bot]", false},
@@ -265,6 +273,7 @@ func TestAPI(t *testing.T) {
 		{func(ctx context.Context, c *client.Client) (any, error) { return c.Humans(ctx) }, []client.Human{{Name: "bob"}}, "Humans []", false},
 		{func(ctx context.Context, c *client.Client) (any, error) { return c.Session(ctx, "bob") }, client.Token{Token: "t"}, "Session [bob]", true},
 		{func(ctx context.Context, c *client.Client) (any, error) { return c.Session(ctx, "anna") }, client.Token{Token: "t"}, "Session [anna]", false},
+		{func(ctx context.Context, c *client.Client) (any, error) { return c.Delegation(ctx, "7") }, client.Delegation{ID: "7"}, "Delegation [7]", false},
 		{func(ctx context.Context, c *client.Client) (any, error) { return c.Login(ctx, "bob") }, "http://x/", "Login [bob]", true},
 		{func(ctx context.Context, c *client.Client) (any, error) { return c.Login(ctx, "anna") }, "http://x/", "Login [anna]", false},
 		{func(ctx context.Context, c *client.Client) (any, error) {

@@ -64,17 +64,7 @@ CREATE TABLE pending_delegation (
 );
 CREATE INDEX pending_delegation_issuer ON pending_delegation (issuer, state);
 
-CREATE TABLE device_login (
-    device     BLOB    NOT NULL PRIMARY KEY, -- digest of what the command line polls with
-    user_code  BLOB    NOT NULL UNIQUE,      -- digest of what the human compares
-    client     TEXT    NOT NULL,             -- what asks, in its own words
-    principal  TEXT    NOT NULL DEFAULT '',  -- who confirmed it
-    declined   INTEGER NOT NULL DEFAULT 0,
-    expires_ns BIGINT  NOT NULL
-);
-
 -- +goose Down
-DROP TABLE device_login;
 DROP TABLE pending_delegation;
 DROP TABLE oidc_group;
 DROP TABLE oidc_identity;
