@@ -114,7 +114,7 @@ func TestPassphrase(t *testing.T) {
 	if again := open(t, byPassphrase(passphrase), dir); again.ID != key.ID {
 		t.Error("a second Open returns another key")
 	}
-	for _, wrong := range []string{passphrase + " ", passphrase[:20], "Correct horse battery", "x"} {
+	for _, wrong := range []string{passphrase + " ", "Correct horse battery"} {
 		refused(t, byPassphrase(wrong), dir, fault.CryptoDecryptionFailed, "give the one it was wrapped with")
 	}
 

@@ -2,9 +2,11 @@ package localpqc_test
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"testing"
 
+	"creto.dev/fault"
 	"creto.dev/pqc"
 	"creto.dev/pqc/localpqc"
 	"creto.dev/pqc/pqctest"
@@ -40,5 +42,32 @@ func TestCompositeVector(t *testing.T) {
 	got, err := p.Public(key)
 	if err != nil || string(got.Bytes) != string(v.PK) {
 		t.Errorf("Public of the draft's secret key differs from its public key (err %v)", err)
+	}
+}
+
+// Every byte of a composite signature counts; pqctest tries some.
+func TestEveryByteCounts(t *testing.T) {
+	p := localpqc.New()
+	key, err := p.GenerateSigningKey(pqc.MLDSA65Ed25519)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := p.Public(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sig, err := p.Sign(pqc.PurposeRecord, []byte("message"), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range sig.Bytes {
+		sig.Bytes[i] ^= 1 << (i % 8)
+		if err := p.Verify(pqc.PurposeRecord, []byte("message"), sig, public); !errors.Is(err, fault.CryptoSignatureVerificationFailed) {
+			t.Errorf("Verify with byte %d changed = %v, want CryptoSignatureVerificationFailed", i, err)
+		}
+		sig.Bytes[i] ^= 1 << (i % 8)
+	}
+	if err := p.Verify(pqc.PurposeRecord, []byte("message"), sig, public); err != nil {
+		t.Errorf("Verify of the signature itself: %v", err)
 	}
 }

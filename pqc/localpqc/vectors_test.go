@@ -51,12 +51,18 @@ func readModule(t *testing.T, module, name string, v any) {
 		err = json.Unmarshal(output, &downloaded)
 	}
 	if err != nil {
-		if os.Getenv("CRETO_TEST_REQUIRE") == "1" {
-			t.Fatalf("go mod download %s: %v", module, err)
-		}
-		t.Skipf("the vectors of %s cannot be had (go mod download %s: %v)", module, module, err)
+		missing(t, "the vectors of %s cannot be had; try go mod download %s (%v)", module, module, err)
 	}
 	readJSON(t, filepath.Join(downloaded.Dir, filepath.FromSlash(name)), v)
+}
+
+// missing skips a test for want of vectors, or fails it where none may be skipped.
+func missing(t *testing.T, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("CRETO_TEST_REQUIRE") == "1" {
+		t.Fatalf(format, args...)
+	}
+	t.Skipf(format, args...)
 }
 
 func readJSON(t *testing.T, path string, v any) {
@@ -377,7 +383,7 @@ func TestHPKEVectors(t *testing.T) {
 	}
 	path := filepath.Join(strings.TrimSpace(string(root)), "src", "crypto", "hpke", "testdata", "hpke-pq.json")
 	if _, err := os.Stat(path); err != nil {
-		t.Skipf("this Go comes without its tests: %v", err)
+		missing(t, "this Go comes without its tests; install one from go.dev/dl (%v)", err)
 	}
 	var vectors []struct {
 		KEM    int      `json:"kem_id"`
@@ -407,4 +413,29 @@ func TestHPKEVectors(t *testing.T) {
 		}
 	}
 	count(t, tried, 3)
+}
+
+// The draft's own signature without a context, and what must not hold of it.
+func TestCompositeWithoutContext(t *testing.T) {
+	var v struct {
+		M, Ctx, PK, S, SWithContext []byte
+	}
+	readJSON(t, "testdata/composite.json", &v)
+	k := schemes[pqc.MLDSA65Ed25519].verifier(v.PK)
+	if !k.verify("", v.M, v.S) || !k.verify(pqc.Purpose(v.Ctx), v.M, v.SWithContext) {
+		t.Fatal("the draft's signatures do not hold")
+	}
+	if k.verify(pqc.Purpose(v.Ctx), v.M, v.S) || k.verify("", v.M, v.SWithContext) {
+		t.Error("a signature holds for another context")
+	}
+	// Halves of two good signatures.
+	const half = 3309
+	for _, mixed := range [][]byte{
+		append(bytes.Clone(v.S[:half]), v.SWithContext[half:]...),
+		append(bytes.Clone(v.SWithContext[:half]), v.S[half:]...),
+	} {
+		if k.verify("", v.M, mixed) || k.verify(pqc.Purpose(v.Ctx), v.M, mixed) {
+			t.Error("halves of two signatures hold together")
+		}
+	}
 }
