@@ -62,7 +62,7 @@ var layers = []layer{
 	{"8", "inference/provider/... oversight/channel/... metering/billing/... sandbox/gvisor sandbox/namespaces"},
 	{"8", "login"}, // humans: sessions, passkeys, identity providers
 	{"9", "client"},
-	{"10", "console/... gateway/... internal/serve"},
+	{"10", "console/... gateway/... internal/serve internal/sts"},
 	{"11", "node"},
 	{"12", "cmd/creto"},
 }

@@ -43,6 +43,8 @@ const (
 	EventDelegationIssued   = "delegation_issued"
 	EventDelegationRevoked  = "delegation_revoked"
 	EventTokenIssued        = "token_issued"
+	EventTokenRevoked       = "token_revoked"
+	EventSVIDIssued         = "svid_issued" // an X.509-SVID; a JWT-SVID is a token
 	EventHumanAdded         = "human_added"
 	EventLoginIssued        = "login_issued"
 	EventLoggedIn           = "logged_in"

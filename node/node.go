@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,6 +39,7 @@ import (
 	"creto.dev/internal/db"
 	"creto.dev/internal/logkey"
 	"creto.dev/internal/serve"
+	"creto.dev/internal/sts"
 	"creto.dev/login"
 	"creto.dev/metering"
 	"creto.dev/nhi"
@@ -85,6 +87,7 @@ type Node struct {
 	delegations *login.Delegations
 	devices     *login.Devices
 	console     *console.Console
+	tokens      *sts.Service
 	health      *health.Composite
 	runs        *runs
 	server      *serve.Server
@@ -280,6 +283,7 @@ func (n *Node) openDoors(context.Context) error {
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
+	n.tokens = sts.New(sts.Parts{Authority: n.authority, Clock: n.clock, Log: n.log, Administrator: n.introspector})
 	n.health, err = health.New(n.options.Log, n.checks()...)
 	return fault.Wrap(op, err)
 }
@@ -320,7 +324,8 @@ func (n *Node) Run(ctx context.Context) error {
 	group.Go(func() error {
 		return n.server.Run(running, serve.Parts{
 			Admin: n, Administrator: n.administrator, Owner: n.owner,
-			Doors: n.requests.count(n.gateway.Doors(n.bearer)), Console: n.requests.count(n.console.Handler()), Health: n.health.Handler(n.isKnown),
+			Doors: n.requests.count(n.gateway.Doors(n.bearer)), Console: n.requests.count(n.console.Handler()),
+			Tokens: n.requests.count(n.tokens.Handler()), Health: n.health.Handler(n.isKnown),
 		})
 	})
 	err := group.Wait()
@@ -377,9 +382,12 @@ func (n *Node) bearer(r *http.Request) (gateway.Origin, error) {
 // credential is what a request presents: an access token, as bearer or with a
 // DPoP proof (RFC 9449, section 7.1), and the certificate of its connection.
 func (n *Node) credential(r *http.Request) nhi.Credential {
-	c := nhi.Credential{Token: gateway.AccessToken(r), DPoP: r.Header.Get("DPoP"), Method: r.Method, URL: n.origin() + r.URL.EscapedPath()}
-	if len(r.Header.Values("DPoP")) > 1 { // RFC 9449, section 4.3: one
-		c.DPoP = ""
+	c := nhi.Credential{Token: gateway.AccessToken(r), Method: r.Method, URL: n.origin() + r.URL.EscapedPath()}
+	// RFC 9449: one proof (section 4.3), and a bound token comes under the
+	// scheme that asks for it, never as bearer (section 7.2).
+	scheme, _, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if proofs := r.Header.Values("DPoP"); len(proofs) == 1 && strings.EqualFold(scheme, "DPoP") {
+		c.DPoP = proofs[0]
 	}
 	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
 		c.Certificate = sha256.Sum256(r.TLS.PeerCertificates[0].Raw)
@@ -402,6 +410,15 @@ func (n *Node) administrator(r *http.Request) (creto.ID, error) {
 		return id, nil
 	}
 	return creto.ID{}, fault.New(op, fault.PermissionDenied, "%s is not in the group %q", id.Name, AdminGroup)
+}
+
+// introspector authenticates who asks about the tokens of others: who holds the
+// socket, or an administrator.
+func (n *Node) introspector(r *http.Request) (creto.ID, error) {
+	if id := creto.CallerOf(r.Context()); id == n.owner {
+		return id, nil
+	}
+	return n.administrator(r)
 }
 
 // isKnown reports whether health may tell its reasons.

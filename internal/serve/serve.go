@@ -47,8 +47,10 @@ type Parts struct {
 	Admin         Admin
 	Administrator func(r *http.Request) (creto.ID, error)
 	Owner         creto.ID
-	// Doors serve /v1, Console /console, Health the rest.
+	// Doors serve /v1, Console /console, Tokens /oauth and what others verify
+	// tokens with, Health the rest.
 	Doors   http.Handler
+	Tokens  http.Handler
 	Console http.Handler
 	Health  http.Handler
 	// Register registers the contracts that are served over gRPC, and over
@@ -264,6 +266,9 @@ func (s *Server) shared(mux *http.ServeMux, contracts http.Handler) {
 	mux.Handle("/v1/", s.parts.Doors)
 	mux.Handle("/console", s.parts.Console)
 	mux.Handle("/console/", s.parts.Console)
+	for _, path := range []string{"/.well-known/", "/oauth/", "/spiffe/"} {
+		mux.Handle(path, s.parts.Tokens)
+	}
 	for _, path := range []string{"/health", "/livez", "/readyz"} {
 		mux.Handle(path, s.parts.Health)
 	}

@@ -200,7 +200,7 @@ func startWith(t *testing.T, more func(*serve.Parts)) *node {
 	ended := make(chan error, 1)
 	go func() {
 		parts := serve.Parts{
-			Admin: n.admin, Owner: human("owner"), Doors: say("doors"), Console: say("console"), Health: say("health"),
+			Admin: n.admin, Owner: human("owner"), Doors: say("doors"), Console: say("console"), Tokens: say("tokens"), Health: say("health"),
 			Administrator: func(r *http.Request) (creto.ID, error) {
 				switch r.Header.Get("Authorization") {
 				case "Bearer admin":
@@ -381,7 +381,7 @@ func TestTCP(t *testing.T) {
 		t.Errorf("calls %q", calls)
 	}
 	for path, want := range map[string]string{
-		"/v1/models": "doors for ", "/console": "console for ", "/console/x": "console for ", "/health": "health for ", "/livez": "health for ", "/readyz": "health for ",
+		"/v1/models": "doors for ", "/oauth/token": "tokens for ", "/.well-known/jwks.json": "tokens for ", "/spiffe/bundle": "tokens for ", "/console": "console for ", "/console/x": "console for ", "/health": "health for ", "/livez": "health for ", "/readyz": "health for ",
 	} {
 		body, _ := io.ReadAll(n.do(t, "GET", path, "", nil).Body)
 		if string(body) != want {

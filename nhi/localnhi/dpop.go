@@ -1,6 +1,7 @@
 package localnhi
 
 import (
+	"context"
 	"crypto"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -67,12 +68,31 @@ func (t *tokens) possessed(c nhi.Credential, cnf nhi.Confirmation, now time.Time
 	return nil
 }
 
-// Proven returns the thumbprint of the key that made a DPoP proof for a request
-// that carries no access token, as one for a token does (RFC 9449, section 5).
+// Possession returns the key that a request for a token proves to have, which
+// the new token is to be bound to: cnf, if it is not zero, and no other; else
+// that of a DPoP proof, which names no token (RFC 9449, section 5), or the
+// client's certificate (RFC 8705); else the zero Confirmation. c's token is not
+// looked at.
 //
 // Errors: NHITokenInvalid (Security).
-func (a *Authority) Proven(proof, method, url string, now time.Time) (string, error) {
-	return a.tokens.dpop.verify(proof, method, url, "", now)
+func (a *Authority) Possession(ctx context.Context, c nhi.Credential, cnf nhi.Confirmation) (nhi.Confirmation, error) {
+	const op fault.Op = "localnhi.Possession"
+	now, err := a.now(ctx)
+	if err != nil {
+		return nhi.Confirmation{}, fault.Wrap(op, err)
+	}
+	c.Token = ""
+	if !cnf.IsZero() {
+		return cnf, a.tokens.possessed(c, cnf, now)
+	}
+	switch {
+	case c.DPoP != "":
+		key, err := a.tokens.dpop.verify(c.DPoP, c.Method, c.URL, "", now)
+		return nhi.Confirmation{JKT: key}, err
+	case c.Certificate != [32]byte{}:
+		return nhi.Confirmation{X5T: base64.RawURLEncoding.EncodeToString(c.Certificate[:])}, nil
+	}
+	return nhi.Confirmation{}, nil
 }
 
 // verify checks a proof (RFC 9449, section 4.3), and that it was not used

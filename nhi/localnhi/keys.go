@@ -22,7 +22,8 @@ import (
 const (
 	RoleRoot       = "root"       // signs human links and certificates
 	RoleToken      = "token"      // signs access tokens
-	RoleSVID       = "svid"       // signs SVIDs of both kinds
+	RoleSVID       = "svid"       // signs JWT-SVIDs
+	RoleCA         = "ca"         // signs X.509-SVIDs
 	RolePrincipal  = "principal"  // an agent's own
 	RoleEncryption = "encryption" // what others encrypt for an agent with
 )
@@ -34,6 +35,10 @@ const platform = "platform"
 // algorithm of package pqc, whose signatures have a purpose.
 const ecdsaP256 pqc.Algorithm = "ecdsa-p256"
 
+// ecdsaP256CA is the same with a certificate, in DER, as its public half: peers
+// trust the certificate, and it must outlive the key's secret.
+const ecdsaP256CA pqc.Algorithm = "ecdsa-p256-x509"
+
 // algorithmOf returns what a role's keys are made with. Tokens are verified by
 // ordinary JWT libraries, hence Ed25519 alone.
 func algorithmOf(role string) pqc.Algorithm {
@@ -42,6 +47,8 @@ func algorithmOf(role string) pqc.Algorithm {
 		return pqc.Ed25519
 	case RoleSVID:
 		return ecdsaP256
+	case RoleCA:
+		return ecdsaP256CA
 	case RoleEncryption:
 		return pqc.MLKEM768X25519
 	}
@@ -107,7 +114,7 @@ func (a *Authority) newKey(ctx context.Context, tx *sql.Tx, owner, role string) 
 	const op fault.Op = "localnhi.newKey"
 	s := secret{KeyInfo: KeyInfo{Owner: owner, Role: role, Algorithm: algorithmOf(role)}}
 	var err error
-	if s.seed, s.Public, err = a.generate(s.Algorithm); err != nil {
+	if s.seed, s.Public, err = a.generate(ctx, s.Algorithm); err != nil {
 		return s, fault.Wrap(op, err)
 	}
 	s.ID = pqc.NewPublicKey(s.Algorithm, s.Public).ID
@@ -124,7 +131,7 @@ func (a *Authority) newKey(ctx context.Context, tx *sql.Tx, owner, role string) 
 }
 
 // generate returns a fresh seed and its public key.
-func (a *Authority) generate(algorithm pqc.Algorithm) (seed, public []byte, err error) {
+func (a *Authority) generate(ctx context.Context, algorithm pqc.Algorithm) (seed, public []byte, err error) {
 	const op fault.Op = "localnhi.generate"
 	switch algorithm {
 	case pqc.Ed25519:
@@ -142,6 +149,8 @@ func (a *Authority) generate(algorithm pqc.Algorithm) (seed, public []byte, err 
 			public, err = private.PublicKey.Bytes()
 		}
 		return seed, public, fault.WrapAs(op, fault.CryptoInternal, err, "")
+	case ecdsaP256CA:
+		return a.generateCA(ctx)
 	case pqc.MLKEM768X25519:
 		key, err := a.pqc.GenerateKEMKey(algorithm)
 		if err != nil {
@@ -218,6 +227,8 @@ func (a *Authority) Rotate(ctx context.Context, owner, role string) (KeyInfo, er
 		err = a.loadRoots(ctx)
 	case RoleToken:
 		err = a.loadTokenKeys(ctx)
+	case RoleSVID, RoleCA:
+		err = a.loadSVIDKeys(ctx)
 	}
 	return next.KeyInfo, fault.Wrap(op, err)
 }

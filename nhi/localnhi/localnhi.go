@@ -42,6 +42,7 @@ type Authority struct {
 	kek      pqc.SymmetricKey
 	verifier *nhi.Verifier
 	tokens   *tokens
+	svids    *svids
 	revoked  *revoked
 	secrets  map[secretKey]SecretBinding // read-only
 
@@ -85,8 +86,11 @@ func Open(ctx context.Context, cfg Config, d *sql.DB, p pqc.Provider, clock cons
 	if err := a.loadRoots(ctx); err != nil {
 		return nil, fault.Wrap(op, err)
 	}
-	a.tokens = newTokens(a.cfg.Issuer)
-	return a, fault.Wrap(op, a.loadTokenKeys(ctx))
+	a.tokens, a.svids = newTokens(a.cfg.Issuer), &svids{}
+	if err := a.loadTokenKeys(ctx); err != nil {
+		return nil, fault.Wrap(op, err)
+	}
+	return a, fault.Wrap(op, a.loadSVIDKeys(ctx))
 }
 
 // ID returns the full name of a principal of this authority's own tenant.
@@ -98,6 +102,9 @@ func (a *Authority) ID(kind creto.Kind, name string) creto.ID {
 func (a *Authority) IDOf(tenant string, kind creto.Kind, name string) creto.ID {
 	return creto.ID{TrustDomain: a.cfg.TrustDomain, Tenant: tenant, Kind: kind, Name: name}
 }
+
+// Issuer is the URL that tokens are issued under.
+func (a *Authority) Issuer() string { return a.cfg.Issuer }
 
 // now is the current time in the order of events, so that an expiry never
 // depends on a clock that was set back.

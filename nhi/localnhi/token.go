@@ -3,6 +3,7 @@ package localnhi
 import (
 	"context"
 	"crypto/ed25519"
+	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -138,9 +139,15 @@ func (a *Authority) Resolve(ctx context.Context, c nhi.Credential) (nhi.Identity
 	seen := a.tokens.seen[c.Token]
 	a.tokens.mu.RUnlock()
 	if seen == nil {
-		if seen, err = a.parse(c.Token, stamp.Time()); err != nil {
+		signed, err := a.parse(c.Token, stamp.Time())
+		if err != nil {
 			return nhi.Identity{}, err
 		}
+		if !signed.Audience.Contains(Audience) {
+			return nhi.Identity{}, errToken
+		}
+		seen = &seenToken{token: c.Token, identity: signed.identity}
+		a.tokens.remember(seen, stamp.Time())
 	}
 	if err := a.holds(ctx, seen, stamp.Physical); err != nil {
 		return nhi.Identity{}, err
@@ -194,8 +201,62 @@ func (a *Authority) holds(ctx context.Context, t *seenToken, now int64) error {
 	return nil
 }
 
-// parse verifies a token's signature and claims, and remembers it.
-func (a *Authority) parse(token string, now time.Time) (*seenToken, error) {
+// Inspection is what a valid token says, whoever presents it and whomever it is
+// for. Nothing may be done on its word alone.
+type Inspection struct {
+	nhi.Identity
+	// Audience is whom the token is for.
+	Audience []string
+	// IssuedAt is to the second, in UTC.
+	IssuedAt time.Time
+	// Actors act for the human: the agent, then who delegated to it, the
+	// nearest first.
+	Actors []string
+}
+
+// Inspect returns what a token of this authority says, if it is valid now: for
+// introspection and exchange, which ask for possession themselves, and for
+// revocation, which does not.
+//
+// Errors: those of Resolve; NHITokenInvalid (Security) also if the delegation
+// that it was issued under is not in force.
+func (a *Authority) Inspect(ctx context.Context, token string) (Inspection, error) {
+	const op fault.Op = "localnhi.Inspect"
+	stamp, err := a.clock.Now(ctx)
+	if err != nil {
+		return Inspection{}, fault.Wrap(op, err)
+	}
+	signed, err := a.parse(token, stamp.Time())
+	if err != nil {
+		return Inspection{}, err
+	}
+	if err := a.holds(ctx, &seenToken{identity: signed.identity}, stamp.Physical); err != nil {
+		return Inspection{}, err
+	}
+	chain, err := a.Chain(ctx, signed.identity.ID)
+	switch {
+	case errors.Is(err, fault.NHINotFound), errors.Is(err, fault.NHIDelegationVerificationFailed):
+		return Inspection{}, fault.WrapAs(op, fault.NHITokenInvalid, err, "the delegation behind the token is not in force")
+	case err != nil:
+		return Inspection{}, fault.Wrap(op, err)
+	case chain.Digest() != signed.identity.Chain:
+		return Inspection{}, fault.New(op, fault.NHITokenInvalid, "the token was issued under another delegation")
+	}
+	in := Inspection{Identity: signed.identity, Audience: signed.Audience, IssuedAt: signed.IssuedAt.Time().UTC()}
+	for act := signed.Act; act != nil; act = act.Act {
+		in.Actors = append(in.Actors, act.Subject)
+	}
+	return in, nil
+}
+
+// signedToken is a token whose signature and form are good.
+type signedToken struct {
+	claims
+	identity nhi.Identity
+}
+
+// parse verifies a token's signature and claims, but not whom it is for.
+func (a *Authority) parse(token string, now time.Time) (*signedToken, error) {
 	const op fault.Op = "localnhi.parse"
 	t := a.tokens
 	if len(token) > maxTokenBytes {
@@ -214,11 +275,11 @@ func (a *Authority) parse(token string, now time.Time) (*seenToken, error) {
 	if err := parsed.Claims(key, &c); err != nil {
 		return nil, fault.WrapAs(op, fault.NHITokenInvalid, err, "the token is not valid")
 	}
-	if c.Expiry == nil || c.IssuedAt == nil || c.ID == "" || c.Act == nil || c.Expiry.Time().Sub(c.IssuedAt.Time()) > nhi.MaxTokenTTL || c.Cnf.JKT != "" && c.Cnf.X5T != "" {
+	if c.Expiry == nil || c.IssuedAt == nil || c.IssuedAt.Time().After(now) || c.ID == "" || c.Act == nil || c.Expiry.Time().Sub(c.IssuedAt.Time()) > nhi.MaxTokenTTL || c.Cnf.JKT != "" && c.Cnf.X5T != "" {
 		return nil, errToken
 	}
 	// Expiry is checked on every use, against the order of events.
-	expected := jwt.Expected{Issuer: t.issuer, AnyAudience: jwt.Audience{Audience}}
+	expected := jwt.Expected{Issuer: t.issuer}
 	if err := c.ValidateWithLeeway(expected.WithTime(c.IssuedAt.Time()), 0); err != nil {
 		return nil, fault.WrapAs(op, fault.NHITokenInvalid, err, "the token is not valid")
 	}
@@ -230,14 +291,13 @@ func (a *Authority) parse(token string, now time.Time) (*seenToken, error) {
 	if err != nil || human.Kind != creto.KindHuman || human.Tenant != agent.Tenant {
 		return nil, errToken
 	}
-	s := &seenToken{token: token, identity: nhi.Identity{
+	s := &signedToken{claims: c, identity: nhi.Identity{
 		ID: agent, Human: human, Instance: c.Instance, TokenID: c.ID, Chain: c.Chain, Epoch: c.Epoch,
 		Sandbox: c.Sandbox, Confirmation: c.Cnf, ExpiresAt: c.Expiry.Time().UTC(),
 	}}
 	if !now.Before(s.identity.ExpiresAt) {
 		return nil, fault.New(op, fault.NHITokenExpired, "the token has expired")
 	}
-	t.remember(s, now)
 	return s, nil
 }
 
@@ -269,6 +329,8 @@ func (t *tokens) remember(s *seenToken, now time.Time) {
 // TokenRequest says what a token is for. The zero value asks for one that this
 // trust domain's gates accept from whoever holds it.
 type TokenRequest struct {
+	// ID is its jti; "" makes one.
+	ID string
 	// Audience is whom it is for; "" means Audience. Nobody else accepts it.
 	Audience string
 	// Sandbox binds it to a run, Instance names a process.
@@ -312,10 +374,13 @@ func (a *Authority) IssueToken(ctx context.Context, agent creto.ID, r TokenReque
 	if r.Audience == "" {
 		r.Audience = Audience
 	}
+	if r.ID == "" {
+		r.ID = creto.NewUUID().String()
+	}
 	c := claims{
 		Claims: jwt.Claims{
 			Issuer: a.tokens.issuer, Subject: chain.Human().String(), Audience: jwt.Audience{r.Audience},
-			IssuedAt: jwt.NewNumericDate(now), Expiry: jwt.NewNumericDate(expires), ID: creto.NewUUID().String(),
+			IssuedAt: jwt.NewNumericDate(now), Expiry: jwt.NewNumericDate(expires), ID: r.ID,
 		},
 		ClientID: agent.String(), Cnf: r.Confirmation, Chain: chain.Digest(), Epoch: s.epoch, Instance: r.Instance, Sandbox: r.Sandbox,
 	}
