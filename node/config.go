@@ -18,6 +18,7 @@ import (
 // its units in their names.
 type Config struct {
 	Server       ServerConfig       `toml:"server"`
+	TLS          TLSConfig          `toml:"tls"`
 	Console      ConsoleConfig      `toml:"console"`
 	Login        LoginConfig        `toml:"login"`
 	Identity     IdentityConfig     `toml:"identity"`
@@ -35,6 +36,20 @@ type Config struct {
 type ServerConfig struct {
 	// Listen is host:port of the one TCP port; port 0 takes a free one.
 	Listen string `toml:"listen"`
+	// AllowPlaintext permits listening beyond this machine without TLS, because
+	// something in front of the node encrypts.
+	AllowPlaintext bool `toml:"allow_plaintext"`
+}
+
+// TLSConfig is how the TCP port is encrypted: not at all where Cert is empty. The
+// files are PEM and read again when they change.
+type TLSConfig struct {
+	// Cert is the node's certificate, with intermediates, and Key its key.
+	Cert string `toml:"cert"`
+	Key  string `toml:"key"`
+	// ClientCA holds the roots of the certificates by which other nodes are
+	// known; "" means that clients are not asked for one.
+	ClientCA string `toml:"client_ca"`
 }
 
 // ConsoleConfig is the web console.

@@ -122,7 +122,7 @@ func TestLoad(t *testing.T) {
 		t.Fatalf("Load = %v, warnings %q", err, warnings)
 	}
 	want := node.Default()
-	want.Server.Listen = "0.0.0.0:7300"
+	want.Server = node.ServerConfig{Listen: "0.0.0.0:7300", AllowPlaintext: true}
 	want.Console.Origin = "https://creto.example:8443"
 	want.Identity = node.IdentityConfig{TrustDomain: "corp.example", Tenant: "acme", TokenTTL: node.Duration(5 * time.Minute)}
 	want.Egress.Hosts = map[string]string{"shop.test": "127.0.0.1:8080", "db.test:5432": "10.0.0.7:5432"}

@@ -64,6 +64,7 @@ func (k *configChecker) hostPort(key, value string, free bool) {
 func (c Config) problems() []configProblem {
 	k := &configChecker{}
 	k.hostPort("server.listen", c.Server.Listen, true)
+	k.transport(c.Server, c.TLS)
 	k.origin("console.origin", c.Console.Origin)
 	k.login(c.Login)
 	k.identity(c.Identity)
@@ -88,6 +89,34 @@ func (c Config) problems() []configProblem {
 	k.oneOf("log.format", c.Log.Format, "text", "json")
 	k.integrations(c.Integrations)
 	return k.found
+}
+
+// transport checks that what leaves this machine is encrypted, or said not to be:
+// tokens and approvals cross the port.
+func (k *configChecker) transport(server ServerConfig, c TLSConfig) {
+	for _, f := range []struct{ key, path string }{{"cert", c.Cert}, {"key", c.Key}, {"client_ca", c.ClientCA}} {
+		if f.path != "" && !filepath.IsAbs(f.path) {
+			k.addf("tls."+f.key, "%q is not an absolute path", f.path)
+		}
+	}
+	switch {
+	case c.Cert != "" && c.Key == "":
+		k.addf("tls.key", "the key of tls.cert is required")
+	case c.Cert == "" && (c.Key != "" || c.ClientCA != ""):
+		k.addf("tls.cert", "a certificate is required for TLS")
+	case c.Cert == "" && !server.AllowPlaintext && !loopback(server.Listen):
+		k.addf("server.listen", "%q can be reached from elsewhere, in clear; set tls.cert and tls.key, or server.allow_plaintext = true if something in front of the node encrypts", server.Listen)
+	}
+}
+
+// loopback reports whether only this machine reaches host:port.
+func loopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return true // it is said to be no address
+	}
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.Unmap().IsLoopback()
 }
 
 // origin checks the console's origin: a passkey is bound to its host, which

@@ -91,6 +91,7 @@ type Node struct {
 	health      *health.Composite
 	runs        *runs
 	server      *serve.Server
+	tls         *tlsFiles // nil in clear
 	owner       creto.ID
 	policyDir   string
 	// policyMistake is what is wrong with the policies on disk, if anything.
@@ -143,6 +144,9 @@ func (n *Node) openData(ctx context.Context) error {
 		return err
 	}
 	n.onClose(n.lock.Close)
+	if n.tls, err = openTLS(n.options.Config.TLS, n.options.Log); err != nil {
+		return err
+	}
 	if n.server, err = serve.Listen(n.options.Config.Server.Listen, filepath.Join(dir, client.SocketName), n.options.Log); err != nil {
 		return err
 	}
@@ -292,8 +296,11 @@ func (n *Node) openDoors(context.Context) error {
 // that was really taken when that was left to the system or to --listen.
 func (n *Node) origin() string {
 	cfg := n.options.Config
-	if cfg.Server.Listen == Default().Server.Listen || cfg.Console.Origin != Default().Console.Origin {
+	if cfg.Console.Origin != Default().Console.Origin || cfg.Server.Listen == Default().Server.Listen && n.tls == nil {
 		return cfg.Console.Origin
+	}
+	if n.tls != nil {
+		return "https://" + localName(n.server.Address())
 	}
 	return "http://" + localName(n.server.Address())
 }
@@ -322,11 +329,16 @@ func (n *Node) Run(ctx context.Context) error {
 	go func() { logged <- n.log.Run(logging) }()
 	group.Go(func() error { return n.runs.run(running) })
 	group.Go(func() error {
-		return n.server.Run(running, serve.Parts{
+		parts := serve.Parts{
 			Admin: n, Administrator: n.administrator, Owner: n.owner,
+			Register: n.register, Authenticate: n.authenticate, Ready: func(ctx context.Context) bool { return n.health.Ready(ctx).OK() },
 			Doors: n.requests.count(n.gateway.Doors(n.bearer)), Console: n.requests.count(n.console.Handler()),
 			Tokens: n.requests.count(n.tokens.Handler()), Health: n.health.Handler(n.isKnown),
-		})
+		}
+		if n.tls != nil {
+			parts.TLS = n.tls.source
+		}
+		return n.server.Run(running, parts)
 	})
 	err := group.Wait()
 	// Their listeners are closed and their contexts have ended; what is left
@@ -402,14 +414,7 @@ func (n *Node) administrator(r *http.Request) (creto.ID, error) {
 	if err != nil {
 		return creto.ID{}, fault.Wrap(op, err)
 	}
-	groups, err := n.groups(r.Context(), id)
-	if err != nil {
-		return creto.ID{}, fault.Wrap(op, err)
-	}
-	if slices.Contains(groups, AdminGroup) {
-		return id, nil
-	}
-	return creto.ID{}, fault.New(op, fault.PermissionDenied, "%s is not in the group %q", id.Name, AdminGroup)
+	return id, fault.Wrap(op, n.mustBeIn(r.Context(), id, AdminGroup))
 }
 
 // introspector authenticates who asks about the tokens of others: who holds the
