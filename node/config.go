@@ -27,6 +27,7 @@ type Config struct {
 	Oversight    OversightConfig    `toml:"oversight"`
 	Runtime      RuntimeConfig      `toml:"runtime"`
 	Egress       EgressConfig       `toml:"egress"`
+	Secrets      SecretsConfig      `toml:"secrets"`
 	Inference    InferenceConfig    `toml:"inference"`
 	Log          LogConfig          `toml:"log"`
 	Integrations IntegrationsConfig `toml:"integrations"`
@@ -124,6 +125,57 @@ type CredentialConfig struct {
 	// Secret is the secret's name. Required.
 	Secret string `toml:"secret"`
 	// Agents are those whose requests it is added to; none means all.
+	Agents []string `toml:"agents"`
+}
+
+// SecretsConfig is where secrets have their values that the node's own store
+// does not have.
+type SecretsConfig struct {
+	// CacheTTL is how long a value of the vault may be kept in memory; 0 is not
+	// at all.
+	CacheTTL Duration           `toml:"cache_ttl"`
+	Env      SecretEnvConfig    `toml:"env"`
+	Files    SecretFilesConfig  `toml:"files"`
+	Vault    SecretVaultConfig  `toml:"vault"`
+	Names    []SecretNameConfig `toml:"names"`
+}
+
+// SecretEnvConfig is the environment as a source.
+type SecretEnvConfig struct {
+	// Prefix begins the names of the variables that may be read; "" means none.
+	Prefix string `toml:"prefix"`
+}
+
+// SecretFilesConfig is a directory as a source.
+type SecretFilesConfig struct {
+	// Dir holds a file for each secret; "" means no such source.
+	Dir string `toml:"dir"`
+}
+
+// SecretVaultConfig is OpenBao or HashiCorp Vault as a source.
+type SecretVaultConfig struct {
+	// Address is its URL; "" means no such source.
+	Address   string `toml:"address"`
+	Namespace string `toml:"namespace"`
+	// Token is the node's, unless RoleID and SecretID are those of an AppRole.
+	Token        creto.Secret `toml:"token"`
+	RoleID       string       `toml:"role_id"`
+	SecretID     creto.Secret `toml:"secret_id"`
+	AppRoleMount string       `toml:"approle_mount"`
+	// CAFile has the certificates that the vault's must lead to.
+	CAFile string `toml:"ca_file"`
+	// Timeout bounds one attempt, of which there are at most Attempts.
+	Timeout  Duration `toml:"timeout"`
+	Attempts int      `toml:"attempts"`
+}
+
+// SecretNameConfig says where the secret of a name has its value.
+type SecretNameConfig struct {
+	// Name is what policies and credentials call it. Required.
+	Name string `toml:"name"`
+	// From is the reference, such as vault:kv/shop#api_key. Required.
+	From string `toml:"from"`
+	// Agents may have it; none means that policy alone decides.
 	Agents []string `toml:"agents"`
 }
 
@@ -309,6 +361,7 @@ func Default() Config {
 		Keys:      kek.Config{Source: kek.SourceFile},
 		Oversight: OversightConfig{Timeout: Duration(30 * time.Minute)},
 		Runtime:   RuntimeConfig{Backend: BackendAuto},
+		Secrets:   SecretsConfig{Vault: SecretVaultConfig{AppRoleMount: "approle", Timeout: Duration(2 * time.Second), Attempts: 3}},
 		Inference: InferenceConfig{Timeout: Duration(10 * time.Minute)},
 		Log:       LogConfig{Level: "info", Format: "text"},
 		Integrations: IntegrationsConfig{

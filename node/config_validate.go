@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -15,6 +16,8 @@ import (
 
 	"creto.dev"
 	"creto.dev/fault"
+	"creto.dev/nhi"
+	"creto.dev/nhi/secretsource"
 )
 
 // maxTokenTTL is the longest that an access token may be valid: what is revoked
@@ -80,10 +83,13 @@ func (c Config) problems() []configProblem {
 		k.egressHost(name, c.Egress.Hosts[name])
 	}
 	for i, x := range c.Egress.Credentials {
+		key := fmt.Sprintf("egress.credentials[%d]", i)
 		if err := x.credential().Validate(); err != nil {
-			k.addf(fmt.Sprintf("egress.credentials[%d]", i), "%s", fault.Message(err))
+			k.addf(key, "%s", fault.Message(err))
 		}
+		k.agents(key+".agents", x.Agents)
 	}
+	k.secrets(c.Secrets)
 	k.inference(c.Inference)
 	k.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	k.oneOf("log.format", c.Log.Format, "text", "json")
@@ -170,6 +176,61 @@ func (k *configChecker) egressHost(name, address string) {
 		k.addf(key, "%q is not of the form name or name:port", name)
 	}
 	k.hostPort(key, address, false)
+}
+
+// agents checks names of agents.
+func (k *configChecker) agents(key string, names []string) {
+	for _, name := range names {
+		id := creto.ID{TrustDomain: "x", Tenant: creto.DefaultTenant, Kind: creto.KindAgent, Name: name}
+		if id.Validate() != nil {
+			k.addf(key, "%q is no agent's name", name)
+		}
+	}
+}
+
+func (k *configChecker) secrets(c SecretsConfig) {
+	k.within("secrets.cache_ttl", c.CacheTTL, 0, secretsource.MaxCacheTTL)
+	if c.Env.Prefix != "" {
+		if _, err := secretsource.NewEnv(c.Env.Prefix, os.LookupEnv); err != nil {
+			k.addf("secrets.env.prefix", "%s", fault.Message(err))
+		}
+	}
+	if c.Files.Dir != "" && !filepath.IsAbs(c.Files.Dir) {
+		k.addf("secrets.files.dir", "%q is not an absolute path", c.Files.Dir)
+	}
+	k.within("secrets.vault.timeout", c.Vault.Timeout, 10*time.Millisecond, time.Minute)
+	k.between("secrets.vault.attempts", c.Vault.Attempts, 1, 10)
+	if c.Vault.Address != "" {
+		if err := c.Vault.source().Validate(); err != nil {
+			k.addf("secrets.vault", "%s", fault.Message(err))
+		}
+	}
+	configured := map[string]bool{
+		secretsource.SchemeStore: true, secretsource.SchemeEnv: c.Env.Prefix != "", secretsource.SchemeFile: c.Files.Dir != "", secretsource.SchemeVault: c.Vault.Address != "",
+	}
+	section := map[string]string{
+		secretsource.SchemeEnv: "secrets.env.prefix", secretsource.SchemeFile: "secrets.files.dir", secretsource.SchemeVault: "secrets.vault.address",
+	}
+	seen := map[string]bool{}
+	for i, x := range c.Names {
+		key := fmt.Sprintf("secrets.names[%d]", i)
+		if err := nhi.SecretRef(x.Name).Validate(); err != nil {
+			k.addf(key+".name", "%s", fault.Message(err))
+		} else if seen[x.Name] {
+			k.addf(key+".name", "%q is there twice", x.Name)
+		}
+		seen[x.Name] = true
+		r, err := secretsource.ParseReference(x.From)
+		switch {
+		case err != nil:
+			k.addf(key+".from", "%s", fault.Message(err))
+		case !configured[r.Scheme]:
+			k.addf(key+".from", "%q needs %s", x.From, section[r.Scheme])
+		case r.Scheme == secretsource.SchemeEnv && !strings.HasPrefix(r.Locator, c.Env.Prefix):
+			k.addf(key+".from", "%q does not begin with secrets.env.prefix, %q", r.Locator, c.Env.Prefix)
+		}
+		k.agents(key+".agents", x.Agents)
+	}
 }
 
 func (k *configChecker) inference(c InferenceConfig) {
@@ -266,13 +327,30 @@ func (k *configChecker) remote(contract string, c RemoteConfig) {
 func (c Config) warnings() []string {
 	var found []string
 	for _, p := range c.Inference.Providers {
-		u, err := url.Parse(p.BaseURL)
-		if err != nil || p.APIKey.IsZero() || u.Scheme != "http" {
-			continue
-		}
-		if ip, err := netip.ParseAddr(u.Hostname()); u.Hostname() != "localhost" && (err != nil || !ip.IsLoopback()) {
+		if u, err := url.Parse(p.BaseURL); err == nil && !p.APIKey.IsZero() && inTheClear(u) {
 			found = append(found, fmt.Sprintf("inference provider %q gets its api_key over http in the clear; use https", p.Name))
 		}
 	}
+	if u, err := url.Parse(c.Secrets.Vault.Address); err == nil && inTheClear(u) {
+		found = append(found, "the vault gives its secrets over http in the clear; use https")
+	}
+	for _, x := range c.Egress.Credentials {
+		// Where it is dialled counts, not what it is called.
+		address := x.Host
+		for _, name := range []string{x.Host, strings.TrimSuffix(x.Host, ":80"), x.Host + ":80"} {
+			if mapped, ok := c.Egress.Hosts[name]; ok {
+				address = mapped
+			}
+		}
+		if inTheClear(&url.URL{Scheme: "http", Host: address}) {
+			found = append(found, fmt.Sprintf("%s gets the secret %q over http in the clear; let [egress.hosts] lead to something on this machine, such as a TLS proxy", x.Host, x.Secret))
+		}
+	}
 	return found
+}
+
+// inTheClear reports whether what is sent to u can be read on the way.
+func inTheClear(u *url.URL) bool {
+	ip, err := netip.ParseAddr(u.Hostname())
+	return u.Scheme == "http" && u.Hostname() != "localhost" && (err != nil || !ip.IsLoopback())
 }

@@ -44,6 +44,7 @@ import (
 	"creto.dev/metering"
 	"creto.dev/nhi"
 	"creto.dev/nhi/localnhi"
+	"creto.dev/nhi/secretsource"
 	"creto.dev/oversight"
 	"creto.dev/pqc"
 	"creto.dev/pqc/kek"
@@ -90,6 +91,7 @@ type Node struct {
 	tokens      *sts.Service
 	health      *health.Composite
 	runs        *runs
+	vault       *secretsource.Vault // nil without one
 	server      *serve.Server
 	tls         *tlsFiles // nil in clear
 	owner       creto.ID
@@ -177,8 +179,12 @@ func (n *Node) openPlatform(ctx context.Context) error {
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
+	secrets, err := n.secretSources()
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
 	n.authority, err = localnhi.Open(ctx, localnhi.Config{
-		TrustDomain: cfg.Identity.TrustDomain, Tenant: cfg.Identity.Tenant, Issuer: n.origin(), TokenTTL: time.Duration(cfg.Identity.TokenTTL),
+		TrustDomain: cfg.Identity.TrustDomain, Tenant: cfg.Identity.Tenant, Issuer: n.origin(), TokenTTL: time.Duration(cfg.Identity.TokenTTL), Secrets: secrets,
 	}, n.db, n.pqc, n.clock, key)
 	if err != nil {
 		return fault.Wrap(op, err)
@@ -322,6 +328,9 @@ func (n *Node) Run(ctx context.Context) error {
 	group, running := errgroup.WithContext(ctx)
 	group.Go(func() error { return n.authorizer.Run(running) })
 	group.Go(func() error { return n.desk.Run(running) })
+	if n.vault != nil {
+		group.Go(func() error { return n.vault.Run(running) })
+	}
 	// The log outlives whatever writes to it.
 	logging, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()

@@ -2,14 +2,72 @@ package node
 
 import (
 	"context"
+	"os"
+	"time"
 
 	"creto.dev"
 	"creto.dev/audit"
+	"creto.dev/call"
 	"creto.dev/client"
+	"creto.dev/fault"
 	"creto.dev/gateway"
 	"creto.dev/nhi"
 	"creto.dev/nhi/localnhi"
+	"creto.dev/nhi/secretsource"
 )
+
+// secretSources opens what the configuration says of secrets, as the authority
+// takes it.
+func (n *Node) secretSources() ([]localnhi.SecretBinding, error) {
+	const op fault.Op = "node.secretSources"
+	cfg, identity := n.options.Config.Secrets, n.options.Config.Identity
+	sources := make(map[string]nhi.SecretSource) // the store is none
+	var err error
+	if cfg.Env.Prefix != "" {
+		if sources[secretsource.SchemeEnv], err = secretsource.NewEnv(cfg.Env.Prefix, os.LookupEnv); err != nil {
+			return nil, fault.Wrap(op, err)
+		}
+	}
+	if cfg.Files.Dir != "" {
+		files, err := secretsource.OpenFiles(cfg.Files.Dir)
+		if err != nil {
+			return nil, fault.Wrap(op, err)
+		}
+		n.onClose(files.Close)
+		sources[secretsource.SchemeFile] = files
+	}
+	if cfg.Vault.Address != "" {
+		if n.vault, err = secretsource.NewVault(cfg.Vault.source()); err != nil {
+			return nil, fault.Wrap(op, err)
+		}
+		n.onClose(func() error { n.vault.Close(); return nil })
+		sources[secretsource.SchemeVault] = secretsource.NewCache(n.vault, time.Duration(cfg.CacheTTL))
+	}
+	var bindings []localnhi.SecretBinding
+	for _, x := range cfg.Names {
+		r, err := secretsource.ParseReference(x.From)
+		if err != nil {
+			return nil, fault.Wrap(op, err)
+		}
+		b := localnhi.SecretBinding{Tenant: identity.Tenant, Name: nhi.SecretRef(x.Name), Source: sources[r.Scheme], Locator: r.Locator, From: x.From}
+		if b.Source == nil && r.Scheme != secretsource.SchemeStore {
+			return nil, fault.New(op, fault.InvalidArgument, "the source of %q is not configured", x.From)
+		}
+		for _, name := range x.Agents {
+			b.Agents = append(b.Agents, creto.ID{TrustDomain: identity.TrustDomain, Tenant: identity.Tenant, Kind: creto.KindAgent, Name: name})
+		}
+		bindings = append(bindings, b)
+	}
+	return bindings, nil
+}
+
+// source returns the section as package secretsource takes it.
+func (c SecretVaultConfig) source() secretsource.VaultConfig {
+	return secretsource.VaultConfig{
+		Address: c.Address, Namespace: c.Namespace, Token: c.Token, RoleID: c.RoleID, SecretID: c.SecretID, AppRoleMount: c.AppRoleMount, CAFile: c.CAFile,
+		Calls: call.Policy{Timeout: time.Duration(c.Timeout), Attempts: c.Attempts},
+	}
+}
 
 // agentIDs returns the full names of agents of the node's own tenant.
 func (n *Node) agentIDs(names []string) []creto.ID {
