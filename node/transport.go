@@ -17,6 +17,7 @@ import (
 	"creto.dev/internal/logkey"
 	"creto.dev/internal/serve"
 	"creto.dev/internal/wire"
+	"creto.dev/pqc/remotepqc"
 )
 
 // NodeGroup are the workloads that may call this node's contracts with their TLS
@@ -24,7 +25,9 @@ import (
 const NodeGroup = "nodes"
 
 // register has s serve the node's contracts.
-func (n *Node) register(grpc.ServiceRegistrar) {}
+func (n *Node) register(s grpc.ServiceRegistrar) {
+	remotepqc.Register(s, n.pqc)
+}
 
 // authenticate says who calls a contract: over the socket the owner; over TLS a
 // workload of the group "nodes" by its certificate; otherwise an administrator by
