@@ -2,22 +2,18 @@ package console_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
-	"os"
-	"os/exec"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/chromedp/cdproto/network"
-	"github.com/chromedp/cdproto/webauthn"
 	"github.com/chromedp/chromedp"
 	"github.com/google/go-cmp/cmp"
 
 	"creto.dev"
 	"creto.dev/audit"
+	"creto.dev/console/consoletest"
 	"creto.dev/fault"
 	"creto.dev/internal/canon"
 	"creto.dev/login"
@@ -25,115 +21,6 @@ import (
 	"creto.dev/pqc/localpqc"
 	"creto.dev/receipt"
 )
-
-// chromium returns the browser's program, or skips.
-func chromium(t testing.TB) string {
-	t.Helper()
-	path, err := exec.LookPath("chromium")
-	if err != nil {
-		if os.Getenv("CRETO_TEST_REQUIRE") == "1" {
-			t.Fatal(err)
-		}
-		t.Skip("there is no chromium; install it with: apt-get install chromium")
-	}
-	return path
-}
-
-// tab is a person's real browser, with an authenticator inside that answers at
-// once (WebAuthn level 3, section 11).
-type tab struct {
-	t             testing.TB
-	ctx           context.Context //nolint:containedctx // chromedp keeps the tab in it
-	base          string
-	authenticator webauthn.AuthenticatorID
-}
-
-func (h *house) tab(t testing.TB) *tab {
-	t.Helper()
-	ctx, cancel := chromedp.NewExecAllocator(t.Context(), append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]),
-		chromedp.ExecPath(chromium(t)), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()))...)
-	t.Cleanup(cancel)
-	ctx, cancel = chromedp.NewContext(ctx)
-	t.Cleanup(cancel)
-	b := &tab{t: t, ctx: ctx, base: h.origin}
-	b.open("/console/login")
-	_, err := chromedp.Call(ctx, webauthn.Enable, webauthn.EnableParams{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	added, err := chromedp.Call(ctx, webauthn.AddVirtualAuthenticator, webauthn.AddVirtualAuthenticatorParams{Options: &webauthn.VirtualAuthenticatorOptions{
-		Protocol: webauthn.AuthenticatorProtocolCtap2, Transport: webauthn.AuthenticatorTransportInternal,
-		HasResidentKey: true, HasUserVerification: true, IsUserVerified: true, AutomaticPresenceSimulation: true,
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.authenticator = added.AuthenticatorID
-	return b
-}
-
-// do runs actions in the tab.
-func (b *tab) do(actions ...chromedp.Action[chromedp.Void]) {
-	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.ctx, patience)
-	defer cancel()
-	if len(b.authenticator) == 0 {
-		ctx = b.ctx // the first starts the browser, which would end with it
-	}
-	if err := chromedp.Do(ctx, actions...); err != nil {
-		b.t.Fatalf("the browser: %v, at %s", err, b.text())
-	}
-}
-
-// text is what the page shows.
-func (b *tab) text() string {
-	text, err := chromedp.Run(b.ctx, chromedp.Evaluate[string]("document.readyState === 'complete' ? document.body.innerText : ''"))
-	if err != nil {
-		return err.Error() // while it changes there is none
-	}
-	return text
-}
-
-// open opens a page.
-func (b *tab) open(path string) {
-	b.t.Helper()
-	b.do(chromedp.Navigate(b.base + path))
-}
-
-// press presses the button with a label, and waits until the page shows text.
-func (b *tab) press(label, shows string) {
-	b.t.Helper()
-	b.do(chromedp.Click(chromedp.Search(`//button[normalize-space()="` + label + `"]`)))
-	b.shows(shows)
-}
-
-// shows waits until the page shows text.
-func (b *tab) shows(text string) {
-	b.t.Helper()
-	eventually(b.t, "the page to show "+text, func() bool { return strings.Contains(b.text(), text) }, b.text)
-}
-
-// verify says whether the authenticator's user passes.
-func (b *tab) verify(passes bool) {
-	b.t.Helper()
-	if _, err := chromedp.Call(b.ctx, webauthn.SetUserVerified, webauthn.SetUserVerifiedParams{AuthenticatorID: b.authenticator, IsUserVerified: passes}); err != nil {
-		b.t.Fatal(err)
-	}
-}
-
-// cookies returns the browser's cookies by name.
-func (b *tab) cookies() map[string]*network.Cookie {
-	b.t.Helper()
-	result, err := chromedp.Call(b.ctx, network.GetCookies, network.GetCookiesParams{URLs: []string{b.base + "/console"}})
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	found := make(map[string]*network.Cookie)
-	for _, c := range result.Cookies {
-		found[c.Name] = c
-	}
-	return found
-}
 
 // A one-time login enrols a passkey; from then on that logs in.
 func TestPasskeyInBrowser(t *testing.T) {
@@ -143,27 +30,27 @@ func TestPasskeyInBrowser(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := h.tab(t)
-	b.open("/console/login")
-	b.press("Log in with a passkey", "The passkey was not used") // there is none yet
+	b := consoletest.Open(t, h.origin)
+	b.Go("/console/login")
+	b.Press("Log in with a passkey", "The passkey was not used") // there is none yet
 
-	b.open("/console/login?code=" + code)
-	b.press("Log in", "Waiting for consent")
-	b.open("/console/account")
-	b.shows("with a one-time link of the node")
-	b.do(chromedp.SendKeys(`input[name=name]`, "this laptop"))
-	b.press("Add a passkey", "this laptop")
-	b.press("Add a passkey", "This device has a passkey of yours already.")
-	first := b.cookies()["creto_session"]
+	b.Go("/console/login?code=" + code)
+	b.Press("Log in", "Waiting for consent")
+	b.Go("/console/account")
+	b.Shows("with a one-time link of the node")
+	b.Do(chromedp.SendKeys(`input[name=name]`, "this laptop"))
+	b.Press("Add a passkey", "this laptop")
+	b.Press("Add a passkey", "This device has a passkey of yours already.")
+	first := b.Cookies()["creto_session"]
 
-	b.press("Log out", "Log in with a passkey")
-	b.verify(false)
-	b.press("Log in with a passkey", "The passkey was not used")
-	b.verify(true)
-	b.open("/console/account") // which it leads back to
-	b.press("Log in with a passkey", "with a passkey, ")
-	b.shows("last used")
-	second := b.cookies()["creto_session"]
+	b.Press("Log out", "Log in with a passkey")
+	b.Verify(false)
+	b.Press("Log in with a passkey", "The passkey was not used")
+	b.Verify(true)
+	b.Go("/console/account") // which it leads back to
+	b.Press("Log in with a passkey", "with a passkey, ")
+	b.Shows("last used")
+	second := b.Cookies()["creto_session"]
 	if first == nil || second == nil || first.Value == second.Value || !second.HTTPOnly || second.SameSite != network.CookieSameSiteStrict {
 		t.Errorf("the session's cookie was %+v and is %+v", first, second)
 	}
@@ -180,26 +67,26 @@ func TestPasskeyInBrowser(t *testing.T) {
 
 	// What is older than five minutes changes nothing.
 	h.clock.Advance(login.FreshFor)
-	b.open("/console/account")
-	b.shows("log out and in again")
-	b.do(chromedp.Click("summary"), chromedp.Click("input[name=last]"))
-	b.press("Remove", "log in again first")
+	b.Go("/console/account")
+	b.Shows("log out and in again")
+	b.Do(chromedp.Click("summary"), chromedp.Click("input[name=last]"))
+	b.Press("Remove", "log in again first")
 
 	// A passkey that is a copy is refused, and from then on.
-	b.open("/console/account")
-	b.press("Log out", "Log in with a passkey")
+	b.Go("/console/account")
+	b.Press("Log out", "Log in with a passkey")
 	if _, err := h.db.ExecContext(t.Context(), "UPDATE passkey SET sign_count = 1000"); err != nil {
 		t.Fatal(err)
 	}
-	b.press("Log in with a passkey", "there may be a copy of it")
+	b.Press("Log in with a passkey", "there may be a copy of it")
 	if _, err := h.db.ExecContext(t.Context(), "UPDATE passkey SET sign_count = 0"); err != nil {
 		t.Fatal(err)
 	}
-	b.press("Log in with a passkey", "this passkey is not known here")
+	b.Press("Log in with a passkey", "this passkey is not known here")
 	if cloned := h.records(t, audit.EventPasskeyCloned); len(cloned) != 1 || cloned[0].Record.Who != alice {
 		t.Errorf("recorded are %+v", cloned)
 	}
-	if c := b.cookies()["creto_session"]; c != nil {
+	if c := b.Cookies()["creto_session"]; c != nil {
 		t.Errorf("whoever was refused has the session %+v", c)
 	}
 }
@@ -211,8 +98,12 @@ func TestDelegationInBrowser(t *testing.T) {
 	h := open(t, "")
 	ctx := t.Context()
 	alice := h.authority.ID(creto.KindHuman, "alice")
-	b := h.tab(t)
-	h.enrol(t, b, "alice")
+	b := consoletest.Open(t, h.origin)
+	code, err := h.sessions.NewLogin(ctx, alice, login.MethodBootstrap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Enrol("/console/login?code=" + code)
 
 	bot := h.authority.ID(creto.KindAgent, "mail-bot")
 	if err := h.authority.AddAgent(ctx, bot); err != nil {
@@ -220,15 +111,15 @@ func TestDelegationInBrowser(t *testing.T) {
 	}
 	asked := h.draft(t, "mail-bot")
 	h.clock.Advance(10 * time.Minute) // a confirmation takes no fresh login: it is one
-	b.open("/console/agents")
-	b.shows("mail-bot is to act on your behalf")
-	b.do(chromedp.Click(`a.card`))
-	b.shows("mail-bot is to act on behalf of alice")
-	b.shows("call_model")
-	b.shows("at most 250.00 USD altogether")
-	b.press("Confirm with a passkey", "confirmed")
-	b.open("/console/agents")
-	b.shows("by passkey (localhost)")
+	b.Go("/console/agents")
+	b.Shows("mail-bot is to act on your behalf")
+	b.Do(chromedp.Click(`a.card`))
+	b.Shows("mail-bot is to act on behalf of alice")
+	b.Shows("call_model")
+	b.Shows("at most 250.00 USD altogether")
+	b.Press("Confirm with a passkey", "confirmed")
+	b.Go("/console/agents")
+	b.Shows("by passkey (localhost)")
 
 	chain, err := h.authority.Chain(ctx, bot)
 	if err != nil || chain.Proof() != nhi.ProofWebAuthn || chain.Human() != alice {
@@ -289,25 +180,12 @@ func TestDelegationInBrowser(t *testing.T) {
 	}
 
 	// Once confirmed it is over; and what is revoked acts no more.
-	b.open("/console/delegations/" + asked.ID)
-	b.shows("confirmed")
-	b.open("/console/agents")
-	b.do(chromedp.Click(chromedp.Search(`//section[contains(.,"mail-bot")]//summary`)))
-	b.press("Revoke mail-bot", "Who acts for you")
-	eventually(t, "the revocation", func() bool { return errors.Is(h.authority.Known(ctx, bot), fault.NHINotFound) }, b.text)
-}
-
-// enrol logs somebody in by a one-time link and enrols a passkey.
-func (h *house) enrol(t testing.TB, b *tab, name string) {
-	t.Helper()
-	code, err := h.sessions.NewLogin(t.Context(), h.authority.ID(creto.KindHuman, name), login.MethodBootstrap)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.open("/console/login?code=" + code)
-	b.press("Log in", "Waiting for consent")
-	b.open("/console/account")
-	b.press("Add a passkey", "not used yet")
+	b.Go("/console/delegations/" + asked.ID)
+	b.Shows("confirmed")
+	b.Go("/console/agents")
+	b.Do(chromedp.Click(chromedp.Search(`//section[contains(.,"mail-bot")]//summary`)))
+	b.Press("Revoke mail-bot", "Who acts for you")
+	eventually(t, "the revocation", func() bool { return errors.Is(h.authority.Known(ctx, bot), fault.NHINotFound) }, b.Text)
 }
 
 // draft has a delegation of alice's to an agent wait for her.

@@ -14,6 +14,7 @@ import (
 	"creto.dev"
 	"creto.dev/audit"
 	"creto.dev/console"
+	"creto.dev/console/consoletest"
 	"creto.dev/fault"
 	"creto.dev/login"
 	"creto.dev/oversight"
@@ -363,7 +364,7 @@ func TestNew(t *testing.T) {
 
 // A browser shows the request and runs nothing of it.
 func TestBrowser(t *testing.T) {
-	chromium := chromium(t)
+	chromium := consoletest.Chromium(t)
 	h := open(t, origin)
 	r := h.ask(t, "http://shop.test/refunds", hostile)
 	b := h.login(t, "bob")
