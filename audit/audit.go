@@ -45,6 +45,7 @@ const (
 	EventTokenIssued        = "token_issued"
 	EventTokenRevoked       = "token_revoked"
 	EventSVIDIssued         = "svid_issued" // an X.509-SVID; a JWT-SVID is a token
+	EventTenantAdded        = "tenant_added"
 	EventHumanAdded         = "human_added"
 	EventLoginIssued        = "login_issued"
 	EventLoggedIn           = "logged_in"
@@ -175,6 +176,9 @@ type Checkpoint struct {
 
 // Filter selects records. Empty fields select everything.
 type Filter struct {
+	// Tenant is whose records: those of its principals. "" means everybody's,
+	// which only the platform itself may ask for.
+	Tenant  string
 	Actor   string // a principal's name or SPIFFE id
 	What    string
 	Outcome Outcome

@@ -15,6 +15,16 @@ func (c *Client) Status(ctx context.Context) (s Status, err error) {
 	return s, c.do(ctx, "GET", "/status", nil, &s)
 }
 
+// AddTenant makes a tenant, with its first administrator and base policies.
+func (c *Client) AddTenant(ctx context.Context, name string) (t Tenant, err error) {
+	return t, c.do(ctx, "POST", "/tenants", Tenant{Name: name}, &t)
+}
+
+// Tenants lists the tenants.
+func (c *Client) Tenants(ctx context.Context) (list []Tenant, err error) {
+	return list, c.do(ctx, "GET", "/tenants", nil, &list)
+}
+
 // AddAgent registers an agent, its delegation and its policy.
 func (c *Client) AddAgent(ctx context.Context, a NewAgent) (agent Agent, err error) {
 	return agent, c.do(ctx, "POST", "/agents", a, &agent)

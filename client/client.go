@@ -24,6 +24,9 @@ import (
 // SocketName is the administrator's socket in a node's data directory.
 const SocketName = "creto.sock"
 
+// TenantHeader names the tenant that a request over the socket is about.
+const TenantHeader = "Creto-Tenant"
+
 // maxResponseBytes bounds what a node may answer.
 const maxResponseBytes = 256 << 20
 
@@ -33,6 +36,7 @@ type Client struct {
 	address string // as a person knows it
 	base    string
 	token   creto.Secret
+	tenant  string
 }
 
 // New returns a client of the node at address: the path of a Unix socket, or a
@@ -57,6 +61,14 @@ func New(address string, token creto.Secret) (*Client, error) {
 	return &Client{http: plain, address: path, base: "http://creto"}, nil
 }
 
+// For returns a client of the same node for the things of a tenant; "" is the
+// tenant of whoever calls. Only the owner of the node's data directory may choose.
+func (c *Client) For(tenant string) *Client {
+	other := *c
+	other.tenant = tenant
+	return &other
+}
+
 // Close closes idle connections. Calls under way go on.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
@@ -70,6 +82,14 @@ type Status struct {
 	Root        creto.Digest `json:"root"`
 	TrustDomain string       `json:"trust_domain"`
 	Tenant      string       `json:"tenant"`
+}
+
+// Tenant is a set of principals, policies and records that sees nothing of any
+// other.
+type Tenant struct {
+	Name string `json:"name"`
+	// PolicyDir holds its policies.
+	PolicyDir string `json:"policy_dir,omitempty"`
 }
 
 // Agent is an agent and on whose behalf it acts.
@@ -279,6 +299,9 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (*http.R
 	}
 	if in != nil {
 		request.Header.Set("Content-Type", "application/json")
+	}
+	if c.tenant != "" {
+		request.Header.Set(TenantHeader, c.tenant)
 	}
 	if !c.token.IsZero() {
 		request.Header.Set("Authorization", "Bearer "+c.token.Reveal())

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"strings"
 
+	"creto.dev"
 	"creto.dev/audit"
 	"creto.dev/fault"
 	"creto.dev/login"
@@ -73,7 +74,7 @@ func (c *Console) decide(w http.ResponseWriter, r *http.Request, s login.Session
 const pageSize = 50
 
 func (c *Console) activity(w http.ResponseWriter, r *http.Request, s login.Session) {
-	entries, err := c.Log.Query(r.Context(), audit.Filter{Limit: pageSize})
+	entries, err := c.Log.Query(r.Context(), audit.Filter{Tenant: creto.CallerOf(r.Context()).Tenant, Limit: pageSize})
 	if err != nil {
 		c.fail(w, r, s, err)
 		return

@@ -25,7 +25,9 @@ func TestRevocationUnderLoad(t *testing.T) {
 	}{
 		{"the token", func(t *testing.T, h *house, who nhi.Identity) error { return h.authority.RevokeToken(t.Context(), who) }},
 		{"the agent", func(t *testing.T, h *house, who nhi.Identity) error { return h.authority.Revoke(t.Context(), who.ID) }},
-		{"the human", func(t *testing.T, h *house, who nhi.Identity) error { return h.authority.Revoke(t.Context(), who.Human) }},
+		{"the human", func(t *testing.T, h *house, who nhi.Identity) error {
+			return h.authority.Revoke(t.Context(), who.Human)
+		}},
 		{"the link above", func(t *testing.T, h *house, who nhi.Identity) error {
 			links, err := h.authority.DelegationChain(t.Context(), who.ID)
 			return errors.Join(err, h.authority.RevokeLink(t.Context(), links[0].Digest()))

@@ -182,4 +182,3 @@ func (c *counting) Verify(purpose pqc.Purpose, message []byte, sig pqc.Signature
 	c.n.Add(1)
 	return c.Provider.Verify(purpose, message, sig, key)
 }
-

@@ -49,7 +49,7 @@ func (n *Node) Status(context.Context) (client.Status, error) {
 // anything is changed.
 func (n *Node) AddAgent(ctx context.Context, in client.NewAgent) (client.Agent, error) {
 	const op fault.Op = "node.AddAgent"
-	id := n.authority.ID(creto.KindAgent, in.Name)
+	id := n.id(ctx, creto.KindAgent, in.Name)
 	if err := id.Validate(); err != nil {
 		return client.Agent{}, fault.Wrap(op, err)
 	}
@@ -86,7 +86,7 @@ func (n *Node) AddAgent(ctx context.Context, in client.NewAgent) (client.Agent, 
 	case ttl < time.Second:
 		return client.Agent{}, fault.New(op, fault.InvalidArgument, "a delegation of %v is none; give it at least a second", ttl)
 	}
-	agents, err := n.authority.Principals(ctx, n.owner.Tenant, creto.KindAgent)
+	agents, err := n.authority.Principals(ctx, creto.CallerOf(ctx).Tenant, creto.KindAgent)
 	if err != nil {
 		return client.Agent{}, fault.Wrap(op, err)
 	}
@@ -105,7 +105,7 @@ func (n *Node) AddAgent(ctx context.Context, in client.NewAgent) (client.Agent, 
 	}
 	// The policy comes first: while there is no such agent it permits nothing,
 	// and it can be taken back.
-	file := filepath.Join(n.policyDir, "agents", in.Name+".cedar")
+	file := n.policyFile(id)
 	if same, err := os.ReadFile(file); !again || err != nil || string(same) != policy {
 		if err := writePolicy(file, policy); err != nil {
 			return client.Agent{}, fault.Wrap(op, err)
@@ -151,9 +151,9 @@ func (n *Node) issuer(ctx context.Context, name string) (creto.ID, error) {
 	if name == "" {
 		return creto.CallerOf(ctx), nil
 	}
-	id := n.authority.ID(creto.KindHuman, name)
+	id := n.id(ctx, creto.KindHuman, name)
 	if agent, ok := strings.CutPrefix(name, "agent:"); ok {
-		id = n.authority.ID(creto.KindAgent, agent)
+		id = n.id(ctx, creto.KindAgent, agent)
 	}
 	if err := n.authority.Known(ctx, id); err != nil {
 		if errors.Is(err, fault.NHINotFound) && id.Kind == creto.KindHuman {
@@ -193,7 +193,7 @@ func (n *Node) adminEvent(ctx context.Context, what, resource string, chain nhi.
 
 // Agents implements serve.Admin.
 func (n *Node) Agents(ctx context.Context) ([]client.Agent, error) {
-	list, err := n.authority.Principals(ctx, n.owner.Tenant, creto.KindAgent)
+	list, err := n.authority.Principals(ctx, creto.CallerOf(ctx).Tenant, creto.KindAgent)
 	if err != nil {
 		return nil, err
 	}
@@ -201,7 +201,7 @@ func (n *Node) Agents(ctx context.Context) ([]client.Agent, error) {
 	for _, p := range list {
 		agents = append(agents, client.Agent{
 			Name: p.ID.Name, ID: p.ID.String(), OnBehalfOf: p.OnBehalfOf.Name, Active: p.Active,
-			PolicyFile: filepath.Join(n.policyDir, "agents", p.ID.Name+".cedar"),
+			PolicyFile: n.policyFile(p.ID),
 		})
 	}
 	return agents, nil
@@ -209,7 +209,7 @@ func (n *Node) Agents(ctx context.Context) ([]client.Agent, error) {
 
 // RevokeAgent implements serve.Admin.
 func (n *Node) RevokeAgent(ctx context.Context, name string) error {
-	if err := n.authority.Revoke(ctx, n.authority.ID(creto.KindAgent, name)); err != nil {
+	if err := n.authority.Revoke(ctx, n.id(ctx, creto.KindAgent, name)); err != nil {
 		return err
 	}
 	return n.adminEvent(ctx, audit.EventDelegationRevoked, "Agent::"+name, nhi.VerifiedChain{})
@@ -217,7 +217,7 @@ func (n *Node) RevokeAgent(ctx context.Context, name string) error {
 
 // Token implements serve.Admin.
 func (n *Node) Token(ctx context.Context, agent string) (client.Token, error) {
-	token, expires, err := n.authority.IssueToken(ctx, n.authority.ID(creto.KindAgent, agent), localnhi.TokenRequest{})
+	token, expires, err := n.authority.IssueToken(ctx, n.id(ctx, creto.KindAgent, agent), localnhi.TokenRequest{})
 	if err != nil {
 		return client.Token{}, err
 	}
@@ -226,7 +226,7 @@ func (n *Node) Token(ctx context.Context, agent string) (client.Token, error) {
 
 // AddHuman implements serve.Admin.
 func (n *Node) AddHuman(ctx context.Context, h client.Human) (client.Human, error) {
-	id, kind := n.authority.ID(creto.KindHuman, h.Name), "Human::"
+	id, kind := n.id(ctx, creto.KindHuman, h.Name), "Human::"
 	if h.Workload {
 		id.Kind, kind = creto.KindWorkload, "Workload::"
 	}
@@ -242,7 +242,7 @@ func (n *Node) AddHuman(ctx context.Context, h client.Human) (client.Human, erro
 
 // Humans implements serve.Admin.
 func (n *Node) Humans(ctx context.Context) ([]client.Human, error) {
-	list, err := n.authority.Principals(ctx, n.owner.Tenant, creto.KindHuman)
+	list, err := n.authority.Principals(ctx, creto.CallerOf(ctx).Tenant, creto.KindHuman)
 	if err != nil {
 		return nil, err
 	}
@@ -255,7 +255,7 @@ func (n *Node) Humans(ctx context.Context) ([]client.Human, error) {
 
 // Login implements serve.Admin.
 func (n *Node) Login(ctx context.Context, human string, method login.Method) (string, error) {
-	id := n.authority.ID(creto.KindHuman, human)
+	id := n.id(ctx, creto.KindHuman, human)
 	if err := n.authority.Known(ctx, id); err != nil {
 		return "", err
 	}
@@ -268,7 +268,7 @@ func (n *Node) Login(ctx context.Context, human string, method login.Method) (st
 
 // Session implements serve.Admin.
 func (n *Node) Session(ctx context.Context, human string) (client.Token, error) {
-	id := n.authority.ID(creto.KindHuman, human)
+	id := n.id(ctx, creto.KindHuman, human)
 	if err := n.authority.Known(ctx, id); err != nil {
 		return client.Token{}, err
 	}
@@ -287,7 +287,7 @@ func (n *Node) BootstrapLogin(ctx context.Context) (string, error) {
 // Check implements serve.Admin: what an agent may do, without doing it.
 func (n *Node) Check(ctx context.Context, c client.Check) (client.Decision, error) {
 	const op fault.Op = "node.Check"
-	chain, err := n.authority.Chain(ctx, n.authority.ID(creto.KindAgent, c.Agent))
+	chain, err := n.authority.Chain(ctx, n.id(ctx, creto.KindAgent, c.Agent))
 	if err != nil {
 		return client.Decision{}, fault.Wrap(op, err)
 	}
@@ -349,9 +349,9 @@ func (n *Node) Decide(ctx context.Context, id string, d client.Decide) (client.A
 	case d.Remote:
 		decision.Channel = oversight.ChannelAPI
 	case d.Auto:
-		decision.By, decision.Channel = n.authority.ID(creto.KindWorkload, d.As), oversight.ChannelAuto
+		decision.By, decision.Channel = n.id(ctx, creto.KindWorkload, d.As), oversight.ChannelAuto
 	case d.As != "":
-		decision.By = n.authority.ID(creto.KindHuman, d.As)
+		decision.By = n.id(ctx, creto.KindHuman, d.As)
 	}
 	r, err := n.desk.Decide(ctx, id, decision)
 	return approval(r), err
@@ -371,7 +371,7 @@ func (n *Node) Receipts(ctx context.Context, q client.Query) ([]client.Receipt, 
 }
 
 func (n *Node) entries(ctx context.Context, q client.Query) ([]audit.Entry, error) {
-	return n.log.Query(ctx, audit.Filter{Actor: q.Agent, What: q.What, Outcome: audit.Outcome(q.Outcome), Before: q.Before, Limit: q.Limit})
+	return n.log.Query(ctx, audit.Filter{Tenant: creto.CallerOf(ctx).Tenant, Actor: q.Agent, What: q.What, Outcome: audit.Outcome(q.Outcome), Before: q.Before, Limit: q.Limit})
 }
 
 // Bundle implements serve.Admin.

@@ -225,7 +225,7 @@ func (n *Node) openSecurity(ctx context.Context) error {
 			return fault.Wrap(op, err)
 		}
 	}
-	n.authorizer, err = localauthz.Open(n.policyDir, n.groups, []authz.Extension{n.quota}, n.policyChanged)
+	n.authorizer, err = localauthz.Open(n.policyDir, n.owner.Tenant, n.groups, []authz.Extension{n.quota}, n.policyChanged)
 	return fault.Wrap(op, err)
 }
 
@@ -339,7 +339,7 @@ func (n *Node) Run(ctx context.Context) error {
 	group.Go(func() error { return n.runs.run(running) })
 	group.Go(func() error {
 		parts := serve.Parts{
-			Admin: n, Administrator: n.administrator, Owner: n.owner,
+			Admin: n, Administrator: n.administrator, Owner: n.ownerOf,
 			Register: n.register, Authenticate: n.authenticate, Ready: func(ctx context.Context) bool { return n.health.Ready(ctx).OK() },
 			Doors: n.requests.count(n.gateway.Doors(n.bearer)), Console: n.requests.count(n.console.Handler()),
 			Tokens: n.requests.count(n.tokens.Handler()), Health: n.health.Handler(n.isKnown),
@@ -437,7 +437,7 @@ func (n *Node) introspector(r *http.Request) (creto.ID, error) {
 
 // isKnown reports whether health may tell its reasons.
 func (n *Node) isKnown(r *http.Request) bool {
-	if creto.CallerOf(r.Context()) == n.owner {
+	if caller := creto.CallerOf(r.Context()); caller.Name == BootstrapHuman && caller.Kind == creto.KindHuman {
 		return true
 	}
 	_, err := n.console.Authenticated(r)

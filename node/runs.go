@@ -207,7 +207,7 @@ func (n *Node) StartRun(ctx context.Context, in client.NewRun) (client.Run, erro
 	}
 	id := "run-" + creto.NewUUID().String()[:8] // short: socket paths are
 	r := &run{
-		id: id, dir: n.runs.dir(id), agent: n.authority.ID(creto.KindAgent, in.Agent), isolation: in.Isolation,
+		id: id, dir: n.runs.dir(id), agent: n.id(ctx, creto.KindAgent, in.Agent), isolation: in.Isolation,
 		pid: in.PID, pidStart: start,
 	}
 	caller, err := n.runs.caller(ctx, r)

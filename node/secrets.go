@@ -69,11 +69,11 @@ func (c SecretVaultConfig) source() secretsource.VaultConfig {
 	}
 }
 
-// agentIDs returns the full names of agents of the node's own tenant.
-func (n *Node) agentIDs(names []string) []creto.ID {
+// agentIDs returns the full names of agents of the caller's tenant.
+func (n *Node) agentIDs(ctx context.Context, names []string) []creto.ID {
 	var ids []creto.ID
 	for _, name := range names {
-		ids = append(ids, n.authority.ID(creto.KindAgent, name))
+		ids = append(ids, n.id(ctx, creto.KindAgent, name))
 	}
 	return ids
 }
@@ -92,7 +92,7 @@ func secretOf(s localnhi.SecretInfo) client.Secret {
 // SetSecret implements serve.Admin.
 func (n *Node) SetSecret(ctx context.Context, in client.NewSecret) (client.Secret, error) {
 	s, err := n.authority.SetSecret(ctx, localnhi.SecretInfo{
-		Tenant: n.owner.Tenant, Name: nhi.SecretRef(in.Name), Owner: creto.CallerOf(ctx), Agents: n.agentIDs(in.Agents),
+		Tenant: creto.CallerOf(ctx).Tenant, Name: nhi.SecretRef(in.Name), Owner: creto.CallerOf(ctx), Agents: n.agentIDs(ctx, in.Agents),
 	}, in.Value)
 	if err != nil {
 		return client.Secret{}, err
@@ -102,7 +102,7 @@ func (n *Node) SetSecret(ctx context.Context, in client.NewSecret) (client.Secre
 
 // Secrets implements serve.Admin.
 func (n *Node) Secrets(ctx context.Context) ([]client.Secret, error) {
-	list, err := n.authority.Secrets(ctx, n.owner.Tenant)
+	list, err := n.authority.Secrets(ctx, creto.CallerOf(ctx).Tenant)
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +115,7 @@ func (n *Node) Secrets(ctx context.Context) ([]client.Secret, error) {
 
 // RemoveSecret implements serve.Admin.
 func (n *Node) RemoveSecret(ctx context.Context, name string) error {
-	if err := n.authority.RemoveSecret(ctx, n.owner.Tenant, nhi.SecretRef(name)); err != nil {
+	if err := n.authority.RemoveSecret(ctx, creto.CallerOf(ctx).Tenant, nhi.SecretRef(name)); err != nil {
 		return err
 	}
 	return n.adminEvent(ctx, audit.EventSecretRemoved, "Secret::"+name, nhi.VerifiedChain{})

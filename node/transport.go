@@ -58,7 +58,9 @@ func (n *Node) authenticate(ctx context.Context, method string, p serve.Peer) (c
 	if err := n.mustBeIn(ctx, session.Human, AdminGroup); err != nil {
 		return nil, fault.Wrap(op, err)
 	}
-	return creto.WithCaller(ctx, session.Human), nil
+	// Contracts know every tenant's principals.
+	ctx = creto.WithCaller(ctx, session.Human)
+	return ctx, n.platformOnly(ctx)
 }
 
 // isNode returns nil for the certificate of a workload that is a node. The
@@ -72,8 +74,8 @@ func (n *Node) isNode(ctx context.Context, id creto.ID, certificate *x509.Certif
 	if now.Time().After(certificate.NotAfter) {
 		return fault.New(op, fault.Unauthenticated, "the certificate of %s ended at %s", id, certificate.NotAfter.UTC().Format(time.RFC3339))
 	}
-	if id.Kind != creto.KindWorkload {
-		return fault.New(op, fault.PermissionDenied, "%s is no workload", id)
+	if id.Kind != creto.KindWorkload || id.Tenant != n.owner.Tenant {
+		return fault.New(op, fault.PermissionDenied, "%s is no workload of the tenant %q", id, n.owner.Tenant)
 	}
 	if err := n.authority.Known(ctx, id); err != nil {
 		return fault.Wrap(op, err)

@@ -228,6 +228,9 @@ func (l *Log) Query(ctx context.Context, f audit.Filter) ([]audit.Entry, error) 
 		args = append(args, value)
 		where = append(where, strings.ReplaceAll(condition, "$", "$"+string(rune('0'+len(args)))))
 	}
+	if f.Tenant != "" {
+		add("tenant = $", f.Tenant)
+	}
 	if f.Actor != "" {
 		add("(actor = $ OR actor LIKE '%/' || $)", f.Actor)
 	}

@@ -25,31 +25,36 @@ type GroupsOf func(ctx context.Context, id creto.ID) ([]string, error)
 // Authorizer is the local authz.Authorizer.
 type Authorizer struct {
 	dir        string
+	tenant     string
 	groups     GroupsOf
 	extensions []authz.Extension
-	current    atomic.Pointer[snapshot]
+	current    atomic.Pointer[book]
 	changed    func(ctx context.Context, version creto.Digest, err error)
 }
 
 var _ authz.Authorizer = (*Authorizer)(nil)
 
-// Open loads the policies of dir, every *.cedar file below it. extensions are
+// Open loads the policies of dir: every *.cedar file below it is tenant's, but
+// for those below dir/tenants/NAME, which are of the tenant of that name. A
+// tenant's policies speak of its own principals alone; one that has none permits
+// nothing. extensions are
 // asked in their order once policy allows. changed is called by Run when the
 // directory's content changed: with the new version, or with what is wrong.
 //
 // Errors: InvalidArgument (Permanent), naming file and line, for policies that
 // are wrong; Unavailable (Degraded) if dir cannot be read.
-func Open(dir string, groups GroupsOf, extensions []authz.Extension, changed func(context.Context, creto.Digest, error)) (*Authorizer, error) {
-	a := &Authorizer{dir: dir, groups: groups, extensions: extensions, changed: changed}
-	s, err := load(dir)
+func Open(dir, tenant string, groups GroupsOf, extensions []authz.Extension, changed func(context.Context, creto.Digest, error)) (*Authorizer, error) {
+	a := &Authorizer{dir: dir, tenant: tenant, groups: groups, extensions: extensions, changed: changed}
+	b, err := loadBook(dir, tenant)
 	if err != nil {
 		return nil, err
 	}
-	a.current.Store(s)
+	a.current.Store(b)
 	return a, nil
 }
 
-// Version returns the digest of the policies in force.
+// Version returns the digest of the policies in force, of all tenants together.
+// A decision names that of its tenant's.
 func (a *Authorizer) Version() creto.Digest { return a.current.Load().version }
 
 type session struct {
@@ -130,7 +135,7 @@ func (a *Authorizer) decide(ctx context.Context, s authz.Session, r authz.Reques
 	if err != nil {
 		return authz.Decision{}, fault.Wrap(op, err)
 	}
-	snapshot := a.current.Load()
+	snapshot := a.current.Load().of(own.chain.Agent().Tenant)
 	decision := snapshot.policy(own, r, record)
 	if decision.Kind != authz.Allow {
 		return decision, nil

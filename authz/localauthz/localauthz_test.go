@@ -2,6 +2,7 @@ package localauthz_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,7 +26,7 @@ func open(t testing.TB, dir string, groups map[string][]string, extensions []aut
 	if changed == nil {
 		changed = func(context.Context, creto.Digest, error) {}
 	}
-	return localauthz.Open(dir, of, extensions, changed)
+	return localauthz.Open(dir, creto.DefaultTenant, of, extensions, changed)
 }
 
 func write(t testing.TB, dir, name, text string) {
@@ -203,4 +204,41 @@ func FuzzParsePolicies(f *testing.F) {
 			t.Errorf("Open = %v, want InvalidArgument or nothing", err)
 		}
 	})
+}
+
+// A tenant's policies are in a directory of their own, and decide for nobody else.
+func TestTenants(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const everything = "@id(\"all\") permit (principal, action, resource);\n"
+	write("base.cedar", everything)
+	write("tenants/acme/base.cedar", "@id(\"all\") forbid (principal, action, resource);\n") // the same id, another policy
+	nobody := func(context.Context, creto.ID) ([]string, error) { return nil, nil }
+	a, err := localauthz.Open(dir, creto.DefaultTenant, nobody, nil, func(context.Context, creto.Digest, error) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := a.Version()
+	write("tenants/acme/base.cedar", everything)
+	if err := a.Reload(t.Context()); err != nil || a.Version() == before {
+		t.Errorf("Reload after a change of a tenant's policies = %v, version changed: %v", err, a.Version() != before)
+	}
+	for _, name := range []string{"tenants/loose.cedar", "tenants/default/base.cedar"} {
+		write(name, everything)
+		if err := a.Reload(t.Context()); !errors.Is(err, fault.InvalidArgument) || !strings.Contains(fault.Message(err), name) {
+			t.Errorf("Reload with %s = %v, want InvalidArgument that names it", name, err)
+		}
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -46,13 +47,65 @@ type snapshot struct {
 	version  creto.Digest
 }
 
-// load reads every *.cedar file below dir, in lexical order.
-func load(dir string) (*snapshot, error) {
+// book holds the policies of every tenant. It is immutable.
+type book struct {
+	tenants map[string]*snapshot
+	none    *snapshot // of a tenant that has no policies
+	version creto.Digest
+}
+
+// of returns a tenant's policies.
+func (b *book) of(tenant string) *snapshot {
+	if s, ok := b.tenants[tenant]; ok {
+		return s
+	}
+	return b.none
+}
+
+// tenantsDir is where the policies of other tenants are, in a directory each.
+const tenantsDir = "tenants"
+
+// loadBook reads every *.cedar file below dir, in lexical order.
+func loadBook(dir, home string) (*book, error) {
 	const op fault.Op = "localauthz.load"
 	files, err := read(dir)
 	if err != nil {
 		return nil, err
 	}
+	shelves := map[string][]file{home: nil}
+	var problems, texts []string
+	for _, f := range files {
+		tenant := home
+		if rest, ok := strings.CutPrefix(f.name, tenantsDir+"/"); ok {
+			var below bool
+			if tenant, _, below = strings.Cut(rest, "/"); !below || tenant == home {
+				problems = append(problems, fmt.Sprintf("%s: below %s there is a directory for each tenant but %q, whose policies are in %s itself", f.name, tenantsDir, home, dir))
+				continue
+			}
+		}
+		shelves[tenant] = append(shelves[tenant], f)
+	}
+	b := &book{tenants: make(map[string]*snapshot)}
+	for _, tenant := range slices.Sorted(maps.Keys(shelves)) {
+		s, wrong := newSnapshot(shelves[tenant])
+		problems = append(problems, wrong...)
+		b.tenants[tenant] = s
+		texts = append(texts, tenant+" "+s.version.String())
+	}
+	b.none, _ = newSnapshot(nil)
+	if len(problems) > 0 {
+		return nil, fault.New(op, fault.InvalidArgument, "the policies in %s cannot be used:\n  %s", dir, strings.Join(problems, "\n  "))
+	}
+	b.version = b.tenants[home].version
+	if len(texts) > 1 {
+		b.version = creto.DigestOf([]byte(strings.Join(texts, "\n")))
+	}
+	return b, nil
+}
+
+// newSnapshot returns the set of a tenant's policies, and what is wrong with
+// them.
+func newSnapshot(files []file) (*snapshot, []string) {
 	s := &snapshot{set: cedar.NewPolicySet(), policies: make(map[cedar.PolicyID]policy)}
 	var texts bytes.Buffer
 	var problems []string
@@ -69,11 +122,8 @@ func load(dir string) (*snapshot, error) {
 			}
 		}
 	}
-	if len(problems) > 0 {
-		return nil, fault.New(op, fault.InvalidArgument, "the policies in %s cannot be used:\n  %s", dir, strings.Join(problems, "\n  "))
-	}
 	s.version = creto.DigestOf(texts.Bytes())
-	return s, nil
+	return s, problems
 }
 
 // parseError is how cedar-go says what it did not expect, and where.
@@ -251,13 +301,13 @@ func (a *Authorizer) Run(ctx context.Context) error {
 //
 // Errors: as Open; the policies before then stay in force.
 func (a *Authorizer) Reload(ctx context.Context) error {
-	s, err := load(a.dir)
+	b, err := loadBook(a.dir, a.tenant)
 	if err != nil {
 		return err
 	}
-	if s.version != a.Version() {
-		a.current.Store(s)
-		a.changed(ctx, s.version, nil)
+	if b.version != a.Version() {
+		a.current.Store(b)
+		a.changed(ctx, b.version, nil)
 	}
 	return nil
 }

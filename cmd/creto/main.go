@@ -79,6 +79,7 @@ func explain(err error) string {
 type app struct {
 	dataDir string
 	asJSON  bool
+	tenant  string
 	out     io.Writer
 }
 
@@ -98,6 +99,7 @@ Start with:  creto demo`,
 	}
 	root.PersistentFlags().StringVar(&a.dataDir, "data", defaultDataDir(), "the node's data `directory`")
 	root.PersistentFlags().BoolVar(&a.asJSON, "json", false, "print JSON")
+	root.PersistentFlags().StringVar(&a.tenant, "tenant", os.Getenv("CRETO_TENANT"), "whose people, agents and records: a `tenant` (default the node's own, or $CRETO_TENANT)")
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w; see: %s --help", err, c.CommandPath())
@@ -117,7 +119,7 @@ Start with:  creto demo`,
 	add("run", a.demoCommand(), a.runCommand())
 	add("people", a.agentCommand(), a.humanCommand(), a.loginCommand(), a.logoutCommand(), a.tokenCommand(), a.secretCommand(), a.approvalsCommand(), a.policyCommand(), a.checkCommand())
 	add("proof", a.receiptsCommand(), a.auditCommand(), a.verifyCommand())
-	add("node", a.serveCommand(), a.healthCommand(), a.configCommand(), a.keysCommand())
+	add("node", a.serveCommand(), a.tenantCommand(), a.healthCommand(), a.configCommand(), a.keysCommand())
 	explainUsage(root)
 	return root
 }
@@ -174,7 +176,11 @@ func (a *app) client() (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return client.New(address, token)
+	c, err := client.New(address, token)
+	if err != nil {
+		return nil, err
+	}
+	return c.For(a.tenant), nil
 }
 
 // The environment that names a node elsewhere, and a session's token for it.
@@ -217,6 +223,9 @@ func isUnreachable(err error) bool {
 
 // hint returns a command line to type next, for the same data directory.
 func (a *app) hint(command string) string {
+	if a.tenant != "" {
+		command = "--tenant " + quoted(a.tenant) + " " + command
+	}
 	if a.dataDir == defaultDataDir() {
 		return "creto " + command
 	}

@@ -88,7 +88,7 @@ func (a *app) policyCommand() *cobra.Command {
 				dir = args[0]
 			}
 			nobody := func(context.Context, creto.ID) ([]string, error) { return nil, nil }
-			p, err := localauthz.Open(dir, nobody, nil, nil)
+			p, err := localauthz.Open(dir, creto.DefaultTenant, nobody, nil, nil)
 			if err != nil {
 				return err
 			}

@@ -19,6 +19,8 @@ import (
 // creto.CallerOf.
 type Admin interface {
 	Status(ctx context.Context) (client.Status, error)
+	AddTenant(ctx context.Context, t client.Tenant) (client.Tenant, error)
+	Tenants(ctx context.Context) ([]client.Tenant, error)
 	AddAgent(ctx context.Context, a client.NewAgent) (client.Agent, error)
 	Delegation(ctx context.Context, id string) (client.Delegation, error)
 	Agents(ctx context.Context) ([]client.Agent, error)
@@ -109,6 +111,8 @@ func api(a Admin) http.Handler {
 	mux := http.NewServeMux()
 	on := func(pattern string, h http.HandlerFunc) { mux.HandleFunc(pattern, h) }
 	on("GET /api/v1/status", answer(func(r *http.Request, _ none) (client.Status, error) { return a.Status(r.Context()) }))
+	on("POST /api/v1/tenants", answer(func(r *http.Request, in client.Tenant) (client.Tenant, error) { return a.AddTenant(r.Context(), in) }))
+	on("GET /api/v1/tenants", answer(func(r *http.Request, _ none) ([]client.Tenant, error) { return a.Tenants(r.Context()) }))
 	on("POST /api/v1/agents", answer(func(r *http.Request, in client.NewAgent) (client.Agent, error) { return a.AddAgent(r.Context(), in) }))
 	on("GET /api/v1/delegations/{id}", answer(func(r *http.Request, _ none) (client.Delegation, error) {
 		return a.Delegation(r.Context(), r.PathValue("id"))

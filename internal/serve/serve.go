@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc"
 
 	"creto.dev"
+	"creto.dev/client"
 	"creto.dev/fault"
 	"creto.dev/fault/faulthttp"
 	"creto.dev/internal/wire"
@@ -43,10 +44,11 @@ const (
 // Parts are the handlers of the one port.
 type Parts struct {
 	// Admin is behind /api; Administrator says who calls over TCP, and
-	// refuses whoever may not. Over the socket it is Owner.
+	// refuses whoever may not. Over the socket it is Owner of the tenant that
+	// the request names, or of the node's own for "".
 	Admin         Admin
 	Administrator func(r *http.Request) (creto.ID, error)
-	Owner         creto.ID
+	Owner         func(ctx context.Context, tenant string) (creto.ID, error)
 	// Doors serve /v1, Console /console, Tokens /oauth and what others verify
 	// tokens with, Health the rest.
 	Doors   http.Handler
@@ -239,6 +241,10 @@ func (s *Server) authenticated(next http.Handler) http.Handler {
 			faulthttp.Write(w, r, err)
 			return
 		}
+		if tenant := r.Header.Get(client.TenantHeader); tenant != "" && tenant != id.Tenant {
+			faulthttp.Write(w, r, fault.New("serve", fault.PermissionDenied, "%s administers the tenant %q alone", id.Name, id.Tenant))
+			return
+		}
 		protected.ServeHTTP(w, r.WithContext(creto.WithCaller(r.Context(), id)))
 	})
 }
@@ -258,7 +264,12 @@ func (s *Server) private(contracts http.Handler) http.Handler {
 	mux.Handle("/api/v1/", api(s.parts.Admin))
 	s.shared(mux, contracts)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		mux.ServeHTTP(w, r.WithContext(creto.WithCaller(r.Context(), s.parts.Owner)))
+		owner, err := s.parts.Owner(r.Context(), r.Header.Get(client.TenantHeader))
+		if err != nil {
+			faulthttp.Write(w, r, err)
+			return
+		}
+		mux.ServeHTTP(w, r.WithContext(creto.WithCaller(r.Context(), owner)))
 	})
 }
 

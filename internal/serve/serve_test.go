@@ -73,6 +73,27 @@ func (a *admin) take() []string {
 	return calls
 }
 
+// ownerOf knows one tenant beside the node's own.
+func ownerOf(_ context.Context, tenant string) (creto.ID, error) {
+	id := human("owner")
+	switch tenant {
+	case "":
+	case "acme":
+		id.Tenant = tenant
+	default:
+		return id, fault.New("test", fault.NotFound, "there is no tenant %q", tenant)
+	}
+	return id, nil
+}
+
+func (a *admin) AddTenant(ctx context.Context, t client.Tenant) (client.Tenant, error) {
+	return t, a.note(ctx, "AddTenant", t)
+}
+
+func (a *admin) Tenants(ctx context.Context) ([]client.Tenant, error) {
+	return []client.Tenant{{Name: "acme"}}, a.note(ctx, "Tenants")
+}
+
 func (a *admin) Status(ctx context.Context) (client.Status, error) {
 	return client.Status{Version: "1", PID: 7}, a.note(ctx, "Status")
 }
@@ -200,7 +221,7 @@ func startWith(t *testing.T, more func(*serve.Parts)) *node {
 	ended := make(chan error, 1)
 	go func() {
 		parts := serve.Parts{
-			Admin: n.admin, Owner: human("owner"), Doors: say("doors"), Console: say("console"), Tokens: say("tokens"), Health: say("health"),
+			Admin: n.admin, Owner: ownerOf, Doors: say("doors"), Console: say("console"), Tokens: say("tokens"), Health: say("health"),
 			Administrator: func(r *http.Request) (creto.ID, error) {
 				switch r.Header.Get("Authorization") {
 				case "Bearer admin":

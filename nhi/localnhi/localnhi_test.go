@@ -84,8 +84,8 @@ func TestAuthority(t *testing.T) {
 				_, err := a.SetSecret(t.Context(), info, creto.NewSecret(value))
 				must(t, err)
 			},
-			Now:         func() time.Time { stamp, _ := clock.Now(t.Context()); return stamp.Time() },
-			Advance:     func(d time.Duration) { clock.Advance(d) },
+			Now:     func() time.Time { stamp, _ := clock.Now(t.Context()); return stamp.Time() },
+			Advance: func(d time.Duration) { clock.Advance(d) },
 		}
 	})
 }

@@ -1,0 +1,198 @@
+package node_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"creto.dev"
+	"creto.dev/client"
+	"creto.dev/fault"
+	"creto.dev/node"
+)
+
+// TestTenantsAreIsolated: two tenants with principals of the same names, and one
+// that tries to reach the other's by every call there is.
+func TestTenantsAreIsolated(t *testing.T) {
+	model := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write([]byte(`{"id":"1","object":"chat.completion","model":"m","choices":[{"index":0,"finish_reason":"stop","message":{"role":"assistant","content":"hello"}}],"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}`))
+	}))
+	defer model.Close()
+	o := options(t.TempDir())
+	o.Config.Inference.Providers = []node.ProviderConfig{{Name: "m", BaseURL: model.URL + "/v1"}}
+	_, home, stop := running(t, o)
+	defer stop()
+	ctx := t.Context()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := home.For("acme").Agents(ctx); !errors.Is(err, fault.NotFound) {
+		t.Errorf("Agents of a tenant that is not there = %v, want NotFound", err)
+	}
+	_, err := home.AddTenant(ctx, "acme")
+	must(err)
+	if _, err := home.AddTenant(ctx, "acme"); !errors.Is(err, fault.AlreadyExists) {
+		t.Errorf("AddTenant twice = %v, want AlreadyExists", err)
+	}
+	if _, err := home.AddTenant(ctx, "../evil"); !errors.Is(err, fault.InvalidArgument) {
+		t.Errorf("AddTenant of a path = %v, want InvalidArgument", err)
+	}
+	acme := home.For("acme")
+	for _, c := range []*client.Client{home, acme} { // the same names in both
+		_, err = c.AddHuman(ctx, "alice", nil)
+		must(err)
+		_, err = c.AddHuman(ctx, "bob", []string{"finance"})
+		must(err)
+	}
+	_, err = home.AddAgent(ctx, client.NewAgent{Name: "bot", OnBehalfOf: "alice", Ask: []string{"call_model=*,finance"}})
+	must(err)
+	_, err = home.AddAgent(ctx, client.NewAgent{Name: "only", OnBehalfOf: "alice", Allow: []string{"call_model=*"}})
+	must(err)
+	_, err = acme.AddAgent(ctx, client.NewAgent{Name: "bot", OnBehalfOf: "alice"})
+	must(err)
+
+	names := func(c *client.Client) []string {
+		list, err := c.Agents(ctx)
+		must(err)
+		var names []string
+		for _, a := range list {
+			names = append(names, a.ID)
+		}
+		return names
+	}
+	if got := names(home); !slices.Equal(got, []string{"spiffe://creto.local/default/agent/bot", "spiffe://creto.local/default/agent/only"}) {
+		t.Errorf("home's agents are %v", got)
+	}
+	if got := names(acme); !slices.Equal(got, []string{"spiffe://creto.local/acme/agent/bot"}) {
+		t.Errorf("acme's agents are %v", got)
+	}
+
+	// A policy of one says nothing of the other's agent of the same name.
+	check := client.Check{Agent: "bot", Action: "call_model", Resource: "m"}
+	if d, err := home.Check(ctx, check); err != nil || d.Decision != "requires_oversight" {
+		t.Errorf("Check of home's bot = %+v, %v", d, err)
+	}
+	if d, err := acme.Check(ctx, check); err != nil || d.Decision != "deny" {
+		t.Errorf("Check of acme's bot = %+v, %v; want deny", d, err)
+	}
+
+	// home's bot asks for consent, over the port, with its token.
+	status, err := home.Status(ctx)
+	must(err)
+	token, err := home.Token(ctx, "bot")
+	must(err)
+	call, cancel := context.WithCancel(ctx)
+	answered := make(chan int, 1)
+	go func() { answered <- modelCall(call, "http://"+status.Listen, token.Token) }()
+	id := pending(t, home)
+	if list, err := acme.Approvals(ctx, ""); err != nil || len(list) > 0 {
+		t.Errorf("acme sees %v, %v", list, err)
+	}
+
+	// The administrator of acme, over the port.
+	session, err := acme.Session(ctx, "admin")
+	must(err)
+	remote, err := client.New("http://"+status.Listen, creto.NewSecret(session.Token))
+	must(err)
+	for who, c := range map[string]*client.Client{"over the socket": acme, "over the port": remote} {
+		for name, err := range map[string]error{
+			"Approval":                 second(c.Approval(ctx, id)),
+			"Decide":                   second(c.Decide(ctx, id, client.Decide{Approve: true})),
+			"Decide as bob":            second(c.Decide(ctx, id, client.Decide{Approve: true, As: "bob"})),
+			"Token":                    second(c.Token(ctx, "only")),
+			"RevokeAgent":              c.RevokeAgent(ctx, "only"),
+			"AddTenant":                second(c.AddTenant(ctx, "more")),
+			"Tenants":                  second(c.Tenants(ctx)),
+			"Check":                    second(c.Check(ctx, client.Check{Agent: "only", Action: "call_model", Resource: "m"})),
+			"AddAgent for home's":      second(c.AddAgent(ctx, client.NewAgent{Name: "x", OnBehalfOf: "agent:only"})),
+			"StartRun of home's agent": second(c.StartRun(ctx, client.NewRun{Agent: "only", PID: 1, Command: []string{"true"}})),
+		} {
+			if !errors.Is(err, fault.NotFound) && !errors.Is(err, fault.PermissionDenied) {
+				t.Errorf("%s, acme's %s = %v, want NotFound or PermissionDenied", who, name, err)
+			}
+		}
+		list, err := c.Receipts(ctx, client.Query{Limit: 1000})
+		must(err)
+		if len(list) == 0 {
+			t.Errorf("%s, acme sees none of its own records", who)
+		}
+		for _, r := range list {
+			if r.Record.Who.Tenant != "acme" {
+				t.Errorf("%s, acme sees the record of %s: %s", who, r.Record.Who, r.Record.What)
+			}
+		}
+		for _, name := range []string{"only", "spiffe://creto.local/default/agent/only"} {
+			if list, err := c.Receipts(ctx, client.Query{Agent: name}); err != nil || len(list) > 0 {
+				t.Errorf("%s, acme finds %d records of home's agent, %v", who, len(list), err)
+			}
+		}
+	}
+	if _, err := remote.For("default").Agents(ctx); !errors.Is(err, fault.PermissionDenied) {
+		t.Errorf("over the port, acme's administrator calling for home = %v, want PermissionDenied", err)
+	}
+
+	// acme's token reaches the doors as acme's agent.
+	other, err := acme.Token(ctx, "bot")
+	must(err)
+	soon, cancelled := context.WithTimeout(ctx, 20*time.Second)
+	defer cancelled()
+	if got := modelCall(soon, "http://"+status.Listen, other.Token); got != http.StatusForbidden {
+		t.Errorf("acme's bot calls a model: status %d, want 403", got)
+	}
+	if _, err := home.Decide(ctx, id, client.Decide{Approve: true, As: "bob"}); err != nil {
+		t.Error(err)
+	}
+	select {
+	case got := <-answered:
+		if got != http.StatusOK {
+			t.Errorf("home's bot calls a model with consent: status %d", got)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("home's bot was not answered")
+	}
+	cancel()
+}
+
+func second[T any](_ T, err error) error { return err }
+
+// modelCall asks for a completion and returns the status.
+func modelCall(ctx context.Context, base, token string) int {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, base+"/v1/chat/completions", strings.NewReader(`{"model":"m","messages":[{"role":"user","content":"hello"}]}`))
+	if err != nil {
+		return 0
+	}
+	request.Header.Set("Content-Type", "application/json")
+	request.Header.Set("Authorization", "Bearer "+token)
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return 0
+	}
+	_ = response.Body.Close()
+	return response.StatusCode
+}
+
+// pending waits for a request for consent and returns its id.
+func pending(t *testing.T, c *client.Client) string {
+	t.Helper()
+	for range 1000 {
+		list, err := c.Approvals(t.Context(), "pending")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(list) > 0 {
+			return list[0].ID
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatal("nothing waits for consent")
+	return ""
+}
