@@ -59,7 +59,8 @@ func ParseReference(text string) (Reference, error) {
 		ok = false
 	}
 	if !ok {
-		return Reference{}, fault.New(op, fault.InvalidArgument, "%.100q is no reference to a secret; write store:NAME, env:VARIABLE, file:PATH or vault:MOUNT/PATH#FIELD", text)
+		// It is not quoted: it may be the secret itself, in the wrong place.
+		return Reference{}, fault.New(op, fault.InvalidArgument, "not a reference to a secret; write store:NAME, env:VARIABLE, file:PATH or vault:MOUNT/PATH#FIELD")
 	}
 	return r, nil
 }
