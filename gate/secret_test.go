@@ -1,7 +1,9 @@
 package gate_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -11,6 +13,7 @@ import (
 	"creto.dev/gate"
 	"creto.dev/nhi"
 	"creto.dev/nhi/localnhi"
+	"creto.dev/pqc/localpqc"
 )
 
 const secretPolicies = policies + `
@@ -74,15 +77,60 @@ func TestSecret(t *testing.T) {
 	h.check(t)
 }
 
-// What cannot be recorded is not handed out.
-func TestSecretUnrecorded(t *testing.T) {
-	h := build(t)
-	h.legislate(t, secretPolicies)
-	h.secret(t, "key", "canary-1")
-	c := h.caller(t)
-	h.log.down.Store(true)
-	if got, _, err := h.gate.Secret(t.Context(), c, gate.Access{Secret: "key", Delivery: gate.DeliveryGateway}); !errors.Is(err, fault.AuditUnavailable) || !got.IsZero() {
-		t.Errorf("Secret without a log = %d bytes, %v; want AuditUnavailable", len(got.Reveal()), err)
+// authority answers for secrets as a test says.
+type authority struct {
+	nhi.Authority
+	secrets func(context.Context, nhi.Identity, []nhi.SecretRef) ([]creto.Secret, error)
+}
+
+func (a authority) DelegatedSecrets(ctx context.Context, who nhi.Identity, refs []nhi.SecretRef) ([]creto.Secret, error) {
+	return a.secrets(ctx, who, refs)
+}
+
+func TestSecretAuthority(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		secrets func(h *house, call int) ([]creto.Secret, error)
+		want    fault.Code
+	}{
+		{"the log fails before it", nil, fault.AuditUnavailable},
+		// What cannot be recorded is not handed out.
+		{"the log fails meanwhile", func(h *house, _ int) ([]creto.Secret, error) {
+			h.log.down.Store(true)
+			return []creto.Secret{creto.NewSecret("canary-1")}, nil
+		}, fault.AuditUnavailable},
+		{"it has forgotten the token", func(_ *house, call int) ([]creto.Secret, error) {
+			if call == 1 {
+				return nil, fault.New("test", fault.NHITokenInvalid, "who?")
+			}
+			return []creto.Secret{creto.NewSecret("canary-1")}, nil
+		}, fault.OK},
+		{"it does not know the token", func(*house, int) ([]creto.Secret, error) {
+			return nil, fault.New("test", fault.NHITokenInvalid, "who?")
+		}, fault.NHITokenInvalid},
+		{"it answers with nothing", func(*house, int) ([]creto.Secret, error) { return nil, nil }, fault.NHIInternal},
+		{"it answers with too much", func(*house, int) ([]creto.Secret, error) {
+			return []creto.Secret{creto.NewSecret("a"), creto.NewSecret("b")}, nil
+		}, fault.NHIInternal},
+		{"it answers with an empty value", func(*house, int) ([]creto.Secret, error) { return make([]creto.Secret, 1), nil }, fault.NHIInternal},
+		{"it is down", func(*house, int) ([]creto.Secret, error) {
+			return nil, fault.New("test", fault.NHIUnavailable, "down")
+		}, fault.NHIUnavailable},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h, calls := build(t), 0
+			h.legislate(t, secretPolicies)
+			h.gate = gate.New(authority{h.authority, func(context.Context, nhi.Identity, []nhi.SecretRef) ([]creto.Secret, error) {
+				calls++
+				return test.secrets(h, calls)
+			}}, localpqc.New(), h.clock, h.authorizer, h.log, h.desk, h.meter)
+			c := h.caller(t)
+			h.log.down.Store(test.secrets == nil)
+			got, _, err := h.gate.Secret(t.Context(), c, gate.Access{Secret: "key", Delivery: gate.DeliveryGateway})
+			if fault.CodeOf(err) != test.want || (err == nil) != (got.Reveal() == "canary-1") || calls > 2 || strings.Contains(fmt.Sprint(err), "canary") {
+				t.Errorf("Secret = %d bytes, %v after %d calls; want %v", len(got.Reveal()), err, calls, test.want)
+			}
+		})
 	}
 }
 
@@ -129,4 +177,24 @@ func TestSecretAsked(t *testing.T) {
 	if err := <-done; err == nil || fault.CategoryOf(err) == fault.Transient {
 		t.Errorf("after the agent was revoked: %v", err)
 	}
+}
+
+// BenchmarkSecret is what one access costs: policy, an unsealed row, and a
+// record on disk before the value is anybody's.
+func BenchmarkSecret(b *testing.B) {
+	h := build(b)
+	h.legislate(b, secretPolicies)
+	h.secret(b, "key", "canary-1")
+	c := h.caller(b)
+	ctx, stop := context.WithCancel(b.Context())
+	drained := make(chan error, 1)
+	go func() { drained <- h.log.auditLog.(interface{ Run(context.Context) error }).Run(ctx) }()
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, _, err := h.gate.Secret(b.Context(), c, gate.Access{Secret: "key", Delivery: gate.DeliveryGateway}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	stop()
+	<-drained
 }

@@ -124,6 +124,13 @@ func newUpstream() *upstream {
 		u.orders.Add(1)
 		fmt.Fprintf(w, "order %s\n", r.PathValue("id"))
 	})
+	mux.HandleFunc("GET /locked", func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer canary-77" {
+			http.Error(w, "locked", http.StatusUnauthorized)
+			return
+		}
+		_, _ = io.WriteString(w, "open\n")
+	})
 	mux.HandleFunc("POST /refunds", func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		w.WriteHeader(http.StatusCreated)

@@ -229,11 +229,8 @@ func TestVaultFaults(t *testing.T) {
 			_, _ = fmt.Fprintf(w, `{"data":{"api_key":"%s"}}`, canary)
 			return true
 		}, fault.NHIUnavailable, 3},
-		{"without an end", func(w http.ResponseWriter, _ *http.Request) bool {
-			_, _ = fmt.Fprint(w, `{"data":"`)
-			for range 64 {
-				_, _ = fmt.Fprint(w, strings.Repeat("x", 1<<16))
-			}
+		{"a large answer", func(w http.ResponseWriter, _ *http.Request) bool {
+			_, _ = fmt.Fprintf(w, `{"data":{"data":{"api_key":"%s","x":"%s"},"metadata":{"version":1,"created_time":"2026-11-22T09:00:00Z","deletion_time":"","destroyed":false}}}`, canary, strings.Repeat("x", 1<<20))
 			return true
 		}, fault.NHIUnavailable, 3},
 		{"hangs up", func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) }, fault.NHIUnavailable, 3},
