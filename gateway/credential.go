@@ -1,7 +1,9 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
+	"io"
 	"net"
 	"net/http"
 	"slices"
@@ -88,18 +90,23 @@ func byHost(list []Credential) map[string][]Credential {
 	return index
 }
 
-// credentials returns the headers to add to a request that was allowed, after
-// policy allowed the use of each secret too. The first credential for a header
-// counts.
-func (g *Gateway) credentials(ctx context.Context, v *visit, x exchange, detail map[string]string) (map[string]string, error) {
+// added is what the gateway adds to a request that was decided on.
+type added struct {
+	header  map[string]string
+	secrets []string // that are in it
+}
+
+// credentials returns what to add to a request that was allowed, after policy
+// allowed the use of each secret too. The first credential for a header counts.
+func (g *Gateway) credentials(ctx context.Context, v *visit, x exchange, detail map[string]string) (added, error) {
 	const op fault.Op = "gateway.credentials"
-	added := make(map[string]string)
+	a := added{header: make(map[string]string)}
 	for _, c := range g.injected[x.target.Host] {
-		if _, twice := added[c.Header]; twice || len(c.Agents) > 0 && !slices.Contains(c.Agents, v.agent.Name) {
+		if _, twice := a.header[c.Header]; twice || len(c.Agents) > 0 && !slices.Contains(c.Agents, v.agent.Name) {
 			continue
 		}
 		if x.method == http.MethodTrace { // RFC 9110, section 9.3.8: it is sent back
-			return nil, fault.New(op, fault.PermissionDenied, "TRACE is refused where a credential is added: it would be answered with it")
+			return added{}, fault.New(op, fault.PermissionDenied, "TRACE is refused where a credential is added: it would be answered with it")
 		}
 		secret, _, err := g.gate.Secret(ctx, v.Caller, gate.Access{
 			Secret: c.Secret, Delivery: gate.DeliveryGateway,
@@ -108,29 +115,102 @@ func (g *Gateway) credentials(ctx context.Context, v *visit, x exchange, detail 
 			Sandbox: v.Sandbox, Isolation: v.Isolation,
 		})
 		if err != nil {
-			return nil, fault.Wrap(op, err)
+			return added{}, fault.Wrap(op, err)
 		}
 		value := strings.Replace(c.Format, mark, secret.Reveal(), 1)
 		if !httpguts.ValidHeaderFieldValue(value) || strings.TrimSpace(value) != value {
-			return nil, fault.New(op, fault.FailedPrecondition, "the secret %q cannot go into a header: it has a line break, a control character, or space around it", c.Secret)
+			return added{}, fault.New(op, fault.FailedPrecondition, "the secret %q cannot go into a header: it has a line break, a control character, or space around it", c.Secret)
 		}
-		added[c.Header] = value
+		a.header[c.Header] = value
+		a.secrets = append(a.secrets, secret.Reveal())
 		detail["credential"] = strings.TrimSpace(detail["credential"] + " Secret::" + string(c.Secret))
 	}
-	return added, nil
+	return a, nil
 }
 
-// replace puts headers in place of those that the agent sent under the same
-// names, also as interfaces such as CGI read them.
-func replace(h http.Header, added map[string]string) {
+// replace puts what is added in place of the headers that the agent sent under
+// the same names, also as interfaces such as CGI read them.
+func (a added) replace(h http.Header) {
 	for name := range h {
-		if _, ok := added[http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))]; ok {
+		if _, ok := a.header[http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))]; ok {
 			delete(h, name)
 		}
 	}
-	for name, value := range added {
+	for name, value := range a.header {
 		h[name] = []string{value}
 	}
+}
+
+// minEcho is the shortest secret that an answer is searched for: shorter ones
+// are in answers by chance.
+const minEcho = 8
+
+// errEcho is why an answer does not reach the agent.
+var errEcho = fault.New("gateway.withheld", fault.SecurityViolation, "the answer holds the credential that was added to the request, and is withheld from that place on")
+
+// withhold refuses an answer that sends a secret back in its header, and returns
+// its body cut before the first secret. It finds secrets as they are, not
+// encoded ones.
+func (a added) withhold(r *http.Response) (io.Reader, error) {
+	w := &withheld{from: r.Body}
+	for _, secret := range a.secrets {
+		if len(secret) < minEcho {
+			continue
+		}
+		for _, values := range r.Header {
+			if strings.Contains(strings.Join(values, "\n"), secret) {
+				return nil, errEcho
+			}
+		}
+		w.secrets = append(w.secrets, []byte(secret))
+	}
+	if len(w.secrets) == 0 {
+		return r.Body, nil
+	}
+	return w, nil
+}
+
+// withheld reads what comes before a secret. It keeps back no more than what may
+// be the beginning of one, so that a stream flows.
+type withheld struct {
+	from    io.Reader
+	secrets [][]byte
+	read    []byte // and not given on
+	ready   int    // of it may be
+	err     error  // the end
+}
+
+// Read implements io.Reader.
+func (w *withheld) Read(p []byte) (int, error) {
+	for w.ready == 0 && w.err == nil {
+		more := make([]byte, copyBuffer)
+		n, err := w.from.Read(more)
+		w.read, w.err = append(w.read, more[:n]...), err
+		w.ready = len(w.read)
+		for _, secret := range w.secrets {
+			if i := bytes.Index(w.read, secret); i >= 0 {
+				w.ready, w.err = min(w.ready, i), errEcho
+			} else if err == nil {
+				w.ready = min(w.ready, len(w.read)-begun(w.read, secret))
+			}
+		}
+	}
+	n := copy(p, w.read[:w.ready])
+	w.read, w.ready = w.read[n:], w.ready-n
+	if n > 0 {
+		return n, nil
+	}
+	return 0, w.err
+}
+
+// begun returns how many bytes at the end of data may begin secret.
+func begun(data, secret []byte) int {
+	for n := min(len(secret)-1, len(data)); n > 0; n-- {
+		if bytes.HasSuffix(data, secret[:n]) {
+			return n
+		}
+	}
+	return 0
 }
 
 // secret hands a secret to the program itself, where policy permits that. It is

@@ -1,7 +1,9 @@
 package gateway_test
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -77,14 +79,21 @@ func TestCredential(t *testing.T) {
 		}
 	}
 	// What is recorded is what the agent sent.
-	for _, r := range h.records(t, creto.HTTPRequest, 7)[2:] {
-		if r.Detail["credential"] != "Secret::shop-key Secret::shop-key" || strings.Contains(fmt.Sprintf("%+v", r), canary) {
+	bare := 0
+	for _, r := range h.records(t, creto.HTTPRequest, 7) {
+		want := ""
+		if r.Resource == "Url::http://shop.test/redirect" {
+			want = "Secret::shop-key Secret::shop-key"
+		}
+		if r.Detail["credential"] != want || strings.Contains(fmt.Sprintf("%+v", r), canary) {
 			t.Errorf("recorded %+v", r)
 		}
+		if r.Args == creto.DigestOf([]byte("GET http://shop.test/redirect\n\n")) {
+			bare++
+		}
 	}
-	first := h.records(t, creto.HTTPRequest, 7)[6]
-	if want := creto.DigestOf([]byte("GET http://shop.test/redirect\n\n")); first.Args != want {
-		t.Errorf("the digest of the arguments is %s, want %s: of what the agent sent", first.Args, want)
+	if bare != 2 { // without a header, and with one that was of the connection alone
+		t.Errorf("%d records have the digest of a request without headers, want 2", bare)
 	}
 }
 
@@ -162,6 +171,72 @@ func TestCredentialFailsClosed(t *testing.T) {
 		}
 		h.records(t, creto.AccessSecret, 0)
 	})
+}
+
+// What an upstream sends back of the request does not hold the credential, and a
+// stream is not kept back for it.
+func TestCredentialEcho(t *testing.T) {
+	release := make(chan struct{})
+	s := newShop(t, func(w http.ResponseWriter, r *http.Request) {
+		key := r.Header.Get("Authorization")
+		flush := func(text string) {
+			_, _ = io.WriteString(w, text)
+			_ = http.NewResponseController(w).Flush()
+		}
+		switch r.URL.Path {
+		case "/header":
+			w.Header().Set("X-Echo", "you sent "+key)
+		case "/body":
+			flush("you sent " + key + ", thank you")
+		case "/pieces":
+			flush("you sent Bearer " + canary[:5])
+			flush(canary[5:] + ", thank you")
+		case "/stream":
+			flush("one")
+			<-release
+			flush("two " + canary[:5])
+			<-release
+			flush("three")
+		}
+	})
+	h := open(t, s.with(shopKey), nil, anyURL, "access_secret=shop-key")
+	h.secret(t, "shop-key", canary)
+	client := h.proxied(t)
+	for path, want := range map[string]string{"/body": "you sent Bearer ", "/pieces": "you sent Bearer "} {
+		response, err := client.Get("http://shop.test" + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(response.Body)
+		if !errors.Is(err, io.ErrUnexpectedEOF) || string(body) != want {
+			t.Errorf("%s: read %q, %v; want %q, cut", path, body, err, want)
+		}
+	}
+	if status, body := h.ask(t, "GET http://shop.test/header HTTP/1.1\nHost: a\n\n"); status != http.StatusForbidden || strings.Contains(body, canary) {
+		t.Errorf("a credential in a header: %d %s", status, body)
+	}
+	response, err := client.Get("http://shop.test/stream")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"one", "two ", canary[:5] + "three"} {
+		piece := make([]byte, len(want))
+		if _, err := io.ReadFull(response.Body, piece); err != nil || string(piece) != want {
+			t.Errorf("read %q, %v; want %q", piece, err, want)
+		}
+		if want != canary[:5]+"three" {
+			release <- struct{}{}
+		}
+	}
+	failures := 0
+	for _, r := range h.records(t, creto.HTTPRequest, 4) {
+		if r.Outcome == audit.Failure && strings.Contains(r.Why, "withheld") {
+			failures++
+		}
+	}
+	if failures != 3 {
+		t.Errorf("%d answers are recorded as withheld, want 3", failures)
+	}
 }
 
 // A program holds a secret itself only where policy says raw.

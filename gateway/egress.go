@@ -58,11 +58,11 @@ func (g *Gateway) request(w *startedWriter, r *http.Request, v *visit) error {
 			detail["decided_on"] = "method, path and body"
 		}
 		// They are no part of x, which is what was decided on and shown.
-		added, err := g.credentials(ctx, v, x, detail)
+		extra, err := g.credentials(ctx, v, x, detail)
 		if err != nil {
 			return gate.Result{Detail: detail}, err
 		}
-		return gate.Result{Detail: detail}, g.forward(ctx, w, x, added, v.key, detail)
+		return gate.Result{Detail: detail}, g.forward(ctx, w, x, extra, v.key, detail)
 	}))
 	return err
 }
@@ -148,7 +148,7 @@ func isCredential(name string) bool {
 // streams the answer back. It
 // follows no redirect, which would be another request, and passes on no interim
 // answers and no trailers.
-func (g *Gateway) forward(ctx context.Context, w *startedWriter, x exchange, added map[string]string, key string, detail map[string]string) error {
+func (g *Gateway) forward(ctx context.Context, w *startedWriter, x exchange, extra added, key string, detail map[string]string) error {
 	const op fault.Op = "gateway.forward"
 	out, err := http.NewRequestWithContext(ctx, x.method, x.target.String(), bytes.NewReader(x.body))
 	if err != nil {
@@ -161,7 +161,7 @@ func (g *Gateway) forward(ctx context.Context, w *startedWriter, x exchange, add
 	if len(out.Header["User-Agent"]) == 0 {
 		out.Header["User-Agent"] = nil // or net/http adds its own
 	}
-	replace(out.Header, added)
+	extra.replace(out.Header)
 	response, err := g.transport.RoundTrip(out)
 	if err != nil {
 		return upstream(op, err, x.target.Host+" did not answer")
@@ -171,6 +171,10 @@ func (g *Gateway) forward(ctx context.Context, w *startedWriter, x exchange, add
 	if response.StatusCode == http.StatusSwitchingProtocols {
 		return fault.New(op, fault.Unavailable, "%s switches to another protocol, which was not asked for", x.target.Host)
 	}
+	body, err := extra.withhold(response)
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
 	header := w.Header()
 	header["Content-Type"] = nil // or net/http guesses one
 	for name, values := range response.Header {
@@ -178,7 +182,7 @@ func (g *Gateway) forward(ctx context.Context, w *startedWriter, x exchange, add
 	}
 	dropConnection(header)
 	w.WriteHeader(response.StatusCode)
-	n, err := w.stream(response.Body)
+	n, err := w.stream(body)
 	detail["bytes"] = strconv.FormatInt(n, 10)
 	if err != nil {
 		return upstream(op, err, "the answer of "+x.target.Host+" broke off")
