@@ -17,6 +17,7 @@ import (
 	"creto.dev/internal/logkey"
 	"creto.dev/internal/serve"
 	"creto.dev/internal/wire"
+	"creto.dev/nhi/remotenhi"
 	"creto.dev/pqc/remotepqc"
 )
 
@@ -27,6 +28,7 @@ const NodeGroup = "nodes"
 // register has s serve the node's contracts.
 func (n *Node) register(s grpc.ServiceRegistrar) {
 	remotepqc.Register(s, n.pqc)
+	remotenhi.Register(s, n.authority)
 }
 
 // authenticate says who calls a contract: over the socket the owner; over TLS a
