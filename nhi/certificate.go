@@ -48,18 +48,25 @@ func SignCertificate(p pqc.Provider, root pqc.SigningKey, c Certificate) (Signed
 	return SignedCertificate{Body: body, Signature: sig}, fault.Wrap(op, err)
 }
 
+// Certificate decodes the certificate without verifying anything.
+//
+// Errors: InvalidArgument (Permanent).
+func (s SignedCertificate) Certificate() (Certificate, error) {
+	var c Certificate
+	err := canon.Unmarshal(s.Body, &c)
+	return c, fault.Wrap("nhi.SignedCertificate.Certificate", err)
+}
+
 // Verify returns the certificate if root signed it.
 //
 // Errors: CryptoSignatureVerificationFailed (Security), InvalidArgument
 // (Permanent).
 func (s SignedCertificate) Verify(p pqc.Provider, root pqc.PublicKey) (Certificate, error) {
 	const op fault.Op = "nhi.SignedCertificate.Verify"
-	var c Certificate
 	if err := p.Verify(pqc.PurposeKey, s.Body, s.Signature, root); err != nil {
-		return c, fault.Wrap(op, err)
+		return Certificate{}, fault.Wrap(op, err)
 	}
-	err := canon.Unmarshal(s.Body, &c)
-	return c, fault.Wrap(op, err)
+	return s.Certificate()
 }
 
 // Fingerprint names a public key: the digest of its canonical bytes, whose

@@ -31,7 +31,11 @@ type Receipt struct {
 
 // Keys are what a bundle's signatures are verified with.
 type Keys struct {
-	Root         pqc.PublicKey           `cbor:"1,keyasint"`
+	// Root is the key that signs now.
+	Root pqc.PublicKey `cbor:"1,keyasint"`
+	// Certificates are first the root's word for the key that signs the log's
+	// heads, then those of the roots for each other, as the authority gives
+	// them.
 	Certificates []nhi.SignedCertificate `cbor:"2,keyasint"`
 }
 
@@ -139,11 +143,9 @@ func Verify(ctx context.Context, p pqc.Provider, data []byte, root creto.Digest)
 		return Verified{}, fault.Wrap(op, err)
 	}
 	v := Verified{}
-	if v.Root, err = nhi.Fingerprint(b.Keys.Root); err != nil {
-		return Verified{}, fault.Wrap(op, err)
-	}
-	if !root.IsZero() && v.Root != root {
-		return Verified{}, broken(op, nil, "key: the bundle hangs on the root %s, not on the trusted %s", v.Root, root)
+	var roots []pqc.PublicKey
+	if roots, v.Root, err = b.Keys.roots(p, root); err != nil {
+		return Verified{}, err
 	}
 	v.Trusted = !root.IsZero()
 	head, err := b.head(p)
@@ -167,7 +169,7 @@ func Verify(ctx context.Context, p pqc.Provider, data []byte, root creto.Digest)
 			return Verified{}, broken(op, nil, "record %d at index %d: out of order", i+1, r.Index)
 		}
 		last = r.Index
-		chain, err := chains.verify(ctx, p, b.Keys.Root, entry.Record, used)
+		chain, err := chains.verify(ctx, p, roots, entry.Record, used)
 		if err != nil {
 			return Verified{}, broken(op, err, "record %d at index %d (%s): %s", i+1, r.Index, entry.Record.What, fault.Message(err))
 		}
@@ -215,8 +217,8 @@ type head struct {
 // head verifies the keys and the checkpoint.
 func (b Bundle) head(p pqc.Provider) (head, error) {
 	const op fault.Op = "receipt.head"
-	if len(b.Keys.Certificates) != 1 {
-		return head{}, broken(op, nil, "key: %d certificates instead of 1", len(b.Keys.Certificates))
+	if len(b.Keys.Certificates) == 0 {
+		return head{}, broken(op, nil, "key: the log's key has no certificate")
 	}
 	cert, err := b.Keys.Certificates[0].Verify(p, b.Keys.Root)
 	if err != nil || cert.Version != 1 || cert.Role != nhi.RoleCheckpoint {
@@ -287,7 +289,7 @@ func (b Bundle) chains() (chains, error) {
 // verify verifies the chain that a record names, as it was in force when the
 // record was made. One that was revoked by then cannot be known: its record
 // would not be in the log.
-func (c chains) verify(ctx context.Context, p pqc.Provider, root pqc.PublicKey, r audit.Record, used map[creto.Digest]bool) (nhi.VerifiedChain, error) {
+func (c chains) verify(ctx context.Context, p pqc.Provider, roots []pqc.PublicKey, r audit.Record, used map[creto.Digest]bool) (nhi.VerifiedChain, error) {
 	const op fault.Op = "receipt.verify"
 	if r.Chain.IsZero() {
 		return nhi.VerifiedChain{}, nil
@@ -296,7 +298,7 @@ func (c chains) verify(ctx context.Context, p pqc.Provider, root pqc.PublicKey, 
 	if !ok {
 		return nhi.VerifiedChain{}, fault.New(op, fault.SecurityViolation, "the bundle lacks the links of its chain")
 	}
-	chain, err := nhi.VerifyDelegation(ctx, links, []pqc.PublicKey{root}, p, r.Stamp.Time(), nil)
+	chain, err := nhi.VerifyDelegation(ctx, links, roots, p, r.Stamp.Time(), nil)
 	switch {
 	case err != nil:
 		return nhi.VerifiedChain{}, err

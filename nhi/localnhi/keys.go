@@ -104,7 +104,7 @@ func (a *Authority) key(ctx context.Context, owner, role string) (secret, error)
 	s.Created = time.Unix(0, created)
 	s.seed, err = a.pqc.Decrypt(pqc.EncryptedData{Algorithm: a.kek.Algorithm, Key: a.kek.ID, Bytes: sealed}, associated(s.ID, owner, role), a.kek)
 	if err != nil {
-		return s, fault.WrapAs(op, fault.CodeOf(err), err, "the key-encryption key does not open the key of %s; is the key-encryption key of another data directory?", owner)
+		return s, fault.WrapAs(op, fault.FailedPrecondition, err, "the key-encryption key does not open the key of %s; is the key-encryption key of another data directory?", owner)
 	}
 	return s, nil
 }
@@ -341,29 +341,21 @@ func (a *Authority) CheckpointKey(ctx context.Context) (pqc.SigningKey, error) {
 	return key, fault.Wrap(op, err)
 }
 
-// Certificates returns the root's word for every key that signed or signs the
-// heads of the log called origin, the newest first, and that of the roots for
-// each other.
+// Certificates returns the root's word for the key that signs the heads of the
+// log called origin, and then that of the roots for each other.
 //
 // Errors: those of opening a key.
 func (a *Authority) Certificates(ctx context.Context, origin string) ([]nhi.SignedCertificate, error) {
 	const op fault.Op = "localnhi.Certificates"
-	keys, err := a.Keys(ctx, platform)
+	s, err := a.key(ctx, platform, nhi.RoleCheckpoint)
 	if err != nil {
 		return nil, fault.Wrap(op, err)
 	}
-	var certs []nhi.SignedCertificate
-	for _, k := range keys {
-		if k.Role != nhi.RoleCheckpoint {
-			continue
-		}
-		cert, err := nhi.SignCertificate(a.pqc, a.rootKey().secret, nhi.Certificate{
-			Role: nhi.RoleCheckpoint, Name: origin, Key: pqc.NewPublicKey(k.Algorithm, k.Public), NotBefore: k.Created.Unix(),
-		})
-		if err != nil {
-			return nil, fault.Wrap(op, err)
-		}
-		certs = append(certs, cert)
+	own, err := nhi.SignCertificate(a.pqc, a.rootKey().secret, nhi.Certificate{
+		Role: nhi.RoleCheckpoint, Name: origin, Key: pqc.NewPublicKey(s.Algorithm, s.Public), NotBefore: s.Created.Unix(),
+	})
+	if err != nil {
+		return nil, fault.Wrap(op, err)
 	}
 	cross, err := collect(ctx, a.db, func(rows *sql.Rows) (c nhi.SignedCertificate, err error) {
 		var body []byte
@@ -372,7 +364,7 @@ func (a *Authority) Certificates(ctx context.Context, origin string) ([]nhi.Sign
 		}
 		return c, err
 	}, "SELECT body FROM key_certificate ORDER BY digest")
-	return append(certs, cross...), unavailable(op, err)
+	return append([]nhi.SignedCertificate{own}, cross...), unavailable(op, err)
 }
 
 // PublicKeys implements nhi.Authority.
