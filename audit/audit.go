@@ -45,6 +45,7 @@ const (
 	EventTokenIssued        = "token_issued"
 	EventTokenRevoked       = "token_revoked"
 	EventSVIDIssued         = "svid_issued" // an X.509-SVID; a JWT-SVID is a token
+	EventKeyRotated         = "key_rotated"
 	EventTenantAdded        = "tenant_added"
 	EventHumanAdded         = "human_added"
 	EventLoginIssued        = "login_issued"

@@ -45,6 +45,21 @@ func (c *Client) RevokeAgent(ctx context.Context, name string) error {
 	return c.do(ctx, "POST", "/agents/"+url.PathEscape(name)+"/revoke", nil, nil)
 }
 
+// Revoke ends what agents were given.
+func (c *Client) Revoke(ctx context.Context, r Revocation) (out Revoked, err error) {
+	return out, c.do(ctx, "POST", "/revocations", r, &out)
+}
+
+// Keys lists the public keys.
+func (c *Client) Keys(ctx context.Context) (keys Keys, err error) {
+	return keys, c.do(ctx, "GET", "/keys", nil, &keys)
+}
+
+// RotateKey replaces a key and returns the new one.
+func (c *Client) RotateKey(ctx context.Context, name KeyName) (key Key, err error) {
+	return key, c.do(ctx, "POST", "/keys/rotate", name, &key)
+}
+
 // Token issues an access token for an agent.
 func (c *Client) Token(ctx context.Context, agent string) (t Token, err error) {
 	return t, c.do(ctx, "POST", "/agents/"+url.PathEscape(agent)+"/token", nil, &t)

@@ -116,6 +116,50 @@ type Delegation struct {
 	Expires time.Time `json:"expires"`
 }
 
+// Revocation ends what agents were given, at once, and all below it. It names
+// one thing.
+type Revocation struct {
+	// Delegation is an agent whose newest delegation ends; it stays registered
+	// and can be delegated to again.
+	Delegation string `json:"delegation,omitempty"`
+	// OnBehalfOf is a human whose agents are all revoked, however far below.
+	OnBehalfOf string `json:"on_behalf_of,omitempty"`
+	// All revokes every agent of the tenant.
+	All bool `json:"all,omitempty"`
+}
+
+// Revoked names the agents that lost what they were given directly.
+type Revoked struct {
+	Agents []string `json:"agents"`
+}
+
+// Key is a key of the node without its secret.
+type Key struct {
+	ID        string `json:"id"`
+	Role      string `json:"role"`
+	Owner     string `json:"owner"` // a SPIFFE id, or "platform"
+	Algorithm string `json:"algorithm"`
+	// Public is the public key as its algorithm encodes it; a certificate in
+	// DER for a certificate authority.
+	Public  []byte    `json:"public"`
+	Created time.Time `json:"created"`
+	// Retired is when it was replaced; what it signed until then still verifies.
+	Retired time.Time `json:"retired,omitzero"`
+}
+
+// Keys are the public keys of a tenant, and, for the node's own tenant, of the
+// platform with the fingerprint of its root.
+type Keys struct {
+	Root creto.Digest `json:"root"`
+	Keys []Key        `json:"keys"`
+}
+
+// KeyName names a key to replace: a role of the platform, or an agent.
+type KeyName struct {
+	Role  string `json:"role,omitempty"`
+	Agent string `json:"agent,omitempty"`
+}
+
 // NewAgent asks for an agent.
 type NewAgent struct {
 	Name string `json:"name"`

@@ -10,6 +10,7 @@ import (
 	"creto.dev/audit"
 	"creto.dev/fault"
 	"creto.dev/internal/db"
+	"creto.dev/pqc"
 	"creto.dev/internal/logkey"
 )
 
@@ -124,6 +125,13 @@ func (s *hashStore) ReadHashes(positions []int64) ([]tlog.Hash, error) {
 func (l *Log) root(ctx context.Context, size int64) ([32]byte, error) {
 	root, err := tlog.TreeHash(size, &hashStore{ctx: ctx, query: l.db})
 	return root, unavailable("localaudit.root", err)
+}
+
+// Rekey has signer sign the heads from now on.
+func (l *Log) Rekey(signer pqc.SigningKey) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.signer, l.last = signer, audit.Checkpoint{}
 }
 
 // Checkpoint implements audit.Log.

@@ -52,17 +52,63 @@ func (a *app) agentCommand() *cobra.Command {
 				})
 			})
 		},
-	}, &cobra.Command{
-		Use: "revoke NAME", Short: "End an agent's tokens and delegations, and all below it, at once", Args: cobra.ExactArgs(1),
+	}, a.agentRevokeCommand())
+	return c
+}
+
+func (a *app) agentRevokeCommand() *cobra.Command {
+	var in client.Revocation
+	var delegation bool
+	c := &cobra.Command{
+		Use:   "revoke NAME | --on-behalf-of HUMAN | --all",
+		Short: "End agents' tokens and delegations, and all below them, at once",
+		Long: `End an agent's tokens and delegations, and everything that was delegated below
+it, at once: also of programs that are running. Its name is not used again.
+
+  creto agent revoke shop-bot
+  creto agent revoke shop-bot --delegation     # it can be delegated to again
+  creto agent revoke --on-behalf-of alice      # every agent that acts for alice
+  creto agent revoke --all                     # every agent there is`,
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
+			chosen := len(args)
+			for _, set := range []bool{in.OnBehalfOf != "", in.All} {
+				if set {
+					chosen++
+				}
+			}
+			if chosen != 1 || delegation && len(args) == 0 {
+				return fmt.Errorf("name one thing to revoke; usage: %s", c.UseLine())
+			}
 			return a.node(func(n *client.Client) error {
-				if err := n.RevokeAgent(c.Context(), args[0]); err != nil {
+				out := client.Revoked{Agents: args}
+				var err error
+				switch {
+				case delegation:
+					in.Delegation = args[0]
+					out, err = n.Revoke(c.Context(), in)
+				case len(args) == 1:
+					err = n.RevokeAgent(c.Context(), args[0])
+				default:
+					out, err = n.Revoke(c.Context(), in)
+				}
+				if err != nil {
 					return err
 				}
-				return a.print(map[string]string{"revoked": args[0]}, func(w io.Writer) { fmt.Fprintf(w, "revoked %s\n", args[0]) })
+				return a.print(out, func(w io.Writer) {
+					if len(out.Agents) == 0 {
+						fmt.Fprintln(w, "there was no agent to revoke")
+					}
+					for _, name := range out.Agents {
+						fmt.Fprintf(w, "revoked %s\n", name)
+					}
+				})
 			})
 		},
-	})
+	}
+	c.Flags().BoolVar(&delegation, "delegation", false, "end what it was given, not the agent itself")
+	c.Flags().StringVar(&in.OnBehalfOf, "on-behalf-of", "", "every agent that acts for this `HUMAN`")
+	c.Flags().BoolVar(&in.All, "all", false, "every agent")
 	return c
 }
 

@@ -25,6 +25,9 @@ type Admin interface {
 	Delegation(ctx context.Context, id string) (client.Delegation, error)
 	Agents(ctx context.Context) ([]client.Agent, error)
 	RevokeAgent(ctx context.Context, name string) error
+	Revoke(ctx context.Context, r client.Revocation) (client.Revoked, error)
+	Keys(ctx context.Context) (client.Keys, error)
+	RotateKey(ctx context.Context, k client.KeyName) (client.Key, error)
 	Token(ctx context.Context, agent string) (client.Token, error)
 	SetSecret(ctx context.Context, s client.NewSecret) (client.Secret, error)
 	Secrets(ctx context.Context) ([]client.Secret, error)
@@ -121,6 +124,9 @@ func api(a Admin) http.Handler {
 	on("POST /api/v1/agents/{name}/revoke", answer(func(r *http.Request, _ none) (none, error) {
 		return none{}, a.RevokeAgent(r.Context(), r.PathValue("name"))
 	}))
+	on("POST /api/v1/revocations", answer(func(r *http.Request, in client.Revocation) (client.Revoked, error) { return a.Revoke(r.Context(), in) }))
+	on("GET /api/v1/keys", answer(func(r *http.Request, _ none) (client.Keys, error) { return a.Keys(r.Context()) }))
+	on("POST /api/v1/keys/rotate", answer(func(r *http.Request, in client.KeyName) (client.Key, error) { return a.RotateKey(r.Context(), in) }))
 	on("POST /api/v1/agents/{name}/token", answer(func(r *http.Request, _ none) (client.Token, error) {
 		return a.Token(r.Context(), r.PathValue("name"))
 	}))

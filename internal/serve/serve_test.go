@@ -86,6 +86,18 @@ func ownerOf(_ context.Context, tenant string) (creto.ID, error) {
 	return id, nil
 }
 
+func (a *admin) Revoke(ctx context.Context, r client.Revocation) (client.Revoked, error) {
+	return client.Revoked{Agents: []string{"bot"}}, a.note(ctx, "Revoke", r)
+}
+
+func (a *admin) Keys(ctx context.Context) (client.Keys, error) {
+	return client.Keys{Keys: []client.Key{{ID: "1"}}}, a.note(ctx, "Keys")
+}
+
+func (a *admin) RotateKey(ctx context.Context, k client.KeyName) (client.Key, error) {
+	return client.Key{ID: "2"}, a.note(ctx, "RotateKey", k)
+}
+
 func (a *admin) AddTenant(ctx context.Context, t client.Tenant) (client.Tenant, error) {
 	return t, a.note(ctx, "AddTenant", t)
 }

@@ -28,8 +28,8 @@ const (
 	RoleEncryption = "encryption" // what others encrypt for an agent with
 )
 
-// platform owns the keys that are nobody's own.
-const platform = "platform"
+// Platform owns the keys that are nobody's own.
+const Platform = "platform"
 
 // ecdsaP256 is for SVIDs: SPIFFE knows neither EdDSA nor ML-DSA. It is no
 // algorithm of package pqc, whose signatures have a purpose.
@@ -277,7 +277,7 @@ func (a *Authority) crossCertify(ctx context.Context, tx *sql.Tx, old, next secr
 // loadRoots reads the roots, making the first.
 func (a *Authority) loadRoots(ctx context.Context) error {
 	const op fault.Op = "localnhi.loadRoots"
-	active, err := a.key(ctx, platform, RoleRoot)
+	active, err := a.key(ctx, Platform, RoleRoot)
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
@@ -285,7 +285,7 @@ func (a *Authority) loadRoots(ctx context.Context) error {
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
-	keys, err := a.Keys(ctx, platform)
+	keys, err := a.Keys(ctx, Platform)
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
@@ -333,7 +333,7 @@ func (a *Authority) Root() (pqc.PublicKey, creto.Digest, error) {
 // Errors: those of opening a key.
 func (a *Authority) CheckpointKey(ctx context.Context) (pqc.SigningKey, error) {
 	const op fault.Op = "localnhi.CheckpointKey"
-	s, err := a.key(ctx, platform, nhi.RoleCheckpoint)
+	s, err := a.key(ctx, Platform, nhi.RoleCheckpoint)
 	if err != nil {
 		return pqc.SigningKey{}, fault.Wrap(op, err)
 	}
@@ -347,7 +347,7 @@ func (a *Authority) CheckpointKey(ctx context.Context) (pqc.SigningKey, error) {
 // Errors: those of opening a key.
 func (a *Authority) Certificates(ctx context.Context, origin string) ([]nhi.SignedCertificate, error) {
 	const op fault.Op = "localnhi.Certificates"
-	s, err := a.key(ctx, platform, nhi.RoleCheckpoint)
+	s, err := a.key(ctx, Platform, nhi.RoleCheckpoint)
 	if err != nil {
 		return nil, fault.Wrap(op, err)
 	}

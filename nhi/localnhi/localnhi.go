@@ -61,7 +61,8 @@ var _ nhi.Authority = (*Authority)(nil)
 // Open reads the authority's keys, or makes them on the first start. kek seals
 // them in the database.
 //
-// Errors: CryptoDecryptionFailed (Security) if kek does not open the keys;
+// Errors: FailedPrecondition (Permanent), caused by CryptoDecryptionFailed, if
+// kek does not open the keys;
 // InvalidArgument (Permanent) for bindings of secrets that cannot be;
 // Unavailable (Degraded) if the database cannot be used.
 func Open(ctx context.Context, cfg Config, d *sql.DB, p pqc.Provider, clock consensus.Clock, kek pqc.SymmetricKey) (*Authority, error) {

@@ -67,7 +67,7 @@ func gone(retired, now time.Time, ttl time.Duration) bool {
 // loadSVIDKeys reads the keys of svids, making the first.
 func (a *Authority) loadSVIDKeys(ctx context.Context) error {
 	const op fault.Op = "localnhi.loadSVIDKeys"
-	ca, err := a.key(ctx, platform, RoleCA)
+	ca, err := a.key(ctx, Platform, RoleCA)
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
@@ -75,7 +75,7 @@ func (a *Authority) loadSVIDKeys(ctx context.Context) error {
 	if err != nil {
 		return fault.WrapAs(op, fault.DataLoss, err, "the key of the certificate authority is damaged")
 	}
-	active, err := a.key(ctx, platform, RoleSVID)
+	active, err := a.key(ctx, Platform, RoleSVID)
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
@@ -88,7 +88,7 @@ func (a *Authority) loadSVIDKeys(ctx context.Context) error {
 	if err != nil {
 		return fault.WrapAs(op, fault.CryptoInternal, err, "")
 	}
-	stored, err := a.Keys(ctx, platform)
+	stored, err := a.Keys(ctx, Platform)
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
@@ -247,7 +247,7 @@ func (a *Authority) certificateAuthority(ctx context.Context, now time.Time) (*x
 	if ca, key, young := current(); young {
 		return ca, key, nil
 	}
-	if _, err := a.Rotate(ctx, platform, RoleCA); err != nil {
+	if _, err := a.Rotate(ctx, Platform, RoleCA); err != nil {
 		return nil, nil, err
 	}
 	ca, key, _ := current()

@@ -85,7 +85,7 @@ func newTokens(issuer string) *tokens {
 // loadTokenKeys reads the keys of tokens, making the first.
 func (a *Authority) loadTokenKeys(ctx context.Context) error {
 	const op fault.Op = "localnhi.loadTokenKeys"
-	active, err := a.key(ctx, platform, RoleToken)
+	active, err := a.key(ctx, Platform, RoleToken)
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
@@ -97,7 +97,7 @@ func (a *Authority) loadTokenKeys(ctx context.Context) error {
 	if err != nil {
 		return fault.WrapAs(op, fault.CryptoInternal, err, "")
 	}
-	stored, err := a.Keys(ctx, platform)
+	stored, err := a.Keys(ctx, Platform)
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
