@@ -10,8 +10,8 @@ import (
 	"creto.dev/audit"
 	"creto.dev/fault"
 	"creto.dev/internal/db"
-	"creto.dev/pqc"
 	"creto.dev/internal/logkey"
+	"creto.dev/pqc"
 )
 
 // maxDrain bounds one transaction.
