@@ -60,11 +60,6 @@ func (c *Client) RotateKey(ctx context.Context, name KeyName) (key Key, err erro
 	return key, c.do(ctx, "POST", "/keys/rotate", name, &key)
 }
 
-// Token issues an access token for an agent.
-func (c *Client) Token(ctx context.Context, agent string) (t Token, err error) {
-	return t, c.do(ctx, "POST", "/agents/"+url.PathEscape(agent)+"/token", nil, &t)
-}
-
 // SetSecret stores a secret, in place of the value that it had.
 func (c *Client) SetSecret(ctx context.Context, s NewSecret) (secret Secret, err error) {
 	revealed := struct {

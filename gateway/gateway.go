@@ -4,6 +4,7 @@
 package gateway
 
 import (
+	"errors"
 	"net"
 	"net/http"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"creto.dev/fault/faulthttp"
 	"creto.dev/gate"
 	"creto.dev/inference"
+	"creto.dev/inference/provider"
 )
 
 // IdempotencyHeader names a request that is sent again after its connection was
@@ -129,6 +131,15 @@ func (g *Gateway) Doors(authenticate Authenticate) http.Handler {
 func isLoopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// refuse answers with err in OpenAI's dialect. Who is not known is told how a
+// token is presented (RFC 9110, section 15.5.2; RFC 9449, section 7.1).
+func refuse(w http.ResponseWriter, err error) {
+	if errors.Is(err, fault.Unauthenticated) {
+		w.Header()["Www-Authenticate"] = []string{"Bearer", `DPoP algs="ES256 EdDSA"`}
+	}
+	provider.WriteOpenAIError(w, err)
 }
 
 // AccessToken returns the token that a request carries: as vendors' SDKs send

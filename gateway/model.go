@@ -29,7 +29,7 @@ func (g *Gateway) chat(w http.ResponseWriter, r *http.Request, authenticate Auth
 	switch {
 	case err == nil:
 	case !sent.started:
-		provider.WriteOpenAIError(w, err)
+		refuse(w, err)
 	case sent.Header().Get("Content-Type") == eventStream:
 		// The status is out; the dialect ends a broken stream with an error
 		// event and without [DONE].
@@ -171,7 +171,7 @@ func (w *startedWriter) event(data []byte) error {
 // Patterns cannot be listed.
 func (g *Gateway) list(w http.ResponseWriter, r *http.Request, authenticate Authenticate) {
 	if _, err := authenticate(r); err != nil {
-		provider.WriteOpenAIError(w, err)
+		refuse(w, err)
 		return
 	}
 	type entry struct {

@@ -22,7 +22,6 @@ import (
 	"creto.dev/login"
 	"creto.dev/metering"
 	"creto.dev/nhi"
-	"creto.dev/nhi/localnhi"
 	"creto.dev/oversight"
 	"creto.dev/receipt"
 )
@@ -213,15 +212,6 @@ func (n *Node) RevokeAgent(ctx context.Context, name string) error {
 		return err
 	}
 	return n.adminEvent(ctx, audit.EventDelegationRevoked, "Agent::"+name, nhi.VerifiedChain{})
-}
-
-// Token implements serve.Admin.
-func (n *Node) Token(ctx context.Context, agent string) (client.Token, error) {
-	token, expires, err := n.authority.IssueToken(ctx, n.id(ctx, creto.KindAgent, agent), localnhi.TokenRequest{})
-	if err != nil {
-		return client.Token{}, err
-	}
-	return client.Token{Token: token, Expires: expires}, n.adminEvent(ctx, audit.EventTokenIssued, "Agent::"+agent, nhi.VerifiedChain{})
 }
 
 // AddHuman implements serve.Admin.

@@ -5,7 +5,6 @@ package node
 
 import (
 	"context"
-	"crypto/sha256"
 	"database/sql"
 	"errors"
 	"log/slog"
@@ -13,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,7 +40,6 @@ import (
 	"creto.dev/internal/sts"
 	"creto.dev/login"
 	"creto.dev/metering"
-	"creto.dev/nhi"
 	"creto.dev/nhi/localnhi"
 	"creto.dev/nhi/secretsource"
 	"creto.dev/oversight"
@@ -405,22 +402,6 @@ func (n *Node) bearer(r *http.Request) (gateway.Origin, error) {
 	return gateway.Origin{Caller: caller}, err
 }
 
-// credential is what a request presents: an access token, as bearer or with a
-// DPoP proof (RFC 9449, section 7.1), and the certificate of its connection.
-func (n *Node) credential(r *http.Request) nhi.Credential {
-	c := nhi.Credential{Token: gateway.AccessToken(r), Method: r.Method, URL: n.origin() + r.URL.EscapedPath()}
-	// RFC 9449: one proof (section 4.3), and a bound token comes under the
-	// scheme that asks for it, never as bearer (section 7.2).
-	scheme, _, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if proofs := r.Header.Values("DPoP"); len(proofs) == 1 && strings.EqualFold(scheme, "DPoP") {
-		c.DPoP = proofs[0]
-	}
-	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
-		c.Certificate = sha256.Sum256(r.TLS.PeerCertificates[0].Raw)
-	}
-	return c
-}
-
 // administrator authenticates a call of the API over TCP.
 func (n *Node) administrator(r *http.Request) (creto.ID, error) {
 	const op fault.Op = "node.administrator"
@@ -435,15 +416,6 @@ func (n *Node) administrator(r *http.Request) (creto.ID, error) {
 		}
 	}
 	return id, fault.Wrap(op, err)
-}
-
-// introspector authenticates who asks about the tokens of others: who holds the
-// socket, or an administrator.
-func (n *Node) introspector(r *http.Request) (creto.ID, error) {
-	if id := creto.CallerOf(r.Context()); id == n.owner {
-		return id, nil
-	}
-	return n.administrator(r)
 }
 
 // isKnown reports whether health may tell its reasons.

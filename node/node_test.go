@@ -368,7 +368,7 @@ func TestLog(t *testing.T) {
 	if _, err := c.AddAgent(t.Context(), client.NewAgent{Name: "bob"}); err != nil {
 		t.Fatal(err)
 	}
-	token, err := c.Token(t.Context(), "bob")
+	token, err := c.Token(t.Context(), "bob", client.NewToken{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -88,7 +88,7 @@ func TestTenantsAreIsolated(t *testing.T) {
 	// home's bot asks for consent, over the port, with its token.
 	status, err := home.Status(ctx)
 	must(err)
-	token, err := home.Token(ctx, "bot")
+	token, err := home.Token(ctx, "bot", client.NewToken{})
 	must(err)
 	call, cancel := context.WithCancel(ctx)
 	answered := make(chan int, 1)
@@ -108,7 +108,9 @@ func TestTenantsAreIsolated(t *testing.T) {
 			"Approval":                 second(c.Approval(ctx, id)),
 			"Decide":                   second(c.Decide(ctx, id, client.Decide{Approve: true})),
 			"Decide as bob":            second(c.Decide(ctx, id, client.Decide{Approve: true, As: "bob"})),
-			"Token":                    second(c.Token(ctx, "only")),
+			"Token":                    second(c.Token(ctx, "only", client.NewToken{})),
+			"X509SVID":                 second(c.X509SVID(ctx, client.NewSVID{Name: "only", Request: csr(t)})),
+			"JWTSVID":                  second(c.JWTSVID(ctx, client.NewSVID{Name: "only", Audience: "x"})),
 			"RevokeAgent":              c.RevokeAgent(ctx, "only"),
 			"AddTenant":                second(c.AddTenant(ctx, "more")),
 			"Tenants":                  second(c.Tenants(ctx)),
@@ -141,7 +143,7 @@ func TestTenantsAreIsolated(t *testing.T) {
 	}
 
 	// acme's token reaches the doors as acme's agent.
-	other, err := acme.Token(ctx, "bot")
+	other, err := acme.Token(ctx, "bot", client.NewToken{})
 	must(err)
 	soon, cancelled := context.WithTimeout(ctx, 20*time.Second)
 	defer cancelled()

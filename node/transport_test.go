@@ -124,7 +124,7 @@ func TestAuthenticate(t *testing.T) {
 		if _, err := c.AddAgent(ctx, client.NewAgent{Name: "bot", OnBehalfOf: "anna"}); err != nil {
 			t.Fatal(err)
 		}
-		token, err := c.Token(ctx, "bot")
+		token, err := c.Token(ctx, "bot", client.NewToken{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -276,27 +276,6 @@ command line of an administrator elsewhere sends.
 	return c
 }
 
-func (a *app) tokenCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "token AGENT",
-		Short: "Print an access token for an agent that runs elsewhere",
-		Long: `Print an access token, valid for 15 minutes, for an agent that runs outside a
-sandbox. It goes where a vendor's SDK wants its API key:
-
-  OPENAI_BASE_URL=http://localhost:7300/v1 OPENAI_API_KEY=$(creto token NAME) python3 agent.py`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			return a.node(func(n *client.Client) error {
-				token, err := n.Token(c.Context(), args[0])
-				if err != nil {
-					return err
-				}
-				return a.print(token, func(w io.Writer) { fmt.Fprintln(w, token.Token) })
-			})
-		},
-	}
-}
-
 func (a *app) approvalsCommand() *cobra.Command {
 	var all bool
 	list := &cobra.Command{

@@ -28,7 +28,9 @@ type Admin interface {
 	Revoke(ctx context.Context, r client.Revocation) (client.Revoked, error)
 	Keys(ctx context.Context) (client.Keys, error)
 	RotateKey(ctx context.Context, k client.KeyName) (client.Key, error)
-	Token(ctx context.Context, agent string) (client.Token, error)
+	Token(ctx context.Context, agent string, want client.NewToken) (client.Token, error)
+	X509SVID(ctx context.Context, want client.NewSVID) (client.X509SVID, error)
+	JWTSVID(ctx context.Context, want client.NewSVID) (client.Token, error)
 	SetSecret(ctx context.Context, s client.NewSecret) (client.Secret, error)
 	Secrets(ctx context.Context) ([]client.Secret, error)
 	RemoveSecret(ctx context.Context, name string) error
@@ -127,8 +129,14 @@ func api(a Admin) http.Handler {
 	on("POST /api/v1/revocations", answer(func(r *http.Request, in client.Revocation) (client.Revoked, error) { return a.Revoke(r.Context(), in) }))
 	on("GET /api/v1/keys", answer(func(r *http.Request, _ none) (client.Keys, error) { return a.Keys(r.Context()) }))
 	on("POST /api/v1/keys/rotate", answer(func(r *http.Request, in client.KeyName) (client.Key, error) { return a.RotateKey(r.Context(), in) }))
-	on("POST /api/v1/agents/{name}/token", answer(func(r *http.Request, _ none) (client.Token, error) {
-		return a.Token(r.Context(), r.PathValue("name"))
+	on("POST /api/v1/agents/{name}/token", answer(func(r *http.Request, in client.NewToken) (client.Token, error) {
+		return a.Token(r.Context(), r.PathValue("name"), in)
+	}))
+	on("POST /api/v1/svids/x509", answer(func(r *http.Request, in client.NewSVID) (client.X509SVID, error) {
+		return a.X509SVID(r.Context(), in)
+	}))
+	on("POST /api/v1/svids/jwt", answer(func(r *http.Request, in client.NewSVID) (client.Token, error) {
+		return a.JWTSVID(r.Context(), in)
 	}))
 	on("POST /api/v1/secrets", answer(func(r *http.Request, in client.NewSecret) (client.Secret, error) {
 		return a.SetSecret(r.Context(), in)

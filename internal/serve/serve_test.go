@@ -126,8 +126,16 @@ func (a *admin) RevokeAgent(ctx context.Context, name string) error {
 	return a.note(ctx, "RevokeAgent", name)
 }
 
-func (a *admin) Token(ctx context.Context, agent string) (client.Token, error) {
-	return client.Token{Token: "t"}, a.note(ctx, "Token", agent)
+func (a *admin) Token(ctx context.Context, agent string, want client.NewToken) (client.Token, error) {
+	return client.Token{Token: "t"}, a.note(ctx, "Token", agent, want.Audience)
+}
+
+func (a *admin) X509SVID(ctx context.Context, want client.NewSVID) (client.X509SVID, error) {
+	return client.X509SVID{ID: want.Name}, a.note(ctx, "X509SVID", want.Name, want.Workload, string(want.Request))
+}
+
+func (a *admin) JWTSVID(ctx context.Context, want client.NewSVID) (client.Token, error) {
+	return client.Token{Token: "j"}, a.note(ctx, "JWTSVID", want.Name, want.Workload, want.Audience)
 }
 
 func (a *admin) AddHuman(ctx context.Context, h client.Human) (client.Human, error) {
@@ -299,7 +307,15 @@ func TestAPI(t *testing.T) {
 		}, client.Agent{Name: "bot"}, "AddAgent [{Name:bot OnBehalfOf:alice Allow:[a] Ask:[b] Quota:[c] TTL:1h0m0s Proof: Remote:false}]", false},
 		{func(ctx context.Context, c *client.Client) (any, error) { return c.Agents(ctx) }, []client.Agent{{Name: "bot"}}, "Agents []", false},
 		{func(ctx context.Context, c *client.Client) (any, error) { return nil, c.RevokeAgent(ctx, "a/b c") }, nil, "RevokeAgent [a/b c]", false},
-		{func(ctx context.Context, c *client.Client) (any, error) { return c.Token(ctx, "bot") }, client.Token{Token: "t"}, "Token [bot]", false},
+		{func(ctx context.Context, c *client.Client) (any, error) {
+			return c.Token(ctx, "bot", client.NewToken{Audience: "x"})
+		}, client.Token{Token: "t"}, "Token [bot x]", false},
+		{func(ctx context.Context, c *client.Client) (any, error) {
+			return c.X509SVID(ctx, client.NewSVID{Name: "bot", Request: []byte("csr")})
+		}, client.X509SVID{ID: "bot"}, "X509SVID [bot false csr]", false},
+		{func(ctx context.Context, c *client.Client) (any, error) {
+			return c.JWTSVID(ctx, client.NewSVID{Name: "bot", Workload: true, Audience: "x"})
+		}, client.Token{Token: "j"}, "JWTSVID [bot true x]", false},
 		{func(ctx context.Context, c *client.Client) (any, error) {
 			return c.AddHuman(ctx, "bob", []string{"finance"})
 		}, client.Human{Name: "bob", Groups: []string{"finance"}}, "AddHuman [{Name:bob ID: Groups:[finance] Workload:false}]", false},
@@ -359,7 +375,7 @@ func TestAPI(t *testing.T) {
 
 func TestFaultsCross(t *testing.T) {
 	n := start(t)
-	_, err := n.client(t, n.socket, "").Token(t.Context(), "fail")
+	_, err := n.client(t, n.socket, "").Token(t.Context(), "fail", client.NewToken{})
 	if fault.CodeOf(err) != fault.RateLimited || fault.Message(err) != "slower, please" || fault.RetryAfter(err) != 1500*time.Millisecond {
 		t.Errorf("a fault arrived as %v, %q, after %v", fault.CodeOf(err), fault.Message(err), fault.RetryAfter(err))
 	}
@@ -498,7 +514,7 @@ func TestShutdown(t *testing.T) {
 		n := start(t)
 		done := make(chan error, 1)
 		go func() {
-			_, err := n.client(t, n.socket, "").Token(t.Context(), "wait")
+			_, err := n.client(t, n.socket, "").Token(t.Context(), "wait", client.NewToken{})
 			done <- err
 		}()
 		<-n.arrived
@@ -526,7 +542,7 @@ func TestShutdown(t *testing.T) {
 		n := start(t)
 		done := make(chan error, 1)
 		go func() {
-			_, err := n.client(t, "http://"+n.address, "admin").Token(t.Context(), "wait")
+			_, err := n.client(t, "http://"+n.address, "admin").Token(t.Context(), "wait", client.NewToken{})
 			done <- err
 		}()
 		<-n.arrived

@@ -26,9 +26,6 @@ const (
 	typeJWT         = "urn:ietf:params:oauth:token-type:jwt"
 )
 
-// maxTargetBytes bounds an audience: a URI, or a service's name.
-const maxTargetBytes = 512
-
 // The kinds of credentials, as records name them.
 const (
 	kindAccessToken = "access_token"
@@ -181,8 +178,9 @@ func target(f url.Values) (string, error) {
 		return "", nil
 	case len(targets) > 1:
 		return "", refuse(invalidTarget, "a token is for one audience or resource")
-	case len(targets[0]) > maxTargetBytes || strings.ContainsFunc(targets[0], func(c rune) bool { return c <= ' ' || c > '~' }):
-		return "", refuse(invalidTarget, "the audience is too long, or has characters that a URI has not")
+	}
+	if err := localnhi.CheckAudience(targets[0]); err != nil {
+		return "", refuse(invalidTarget, fault.Message(err))
 	}
 	return targets[0], nil
 }

@@ -81,7 +81,8 @@ func (s *Service) introspect(w http.ResponseWriter, r *http.Request) {
 		write(w, http.StatusForbidden, &refusal{Code: accessDenied, Description: "the request comes from another site's page"})
 		return
 	}
-	if _, err := s.Administrator(r); err != nil {
+	administrator, err := s.Administrator(r)
+	if err != nil {
 		code := fault.CodeOf(err)
 		switch code.HTTPStatus() {
 		case http.StatusUnauthorized:
@@ -98,7 +99,7 @@ func (s *Service) introspect(w http.ResponseWriter, r *http.Request) {
 		writeError(w, err)
 		return
 	}
-	if in == nil {
+	if in == nil || in.ID.Tenant != administrator.Tenant { // tenants see nothing of each other
 		write(w, http.StatusOK, introspected{})
 		return
 	}

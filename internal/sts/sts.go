@@ -42,8 +42,8 @@ type Parts struct {
 	Clock     consensus.Clock
 	// Log records each token that is issued or revoked, before the answer.
 	Log audit.Log
-	// Administrator says who asks about tokens of others, and refuses whoever
-	// may not.
+	// Administrator says who asks about the tokens of their tenant, and
+	// refuses whoever may not.
 	Administrator func(r *http.Request) (creto.ID, error)
 }
 

@@ -547,6 +547,19 @@ func TestIntrospect(t *testing.T) {
 	}
 	inactive("garbage", "garbage")
 	inactive("another authority's token", newWorld(t, creto.DefaultTenant).issue(t, localnhi.TokenRequest{}))
+	human, agent := w.IDOf("other", creto.KindHuman, "carol"), w.IDOf("other", creto.KindAgent, "bot")
+	if err := errors.Join(w.AddTenant(t.Context(), "other"), w.AddMember(t.Context(), human), w.AddAgent(t.Context(), agent)); err != nil {
+		t.Fatal(err)
+	}
+	w.delegate(t, human, agent)
+	theirs, _, err := w.IssueToken(t.Context(), agent, localnhi.TokenRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Inspect(t.Context(), theirs); err != nil {
+		t.Errorf("Inspect of a token of another tenant = %v", err)
+	}
+	inactive("a token of another tenant", theirs)
 	if err := w.Revoke(t.Context(), w.bot); err != nil { // above the helper
 		t.Fatal(err)
 	}

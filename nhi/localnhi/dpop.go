@@ -30,8 +30,12 @@ const (
 	maxProofID    = 128
 )
 
-// dpop remembers the proofs that were used. The zero value is ready.
+// dpop remembers the proofs that were used.
 type dpop struct {
+	// since is when this memory began, to the second: older proofs may have
+	// been used in an earlier life.
+	since time.Time
+
 	mu   sync.Mutex // guards used and next
 	used map[[32]byte]time.Time
 	next time.Time // when to look for old ones again
@@ -132,6 +136,8 @@ func (d *dpop) verify(proof, method, target, token string, now time.Time) (strin
 		return bad("it is for another URL")
 	case c.IssuedAt == nil || now.Sub(c.IssuedAt.Time()).Abs() > proofWindow:
 		return bad("its time is not now; is the clock right?")
+	case c.IssuedAt.Time().Before(d.since):
+		return bad("it was made before this node started; make another")
 	}
 	if token != "" {
 		digest := sha256.Sum256([]byte(token))

@@ -87,7 +87,11 @@ func Open(ctx context.Context, cfg Config, d *sql.DB, p pqc.Provider, clock cons
 	if err := a.loadRoots(ctx); err != nil {
 		return nil, fault.Wrap(op, err)
 	}
-	a.tokens, a.svids = newTokens(a.cfg.Issuer), &svids{}
+	now, err := a.now(ctx)
+	if err != nil {
+		return nil, fault.Wrap(op, err)
+	}
+	a.tokens, a.svids = newTokens(a.cfg.Issuer, now), &svids{}
 	if err := a.loadTokenKeys(ctx); err != nil {
 		return nil, fault.Wrap(op, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"math/big"
 	"net/url"
 	"sync"
@@ -321,6 +322,9 @@ func (a *Authority) IssueJWTSVID(ctx context.Context, id creto.ID, r JWTSVIDRequ
 	const op fault.Op = "localnhi.IssueJWTSVID"
 	if r.Audience == "" {
 		return "", time.Time{}, fault.New(op, fault.InvalidArgument, "a JWT-SVID needs an audience")
+	}
+	if err := errors.Join(CheckAudience(r.Audience), checkConfirmation(r.Confirmation)); err != nil {
+		return "", time.Time{}, fault.Wrap(op, err)
 	}
 	end, err := a.svidEnd(ctx, id, r.Chain)
 	if err != nil {

@@ -3,8 +3,11 @@ package localnhi
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -78,8 +81,8 @@ type actor struct {
 	Act     *actor `json:"act,omitempty"`
 }
 
-func newTokens(issuer string) *tokens {
-	return &tokens{issuer: issuer, seen: make(map[string]*seenToken), byID: make(map[string]*seenToken)}
+func newTokens(issuer string, now time.Time) *tokens {
+	return &tokens{issuer: issuer, dpop: dpop{since: now.Truncate(time.Second)}, seen: make(map[string]*seenToken), byID: make(map[string]*seenToken)}
 }
 
 // loadTokenKeys reads the keys of tokens, making the first.
@@ -344,12 +347,47 @@ type TokenRequest struct {
 	NotAfter time.Time
 }
 
+// maxAudienceBytes bounds an audience: a URI, or a service's name.
+const maxAudienceBytes = 512
+
+// CheckAudience refuses what is no name of a service: an audience is 1 to 512
+// printable ASCII characters without spaces.
+//
+// Errors: InvalidArgument (Permanent).
+func CheckAudience(text string) error {
+	if text == "" || len(text) > maxAudienceBytes || strings.ContainsFunc(text, func(c rune) bool { return c <= ' ' || c > '~' }) {
+		return fault.New("localnhi.CheckAudience", fault.InvalidArgument, "%.40q is no audience: use a URI, or a name, of at most %d characters", text, maxAudienceBytes)
+	}
+	return nil
+}
+
+// checkConfirmation refuses what nobody can prove to have.
+func checkConfirmation(c nhi.Confirmation) error {
+	const op fault.Op = "localnhi.checkConfirmation"
+	if c.JKT != "" && c.X5T != "" {
+		return fault.New(op, fault.InvalidArgument, "a token is bound to one key")
+	}
+	if text := c.JKT + c.X5T; text != "" {
+		if digest, err := base64.RawURLEncoding.Strict().DecodeString(text); err != nil || len(digest) != sha256.Size {
+			return fault.New(op, fault.InvalidArgument, "%.60q is no SHA-256 thumbprint in base64url", text)
+		}
+	}
+	return nil
+}
+
 // IssueToken returns an access token for an agent that has a delegation in
 // force, and when it ends.
 //
-// Errors: NHINotFound (Permanent), NHIDelegationVerificationFailed (Security).
+// Errors: NHINotFound (Permanent), NHIDelegationVerificationFailed (Security);
+// InvalidArgument (Permanent) for an audience or a confirmation that is none.
 func (a *Authority) IssueToken(ctx context.Context, agent creto.ID, r TokenRequest) (string, time.Time, error) {
 	const op fault.Op = "localnhi.IssueToken"
+	if r.Audience == "" {
+		r.Audience = Audience
+	}
+	if err := errors.Join(CheckAudience(r.Audience), checkConfirmation(r.Confirmation)); err != nil {
+		return "", time.Time{}, fault.Wrap(op, err)
+	}
 	chain, err := a.Chain(ctx, agent)
 	if err != nil {
 		return "", time.Time{}, fault.Wrap(op, err)
@@ -370,9 +408,6 @@ func (a *Authority) IssueToken(ctx context.Context, agent creto.ID, r TokenReque
 		if !bound.IsZero() && bound.Before(expires) {
 			expires = bound
 		}
-	}
-	if r.Audience == "" {
-		r.Audience = Audience
 	}
 	if r.ID == "" {
 		r.ID = creto.NewUUID().String()
