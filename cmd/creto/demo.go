@@ -176,6 +176,10 @@ func (d *demo) addPeople(ctx context.Context) error {
 	if _, err := d.client.AddHuman(ctx, "alice", nil); err != nil {
 		return err
 	}
+	alice, err := d.enrolAlice(ctx)
+	if err != nil {
+		return err
+	}
 	if _, err := d.client.AddHuman(ctx, "bob", []string{"finance"}); err != nil {
 		return err
 	}
@@ -194,8 +198,40 @@ func (d *demo) addPeople(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.say("%s acts on behalf of alice; refunds need the consent of group finance (policy %s)", agent.ID, agent.PolicyFile)
+	if agent.Waits == nil {
+		return fault.New("creto.demo", fault.Internal, "the delegation did not wait for alice")
+	}
+	if err := alice.confirm(ctx, agent.Waits.URL); err != nil {
+		return err
+	}
+	confirmed, err := d.client.Delegation(ctx, agent.Waits.ID)
+	if err != nil {
+		return err
+	}
+	d.say("%s acts on behalf of alice: her passkey signed the delegation (%s); refunds need the consent of group finance (policy %s)", agent.ID, confirmed.State, agent.PolicyFile)
 	return nil
+}
+
+// enrolAlice has alice log in once and make a passkey, which from then on is
+// asked whenever somebody is to act for her.
+func (d *demo) enrolAlice(ctx context.Context) (*person, error) {
+	status, err := d.client.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	alice, err := newPerson(strings.TrimSuffix(status.Console, "/console"))
+	if err != nil {
+		return nil, err
+	}
+	link, err := d.client.Login(ctx, "alice")
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(alice.login(ctx, link), alice.enrol(ctx)); err != nil {
+		return nil, err
+	}
+	d.say("alice logged in with a one-time login and made a passkey: one in software, which the demo holds, so that nobody has to be there")
+	return alice, nil
 }
 
 // showWalls runs a program that ignores its proxy.
@@ -416,6 +452,10 @@ func (d *demo) bundle(ctx context.Context) error {
 	if code != 0 {
 		return fault.New("creto.demo", fault.SecurityViolation, "%s", lastLine(out))
 	}
+	if !strings.Contains(out, "\n  human    alice, by passkey (localhost)\n") {
+		return fault.New("creto.demo", fault.Internal, "the bundle does not lead to alice's passkey")
+	}
+	d.say("offline, each of the agent's records leads through its signed chain to the human, known by her passkey over just that delegation: alice, by passkey (localhost)")
 	d.say("%s", lastLine(out))
 	return nil
 }

@@ -95,7 +95,8 @@ func (d *demo) finish(decided string) {
 	for _, want := range []string{
 		`^the shop answers at http://\S+; the model is a stub, not a language model`,
 		`^node ready after \d+ ms`,
-		`shop-bot acts on behalf of alice; refunds need the consent of group finance`,
+		`^alice logged in with a one-time login and made a passkey: one in software`,
+		`shop-bot acts on behalf of alice: her passkey signed the delegation \(confirmed\); refunds need the consent of group finance`,
 		`^sandbox by (gvisor|namespaces), its program running after \d+ ms; a direct connection out of it: .*unreachable`,
 		`^the agent waits: shop-bot on behalf of alice asks group finance .* bound to sha3-256:`,
 		`^kill -9 of the node while it waits; ready again after \d+ ms, and the request waits still$`,
@@ -105,6 +106,7 @@ func (d *demo) finish(decided string) {
 		`^the injected action was denied and recorded: Url::http://shop.test/customers/export at index \d+; 0 requests reached the thief$`,
 		`^the same refund again asked again, .*; denied`,
 		`^the refund with another amount asked again, .*; denied`,
+		`^offline, each of the agent's records leads .*: alice, by passkey \(localhost\)$`,
 		`^node stopped; one byte flipped in the refund's record at index \d+: creto: verify .* FAILED: record`,
 	} {
 		if !regexp.MustCompile("(?m)" + want).MatchString(all) {
