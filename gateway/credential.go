@@ -29,8 +29,10 @@ type Credential struct {
 	Format string
 	// Secret is its name. Required.
 	Secret nhi.SecretRef
-	// Agents are the names of those whose requests it is added to; none means
-	// all. The requests of others go out as they are.
+	// Tenant is the one whose secret it is, and Agents the names of those of its
+	// agents whose requests it is added to; none means all. The requests of
+	// others go out as they are. Tenant is required.
+	Tenant string
 	Agents []string
 }
 
@@ -53,6 +55,8 @@ func (c Credential) Validate() error {
 	case !httpguts.ValidHeaderFieldName(c.Header), strings.Contains(c.Header, "_"), slices.Contains(hopByHop, header), slices.Contains(misleading, header),
 		strings.HasPrefix(header, "Content-"), strings.HasPrefix(header, "X-Forwarded-"):
 		return fault.New(op, fault.InvalidArgument, "%q is no header that can carry a secret", c.Header)
+	case c.Tenant == "":
+		return fault.New(op, fault.InvalidArgument, "a credential is of a tenant")
 	case c.Format != "" && strings.Count(c.Format, mark) != 1, !httpguts.ValidHeaderFieldValue(c.Format):
 		return fault.New(op, fault.InvalidArgument, "%q is not the text of a header with one %%s in it", c.Format)
 	}
@@ -102,7 +106,7 @@ func (g *Gateway) credentials(ctx context.Context, v *visit, x exchange, detail 
 	const op fault.Op = "gateway.credentials"
 	a := added{header: make(map[string]string)}
 	for _, c := range g.injected[x.target.Host] {
-		if _, twice := a.header[c.Header]; twice || len(c.Agents) > 0 && !slices.Contains(c.Agents, v.agent.Name) {
+		if _, twice := a.header[c.Header]; twice || c.Tenant != v.agent.Tenant || len(c.Agents) > 0 && !slices.Contains(c.Agents, v.agent.Name) {
 			continue
 		}
 		if x.method == http.MethodTrace { // RFC 9110, section 9.3.8: it is sent back

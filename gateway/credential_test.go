@@ -33,7 +33,7 @@ func (s *shop) with(credentials ...gateway.Credential) gateway.Config {
 	return cfg
 }
 
-var shopKey = gateway.Credential{Host: "Shop.test:80", Header: "authorization", Format: "Bearer %s", Secret: "shop-key"}
+var shopKey = gateway.Credential{Host: "Shop.test:80", Header: "authorization", Format: "Bearer %s", Secret: "shop-key", Tenant: creto.DefaultTenant}
 
 // The gateway adds the credential in place of whatever the agent sends, and to
 // nothing else than the host it is for.
@@ -43,7 +43,7 @@ func TestCredential(t *testing.T) {
 			http.Redirect(w, r, "http://evil.test/", http.StatusTemporaryRedirect)
 		}
 	})
-	h := open(t, s.with(shopKey, gateway.Credential{Host: "shop.test", Header: "X-Api-Key", Secret: "shop-key"}), nil, "http_request=*", "access_secret=shop-key")
+	h := open(t, s.with(shopKey, gateway.Credential{Host: "shop.test", Header: "X-Api-Key", Secret: "shop-key", Tenant: creto.DefaultTenant}), nil, "http_request=*", "access_secret=shop-key")
 	h.secret(t, "shop-key", canary, h.bot)
 	for _, headers := range []string{
 		"", "Authorization: Bearer placeholder\n", "Authorization: a\nAuthorization: b\nX_Api_Key: c\nX-Api-Key: d\n",
@@ -162,9 +162,10 @@ func TestCredentialFailsClosed(t *testing.T) {
 	})
 	t.Run("not for this agent", func(t *testing.T) {
 		s := newShop(t, nil)
-		other := shopKey
+		other, tenant := shopKey, shopKey
 		other.Agents = []string{"boss"}
-		h := open(t, s.with(other), nil, anyURL, "access_secret=*")
+		tenant.Tenant, tenant.Agents = "other", []string{"bot"} // of the same name
+		h := open(t, s.with(other, tenant), nil, anyURL, "access_secret=*")
 		h.secret(t, "shop-key", canary)
 		if status, _ := h.ask(t, request); status != http.StatusOK || s.requests()[0].header.Get("Authorization") != "" {
 			t.Errorf("answer %d, the upstream got %+v", status, s.requests())
@@ -284,6 +285,7 @@ func TestCredentialValidate(t *testing.T) {
 		"no place for it":     func(c *gateway.Credential) { c.Format = "Bearer" },
 		"two places":          func(c *gateway.Credential) { c.Format = "%s:%s" },
 		"two lines":           func(c *gateway.Credential) { c.Format = "a\n%s" },
+		"no tenant":           func(c *gateway.Credential) { c.Tenant = "" },
 		"no secret":           func(c *gateway.Credential) { c.Secret = "" },
 		"a reference outside": func(c *gateway.Credential) { c.Secret = "env:HOME" },
 	} {

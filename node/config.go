@@ -124,7 +124,9 @@ type CredentialConfig struct {
 	Format string `toml:"format"`
 	// Secret is the secret's name. Required.
 	Secret string `toml:"secret"`
-	// Agents are those whose requests it is added to; none means all.
+	// Tenant has the secret; "" means the node's own. Agents are those of its
+	// whose requests it is added to; none means all.
+	Tenant string   `toml:"tenant"`
 	Agents []string `toml:"agents"`
 }
 
@@ -175,7 +177,9 @@ type SecretNameConfig struct {
 	Name string `toml:"name"`
 	// From is the reference, such as vault:kv/shop#api_key. Required.
 	From string `toml:"from"`
-	// Agents may have it; none means that policy alone decides.
+	// Tenant has the secret; "" means the node's own. Agents of it may have it;
+	// none means that policy alone decides.
+	Tenant string   `toml:"tenant"`
 	Agents []string `toml:"agents"`
 }
 

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net"
@@ -84,12 +85,13 @@ func (c Config) problems() []configProblem {
 	}
 	for i, x := range c.Egress.Credentials {
 		key := fmt.Sprintf("egress.credentials[%d]", i)
-		if err := x.credential().Validate(); err != nil {
+		if err := x.credential(c.Identity.Tenant).Validate(); err != nil {
 			k.addf(key, "%s", fault.Message(err))
 		}
+		k.tenant(key+".tenant", x.Tenant)
 		k.agents(key+".agents", x.Agents)
 	}
-	k.secrets(c.Secrets)
+	k.secrets(c.Secrets, c.Identity.Tenant)
 	k.inference(c.Inference)
 	k.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	k.oneOf("log.format", c.Log.Format, "text", "json")
@@ -178,6 +180,14 @@ func (k *configChecker) egressHost(name, address string) {
 	k.hostPort(key, address, false)
 }
 
+// tenant checks a tenant's name, which may be absent.
+func (k *configChecker) tenant(key, name string) {
+	id := creto.ID{TrustDomain: "x", Tenant: name, Kind: creto.KindAgent, Name: "x"}
+	if name != "" && id.Validate() != nil {
+		k.addf(key, "%q is no tenant; use a-z, 0-9, '-', '_' and '.'", name)
+	}
+}
+
 // agents checks names of agents.
 func (k *configChecker) agents(key string, names []string) {
 	for _, name := range names {
@@ -188,7 +198,7 @@ func (k *configChecker) agents(key string, names []string) {
 	}
 }
 
-func (k *configChecker) secrets(c SecretsConfig) {
+func (k *configChecker) secrets(c SecretsConfig, own string) {
 	k.within("secrets.cache_ttl", c.CacheTTL, 0, secretsource.MaxCacheTTL)
 	if c.Env.Prefix != "" {
 		if _, err := secretsource.NewEnv(c.Env.Prefix, os.LookupEnv); err != nil {
@@ -211,15 +221,17 @@ func (k *configChecker) secrets(c SecretsConfig) {
 	section := map[string]string{
 		secretsource.SchemeEnv: "secrets.env.prefix", secretsource.SchemeFile: "secrets.files.dir", secretsource.SchemeVault: "secrets.vault.address",
 	}
-	seen := map[string]bool{}
+	type owned struct{ tenant, name string }
+	seen := map[owned]bool{}
 	for i, x := range c.Names {
 		key := fmt.Sprintf("secrets.names[%d]", i)
 		if err := nhi.SecretRef(x.Name).Validate(); err != nil {
 			k.addf(key+".name", "%s", fault.Message(err))
-		} else if seen[x.Name] {
+		} else if seen[owned{cmp.Or(x.Tenant, own), x.Name}] {
 			k.addf(key+".name", "%q is there twice", x.Name)
 		}
-		seen[x.Name] = true
+		seen[owned{cmp.Or(x.Tenant, own), x.Name}] = true
+		k.tenant(key+".tenant", x.Tenant)
 		r, err := secretsource.ParseReference(x.From)
 		switch {
 		case err != nil:

@@ -277,7 +277,7 @@ func (n *Node) openEnablement(ctx context.Context) error {
 		n.models = append(n.models, m)
 	}
 	n.gateway = gateway.New(gateway.Config{
-		Hosts: cfg.Egress.Hosts, Timeout: time.Duration(cfg.Inference.Timeout), Credentials: cfg.Egress.credentials(),
+		Hosts: cfg.Egress.Hosts, Timeout: time.Duration(cfg.Inference.Timeout), Credentials: cfg.credentials(),
 	}, n.gate, n.models)
 	n.onClose(func() error { n.gateway.Close(); return nil })
 	n.runs, err = openRuns(ctx, n)

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"os"
 	"time"
@@ -49,12 +50,13 @@ func (n *Node) secretSources() ([]localnhi.SecretBinding, error) {
 		if err != nil {
 			return nil, fault.Wrap(op, err)
 		}
-		b := localnhi.SecretBinding{Tenant: identity.Tenant, Name: nhi.SecretRef(x.Name), Source: sources[r.Scheme], Locator: r.Locator, From: x.From}
+		tenant := cmp.Or(x.Tenant, identity.Tenant)
+		b := localnhi.SecretBinding{Tenant: tenant, Name: nhi.SecretRef(x.Name), Source: sources[r.Scheme], Locator: r.Locator, From: x.From}
 		if b.Source == nil && r.Scheme != secretsource.SchemeStore {
 			return nil, fault.New(op, fault.InvalidArgument, "the source of %q is not configured", x.From)
 		}
 		for _, name := range x.Agents {
-			b.Agents = append(b.Agents, creto.ID{TrustDomain: identity.TrustDomain, Tenant: identity.Tenant, Kind: creto.KindAgent, Name: name})
+			b.Agents = append(b.Agents, creto.ID{TrustDomain: identity.TrustDomain, Tenant: tenant, Kind: creto.KindAgent, Name: name})
 		}
 		bindings = append(bindings, b)
 	}
@@ -122,14 +124,16 @@ func (n *Node) RemoveSecret(ctx context.Context, name string) error {
 }
 
 // credentials are what the gateway adds on the way out.
-func (c EgressConfig) credentials() []gateway.Credential {
+func (c Config) credentials() []gateway.Credential {
 	var list []gateway.Credential
-	for _, x := range c.Credentials {
-		list = append(list, x.credential())
+	for _, x := range c.Egress.Credentials {
+		list = append(list, x.credential(c.Identity.Tenant))
 	}
 	return list
 }
 
-func (c CredentialConfig) credential() gateway.Credential {
-	return gateway.Credential{Host: c.Host, Header: c.Header, Format: c.Format, Secret: nhi.SecretRef(c.Secret), Agents: c.Agents}
+func (c CredentialConfig) credential(own string) gateway.Credential {
+	return gateway.Credential{
+		Host: c.Host, Header: c.Header, Format: c.Format, Secret: nhi.SecretRef(c.Secret), Tenant: cmp.Or(c.Tenant, own), Agents: c.Agents,
+	}
 }

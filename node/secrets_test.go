@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -243,6 +244,7 @@ func TestSecretProblems(t *testing.T) {
 		{"another variable", head + "[[secrets.names]]\nname = 'a'\nfrom = 'env:HOME'", `c.toml:5:1: secrets.names[0].from: "HOME" does not begin with secrets.env.prefix, "CRETO_SECRET_"`},
 		{"no such source", "[[secrets.names]]\nname = 'a'\nfrom = 'vault:kv/a#b'", `c.toml:3:1: secrets.names[0].from: "vault:kv/a#b" needs secrets.vault.address`},
 		{"twice", "[[secrets.names]]\nname = 'a'\nfrom = 'store:a'\n[[secrets.names]]\nname = 'a'\nfrom = 'store:b'", `c.toml:5:1: secrets.names[1].name: "a" is there twice`},
+		{"a tenant", "[[egress.credentials]]\nhost = 'a.test'\nheader = 'X'\nsecret = 'a'\ntenant = '../b'", `c.toml:5:1: egress.credentials[0].tenant: "../b" is no tenant; use a-z, 0-9, '-', '_' and '.'`},
 		{"an agent", "[[secrets.names]]\nname = 'a'\nfrom = 'store:a'\nagents = ['*']", `c.toml:4:1: secrets.names[0].agents: "*" is no agent's name`},
 		{"a credential", "[[egress.credentials]]\nhost = 'a.test'\nheader = 'Host'\nsecret = 'a'", `c.toml:1:10: egress.credentials[0]: "Host" is no header that can carry a secret`},
 	} {
@@ -277,5 +279,103 @@ token = "${TOKEN}"
 	if got := strings.Join(warnings, "\n"); err != nil || len(warnings) != 3 || strings.Contains(got, planted) ||
 		!strings.Contains(got, "the vault gives") || !strings.Contains(got, "far.test:8080 gets") || !strings.Contains(got, "open.test gets") {
 		t.Errorf("warnings = %q, %v; want one for the vault and two for hosts elsewhere", warnings, err)
+	}
+}
+
+// Two tenants with an agent, a host and a secret of the same names: each gets its
+// own, and neither can see, change or use the other's.
+func TestSecretTenants(t *testing.T) {
+	var seen []string
+	shop := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		seen = append(seen, r.URL.Path+" "+r.Header.Get("X-Key"))
+	}))
+	defer shop.Close()
+	o := options(t.TempDir())
+	o.Config.Egress.Hosts = map[string]string{"shop.test": shop.Listener.Addr().String()}
+	o.Config.Egress.Credentials = []node.CredentialConfig{
+		{Host: "shop.test", Header: "X-Key", Secret: "key"}, {Host: "shop.test", Header: "X-Key", Secret: "key", Tenant: "acme"},
+	}
+	o.Config.Secrets.Env.Prefix = "CRETO_SECRET_"
+	o.Config.Secrets.Names = []node.SecretNameConfig{{Name: "only", From: "env:CRETO_SECRET_ONLY"}}
+	t.Setenv("CRETO_SECRET_ONLY", envCanary)
+	_, home, stop := running(t, o)
+	defer stop()
+	if _, err := home.AddTenant(t.Context(), "acme"); err != nil {
+		t.Fatal(err)
+	}
+	acme := home.For("acme")
+	for name, c := range map[string]*client.Client{"home": home, "acme": acme} {
+		_, err := c.AddAgent(t.Context(), client.NewAgent{Name: "bot", Allow: []string{"http_request=*", "access_secret=*", "access_secret=raw *"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.SetSecret(t.Context(), client.NewSecret{Name: "key", Value: creto.NewSecret("of " + name), Agents: []string{"bot"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	get := func(c *client.Client, url string) (int, string) {
+		t.Helper()
+		token, err := c.Token(t.Context(), "bot")
+		if err != nil {
+			t.Fatal(err)
+		}
+		status, err := c.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+status.Listen+url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Authorization", "Bearer "+token.Token)
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = response.Body.Close() }()
+		body, _ := io.ReadAll(response.Body)
+		return response.StatusCode, string(body)
+	}
+	for name, c := range map[string]*client.Client{"home": home, "acme": acme} {
+		if status, body := get(c, "/v1/secrets/key"); status != http.StatusOK || body != "of "+name {
+			t.Errorf("the key of %s is %d %q", name, status, body)
+		}
+	}
+	if status, body := get(home, "/v1/secrets/only"); status != http.StatusOK || body != envCanary {
+		t.Errorf("home's other secret is %d %q", status, body)
+	}
+	if status, body := get(acme, "/v1/secrets/only"); status != http.StatusNotFound || strings.Contains(body, envCanary) {
+		t.Errorf("home's secret, for acme, is %d %q", status, body)
+	}
+	if list, err := acme.Secrets(t.Context()); err != nil || len(list) != 1 || list[0].Owner != "spiffe://creto.local/acme/human/admin" {
+		t.Errorf("acme sees %+v, %v", list, err)
+	}
+	if err := acme.RemoveSecret(t.Context(), "key"); err != nil {
+		t.Fatal(err)
+	}
+	if status, body := get(home, "/v1/secrets/key"); status != http.StatusOK || body != "of home" {
+		t.Errorf("after acme removed its key, home's is %d %q", status, body)
+	}
+	if _, err := acme.SetSecret(t.Context(), client.NewSecret{Name: "key", Value: creto.NewSecret("again")}); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []*client.Client{home, acme} {
+		run, err := c.StartRun(t.Context(), client.NewRun{Agent: "bot", Isolation: "namespaces", Command: []string{"true"}, Dir: "/", PID: supervisor(t).Process.Pid})
+		if err != nil {
+			t.Fatal(err)
+		}
+		transport := &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: "gateway"}), DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", filepath.Join(run.GatewayDir, sandbox.SocketName))
+		}}
+		response, err := (&http.Client{Transport: transport}).Get("http://shop.test/x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = response.Body.Close()
+		transport.CloseIdleConnections()
+	}
+	if got, want := strings.Join(seen, ", "), "/x of home, /x again"; got != want {
+		t.Errorf("the shop got %s, want %s", got, want)
 	}
 }

@@ -124,7 +124,7 @@ func TestPolicyText(t *testing.T) {
 	chain := nhitest.Chain(t, p, time.Now(), nhi.Everything(), "alice", "bot")
 	text, err := localauthz.PolicyText(chain.Agent(), []localauthz.Rule{
 		{Text: "call_model=gpt-4o"}, {Text: `http_request=GET http://shop.test/orders/*`}, {Text: "network_egress=*:443"},
-		{Text: `http_request=POST http://shop.test/refunds`, Ask: "finance"},
+		{Text: `http_request=POST http://shop.test/refunds`, Ask: "finance"}, {Text: "access_secret=shop-*"}, {Text: "access_secret=raw own"},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -141,8 +141,8 @@ func TestPolicyText(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, test := range []struct {
-		action, id, method string
-		want               authz.Kind
+		action, id, how string // the method, or the delivery
+		want            authz.Kind
 	}{
 		{creto.CallModel, "gpt-4o", "", authz.Allow},
 		{creto.CallModel, "gpt-4o-mini", "", authz.Deny},
@@ -152,15 +152,22 @@ func TestPolicyText(t *testing.T) {
 		{creto.HTTPRequest, "http://shop.test/refunds", "POST", authz.RequiresOversight},
 		{creto.NetworkEgress, "example.com:443", "", authz.Allow},
 		{creto.NetworkEgress, "example.com:22", "", authz.Deny},
+		{creto.AccessSecret, "shop-key", "gateway", authz.Allow},
+		{creto.AccessSecret, "shop-key", "raw", authz.Deny},
+		{creto.AccessSecret, "own", "raw", authz.Allow},
+		{creto.AccessSecret, "own", "gateway", authz.Deny},
 	} {
 		kind, _ := creto.ResourceType(test.action)
 		r := authz.Request{Action: test.action, Resource: creto.Resource{Type: kind, ID: test.id}}
-		if test.method != "" {
-			r.Context = map[string]any{"method": test.method}
+		switch {
+		case test.action == creto.AccessSecret:
+			r.Context = map[string]any{"delivery": test.how, "method": "GET"}
+		case test.how != "":
+			r.Context = map[string]any{"method": test.how}
 		}
 		d, err := a.Check(t.Context(), s, r)
 		if err != nil || d.Kind != test.want {
-			t.Errorf("%s %s %s = %v %q, %v; want %v", test.action, test.method, test.id, d.Kind, d.Reason, err, test.want)
+			t.Errorf("%s %s %s = %v %q, %v; want %v", test.action, test.how, test.id, d.Kind, d.Reason, err, test.want)
 		}
 		// The line that a denial prints permits it.
 		if d.Kind == authz.Deny {
@@ -181,7 +188,7 @@ func TestPolicyText(t *testing.T) {
 	}
 	for _, bad := range []string{
 		"", "fly=*", "call_model", "call_model=", "http_request=http://shop.test*", "http_request=http://shop.test", "http_request=https://shop.test/",
-		"http_request=http://Shop.test/", "http_request=GET http://shop.*/x",
+		"http_request=http://Shop.test/", "http_request=GET http://shop.*/x", "access_secret=any key",
 	} {
 		if _, err := localauthz.PolicyText(chain.Agent(), []localauthz.Rule{{Text: bad}}); fault.CodeOf(err) != fault.InvalidArgument {
 			t.Errorf("PolicyText(%q) = %v, want InvalidArgument", bad, err)

@@ -126,6 +126,7 @@ Rules are ACTION=RESOURCE-GLOB, where * stands for anything:
   --allow call_model=gpt-4o-mini
   --allow "http_request=GET http://shop.test/orders/*"
   --allow network_egress=api.example.com:443
+  --allow access_secret=shop-key                for the gateway to add; "raw shop-key" to hold it
   --ask   "http_request=POST http://shop.test/refunds,finance"    ask group finance first
 
 A human with a passkey or an identity provider confirms in the browser that the

@@ -100,7 +100,7 @@ func (remote) RunStarted(context.Context, string, client.RunStarted) error { ret
 // EndRun refuses.
 func (remote) EndRun(context.Context, string, client.RunEnded) error { return errLocal }
 
-// SetSecret refuses: the port is in the clear.
+// SetSecret refuses: a value crosses no network to get in.
 func (remote) SetSecret(context.Context, client.NewSecret) (client.Secret, error) {
 	return client.Secret{}, fault.New("serve.SetSecret", fault.PermissionDenied, "secrets are set on the node's machine, over its socket")
 }
