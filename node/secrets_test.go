@@ -315,7 +315,7 @@ func TestSecretTenants(t *testing.T) {
 	}
 	get := func(c *client.Client, url string) (int, string) {
 		t.Helper()
-		token, err := c.Token(t.Context(), "bot")
+		token, err := c.Token(t.Context(), "bot", client.NewToken{})
 		if err != nil {
 			t.Fatal(err)
 		}
