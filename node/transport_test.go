@@ -3,11 +3,15 @@ package node_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/pem"
 	"errors"
+	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -20,11 +24,16 @@ import (
 	"google.golang.org/grpc/reflection/grpc_reflection_v1"
 
 	"creto.dev"
+	"creto.dev/call"
 	"creto.dev/client"
 	"creto.dev/fault"
 	"creto.dev/internal/wire"
 	"creto.dev/internal/wire/wiretest"
+	"creto.dev/nhi"
+	"creto.dev/nhi/remotenhi"
 	"creto.dev/node"
+	"creto.dev/pqc"
+	"creto.dev/pqc/remotepqc"
 )
 
 // writePEM writes a certificate and its key, the certificate first.
@@ -296,5 +305,51 @@ func TestTLSConfig(t *testing.T) {
 				t.Errorf("Open = %v, want %q", err, test.want)
 			}
 		})
+	}
+}
+
+// A node serves its contracts: to other processes as to itself.
+func TestContracts(t *testing.T) {
+	o := options(t.TempDir())
+	_, c, stop := running(t, o)
+	defer stop()
+	defer c.Close()
+	socket := filepath.Join(o.DataDir, client.SocketName)
+	conn := wiretest.Dial(t, wire.Config{Address: "unix:" + socket})
+	want := sha256.Sum256([]byte("x"))
+	if got, err := remotepqc.New(conn, call.Policy{}).Hash(pqc.SHA256, []byte("x")); err != nil || !bytes.Equal(got, want[:]) {
+		t.Errorf("Hash = %x, %v", got, err)
+	}
+	authority := remotenhi.New(conn, call.Policy{})
+	status, err := c.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots, err := authority.Roots(t.Context())
+	if err != nil || len(roots) == 0 {
+		t.Fatalf("Roots = %v, %v", roots, err)
+	}
+	if fingerprint, err := nhi.Fingerprint(roots[0]); err != nil || fingerprint != status.Root {
+		t.Errorf("the root's fingerprint is %v, %v; want %v", fingerprint, err, status.Root)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := authority.Watch(ctx, func(uint64) { cancel() }); fault.CodeOf(err) != fault.Canceled {
+		t.Errorf("Watch = %v", err)
+	}
+
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	}}
+	defer transport.CloseIdleConnections()
+	r, _ := http.NewRequestWithContext(t.Context(), "POST", "http://x/creto.pqc.v1/hash", strings.NewReader(`{"algorithm":"sha-256","data":"eA=="}`))
+	r.Header.Set("Content-Type", "application/json")
+	response, err := transport.RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	if text, _ := io.ReadAll(response.Body); response.StatusCode != 200 || !strings.Contains(string(text), base64.StdEncoding.EncodeToString(want[:])) {
+		t.Errorf("JSON: %d %s", response.StatusCode, text)
 	}
 }
