@@ -61,7 +61,7 @@ var layers = []layer{
 	{"8", "pqc/*pqc consensus/*consensus nhi/*nhi nhi/secretsource audit/*audit authz/*authz memory/*memory storage/*storage inference/*inference"},
 	{"8", "metering/*metering oversight/*oversight sandbox/*sandbox messaging/*messaging"},
 	{"8", "inference/provider/... oversight/channel/... metering/billing/... sandbox/gvisor sandbox/namespaces"},
-	{"8", "login login/softkey"}, // humans: sessions, passkeys, identity providers
+	{"8", "login/..."}, // humans: sessions, passkeys, identity providers, and an authenticator in software
 	{"9", "client"},
 	{"10", "console/... gateway/... internal/serve internal/sts"},
 	{"11", "node"},

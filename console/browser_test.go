@@ -2,6 +2,7 @@ package console_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"slices"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	"creto.dev/fault"
 	"creto.dev/internal/canon"
 	"creto.dev/login"
+	"creto.dev/login/logintest"
 	"creto.dev/nhi"
 	"creto.dev/pqc/localpqc"
 	"creto.dev/receipt"
@@ -207,4 +209,42 @@ func (h *house) draft(t testing.TB, agent string) login.Delegation {
 		t.Fatal(err)
 	}
 	return d
+}
+
+// An identity provider of another site logs in, and confirms: the cookies come
+// along where they must, and the policy lets the browser through.
+func TestProviderInBrowser(t *testing.T) {
+	var h *house
+	idp := logintest.New(t, func() time.Time {
+		stamp, err := h.clock.Now(context.Background()) //nolint:usetesting // it may be asked for after the test's context has ended
+		if err != nil {
+			t.Error(err)
+		}
+		return stamp.Time()
+	})
+	h = open(t, "", login.ProviderConfig{Name: "work", Issuer: idp.URL, ClientID: "creto", ClientSecret: creto.NewSecret(logintest.Secret), HumanClaim: "preferred_username"})
+	bot := h.authority.ID(creto.KindAgent, "mail-bot")
+	if err := h.authority.AddAgent(t.Context(), bot); err != nil {
+		t.Fatal(err)
+	}
+	asked := h.draft(t, "mail-bot")
+	b := consoletest.Open(t, h.origin)
+	b.Go("/console/delegations/" + asked.ID)
+	b.Press("Log in with work", "mail-bot is to act on behalf of alice")
+	b.Press("Confirm with work", "confirmed")
+	chain, err := h.authority.Chain(t.Context(), bot)
+	if err != nil || chain.HumanProof().String() != "by OIDC "+idp.URL+" subject u-1" {
+		t.Errorf("the chain is %v, %v", chain.HumanProof(), err)
+	}
+	b.Go("/console/account")
+	b.Shows("with an identity provider")
+	b.Shows("alice@corp.example")
+	// A login of another human, which the provider confirms, is not hers.
+	idp.Claims = func(c map[string]any) { c["sub"], c["preferred_username"] = "u-2", "bob" }
+	again := h.draft(t, "mail-bot")
+	b.Go("/console/delegations/" + again.ID)
+	b.Press("Confirm with work", "nobody here is known by this identity")
+	if d, err := h.delegations.Show(t.Context(), again.ID); err != nil || d.State != login.Pending {
+		t.Errorf("the delegation is %s, %v", d.State, err)
+	}
 }

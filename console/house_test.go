@@ -50,6 +50,7 @@ type house struct {
 	passkeys    *login.Passkeys
 	providers   *login.Providers
 	delegations *login.Delegations
+	devices     *login.Devices
 	configs     []login.ProviderConfig // of providers
 	console     *console.Console
 	chain       nhi.VerifiedChain
@@ -112,8 +113,9 @@ func open(t testing.TB, origin string, providers ...login.ProviderConfig) *house
 	check(err)
 	h.providers = login.NewProviders(h.origin, h.configs, login.People{ID: func(name string) creto.ID { return h.authority.ID(creto.KindHuman, name) }, Known: h.authority.Known}, h.db, h.clock, h.log)
 	h.delegations = login.NewDelegations(h.db, h.clock, h.log, h.authority.Delegate)
+	h.devices = login.NewDevices(h.sessions, h.clock, h.log)
 	h.console, err = console.New(h.origin, console.Parts{
-		Sessions: h.sessions, Passkeys: h.passkeys, Providers: h.providers, Delegations: h.delegations, Devices: login.NewDevices(h.sessions, h.clock, h.log),
+		Sessions: h.sessions, Passkeys: h.passkeys, Providers: h.providers, Delegations: h.delegations, Devices: h.devices,
 		Agents: agents{h.authority}, Desk: h.desk, Log: h.log,
 	}, quiet)
 	check(err)

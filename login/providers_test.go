@@ -20,40 +20,42 @@ import (
 	"creto.dev/audit"
 	"creto.dev/fault"
 	"creto.dev/login"
+	"creto.dev/login/logintest"
 	"creto.dev/nhi"
 )
 
 // oidcHouse is a house with one identity provider, "work".
 type oidcHouse struct {
 	*house
-	idp       *idp
+	idp       *logintest.IDP
 	providers *login.Providers
 }
 
 func openOIDC(t testing.TB, edit func(*login.ProviderConfig)) *oidcHouse {
 	t.Helper()
 	h := &oidcHouse{house: open(t)}
-	h.idp = newIDP(t, func() time.Time {
+	now := func() time.Time {
 		stamp, err := h.clock.Now(context.Background()) //nolint:usetesting // it may be asked for after the test's context has ended
 		if err != nil {
 			t.Error(err)
 		}
 		return stamp.Time()
-	})
-	// The other one would take any code.
-	other := newIDP(t, h.idp.now)
-	other.discovery = func(d map[string]any) {
-		d["authorization_response_iss_parameter_supported"] = false
-		d["token_endpoint"] = h.idp.server.URL + "/token"
 	}
-	c := login.ProviderConfig{Name: "work", Issuer: h.idp.server.URL, ClientID: "creto", ClientSecret: creto.NewSecret("s3cret"), Scopes: []string{"email"}, HumanClaim: "preferred_username"}
+	h.idp = logintest.New(t, now)
+	// The other one would take any code.
+	other := logintest.New(t, now)
+	other.Discovery = func(d map[string]any) {
+		d["authorization_response_iss_parameter_supported"] = false
+		d["token_endpoint"] = h.idp.URL + "/token"
+	}
+	c := login.ProviderConfig{Name: "work", Issuer: h.idp.URL, ClientID: "creto", ClientSecret: creto.NewSecret(logintest.Secret), Scopes: []string{"email"}, HumanClaim: "preferred_username"}
 	if edit != nil {
 		edit(&c)
 	}
 	if problems := c.Problems(); len(problems) > 0 {
 		t.Fatal(problems)
 	}
-	h.providers = login.NewProviders(origin, []login.ProviderConfig{c, {Name: "other", Issuer: other.server.URL, ClientID: "creto", ClientSecret: c.ClientSecret}}, login.People{
+	h.providers = login.NewProviders(origin, []login.ProviderConfig{c, {Name: "other", Issuer: other.URL, ClientID: "creto", ClientSecret: c.ClientSecret}}, login.People{
 		ID: h.human, Known: h.authority.Known, Reserved: []string{"admin"},
 		Add: func(ctx context.Context, name string) (creto.ID, error) {
 			return h.human(name), h.authority.AddMember(ctx, h.human(name))
@@ -69,7 +71,7 @@ func (h *oidcHouse) begin(t testing.TB, browser string, asked login.Asked) url.V
 	if err != nil {
 		t.Fatal(err)
 	}
-	return h.idp.visit(t, address)
+	return h.idp.Visit(t, address)
 }
 
 // login is a whole login.
@@ -86,8 +88,8 @@ func TestProviderLogin(t *testing.T) {
 	if err != nil || answer.Human != h.human("alice") || answer.Next != "/console/agents" || !answer.AuthenticatedAt.Equal(at) {
 		t.Fatalf("login = %+v, %v", answer, err)
 	}
-	if h.idp.asked.Get("redirect_uri") != origin+"/console/login/oidc/work/callback" || h.idp.asked.Get("scope") != "openid email" || h.idp.asked.Get("max_age") != "300" {
-		t.Errorf("asked for %v", h.idp.asked)
+	if h.idp.Asked().Get("redirect_uri") != origin+"/console/login/oidc/work/callback" || h.idp.Asked().Get("scope") != "openid email" || h.idp.Asked().Get("max_age") != "300" {
+		t.Errorf("asked for %v", h.idp.Asked())
 	}
 	if linked := h.records(t, audit.EventIdentityLinked, 1); linked[0].Record.Detail["subject"] != "u-1" {
 		t.Errorf("recorded is %+v", linked[0].Record)
@@ -105,18 +107,18 @@ func TestProviderLogin(t *testing.T) {
 	if got := groups(); !slices.Equal(got, []string{"finance"}) {
 		t.Errorf("groups are %q", got)
 	}
-	h.idp.claims = func(c map[string]any) { c["groups"], c["preferred_username"] = "bosses", "bob" }
+	h.idp.Claims = func(c map[string]any) { c["groups"], c["preferred_username"] = "bosses", "bob" }
 	if answer, err := h.login(t); err != nil || answer.Human != h.human("alice") { // the link counts, not the name
 		t.Errorf("login with another name = %v, %v", answer.Human, err)
 	}
 	if got := groups(); !slices.Equal(got, []string{"admins"}) {
 		t.Errorf("groups are %q", got)
 	}
-	h.idp.claims = func(c map[string]any) { c["groups"] = nil }
+	h.idp.Claims = func(c map[string]any) { c["groups"] = nil }
 	if _, err := h.login(t); err != nil || len(groups()) > 0 {
 		t.Errorf("groups are %q, %v", groups(), err)
 	}
-	h.idp.claims = nil
+	h.idp.Claims = nil
 	if _, err := h.login(t); err != nil || len(groups()) != 1 {
 		t.Errorf("groups are %q, %v", groups(), err)
 	}
@@ -124,10 +126,10 @@ func TestProviderLogin(t *testing.T) {
 	if got := groups(); len(got) > 0 {
 		t.Errorf("groups outlive the session: %q", got)
 	}
-	h.idp.claims = func(c map[string]any) { c["groups"] = 7 }
+	h.idp.Claims = func(c map[string]any) { c["groups"] = 7 }
 	_, err = h.login(t)
 	refused(t, "groups that are none", err, fault.Unauthenticated)
-	h.idp.claims = nil
+	h.idp.Claims = nil
 
 	// A revoked human is nobody.
 	if err := h.authority.Revoke(t.Context(), h.human("alice")); err != nil {
@@ -146,7 +148,7 @@ func TestProviderHostile(t *testing.T) {
 	}
 	for name, test := range map[string]struct {
 		claims func(map[string]any)
-		token  func(*idp, []byte) string
+		token  func(*logintest.IDP, []byte) string
 		query  func(url.Values)
 	}{
 		"another nonce":     {claims: func(c map[string]any) { c["nonce"] = "x" }},
@@ -162,18 +164,18 @@ func TestProviderHostile(t *testing.T) {
 		"no subject":        {claims: func(c map[string]any) { c["sub"] = "" }},
 		"a long subject":    {claims: func(c map[string]any) { c["sub"] = strings.Repeat("x", 256) }},
 		"another token":     {claims: func(c map[string]any) { c["at_hash"] = "AAAAAAAAAAAAAAAAAAAAAA" }},
-		"alg none": {token: func(_ *idp, body []byte) string {
+		"alg none": {token: func(_ *logintest.IDP, body []byte) string {
 			return base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none"}`)) + "." + base64.RawURLEncoding.EncodeToString(body) + "."
 		}},
-		"signed with the secret": {token: func(p *idp, body []byte) string {
-			return p.sign(jose.HS256, []byte(strings.Repeat("s3cret", 8)), body)
+		"signed with the secret": {token: func(p *logintest.IDP, body []byte) string {
+			return p.Sign(jose.HS256, []byte(strings.Repeat("s3cret", 8)), body)
 		}},
-		"signed with the public key as a secret": {token: func(p *idp, body []byte) string {
-			return p.sign(jose.HS256, x509.MarshalPKCS1PublicKey(&p.key.PublicKey), body)
+		"signed with the public key as a secret": {token: func(p *logintest.IDP, body []byte) string {
+			return p.Sign(jose.HS256, x509.MarshalPKCS1PublicKey(&p.Key.PublicKey), body)
 		}},
-		"signed with another key": {token: func(p *idp, body []byte) string { return p.sign(jose.RS256, other, body) }},
-		"no token":                {token: func(*idp, []byte) string { return "" }},
-		"half a token":            {token: func(p *idp, body []byte) string { return p.sign(jose.RS256, p.key, body)[:99] }},
+		"signed with another key": {token: func(p *logintest.IDP, body []byte) string { return p.Sign(jose.RS256, other, body) }},
+		"no token":                {token: func(*logintest.IDP, []byte) string { return "" }},
+		"half a token":            {token: func(p *logintest.IDP, body []byte) string { return p.Sign(jose.RS256, p.Key, body)[:99] }},
 		"no code":                 {query: func(q url.Values) { q.Del("code") }},
 		"another code":            {query: func(q url.Values) { q.Set("code", "x") }},
 		"an error":                {query: func(q url.Values) { q.Set("error", "access_denied") }},
@@ -185,9 +187,9 @@ func TestProviderHostile(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := openOIDC(t, nil)
-			h.idp.claims = test.claims
+			h.idp.Claims = test.claims
 			if test.token != nil {
-				h.idp.token = func(body []byte) string { return test.token(h.idp, body) }
+				h.idp.Token = func(body []byte) string { return test.token(h.idp, body) }
 			}
 			q := h.begin(t, "b", login.Asked{Purpose: login.ToLogin})
 			if test.query != nil {
@@ -240,11 +242,11 @@ func TestProviderDiscovery(t *testing.T) {
 		"a script for an address": func(d map[string]any) { d["authorization_endpoint"] = "javascript:alert(1)" },
 	} {
 		h := openOIDC(t, nil)
-		h.idp.discovery = edit
+		h.idp.Discovery = edit
 		if _, err := h.providers.Begin(t.Context(), "work", "b", login.Asked{Purpose: login.ToLogin}); err == nil {
 			t.Errorf("%s: it is used", name)
 		}
-		h.idp.discovery = nil // it is asked again
+		h.idp.Discovery = nil // it is asked again
 		if _, err := h.login(t); err != nil {
 			t.Errorf("after %s: %v", name, err)
 		}
@@ -288,7 +290,7 @@ func TestProviderPeople(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := openOIDC(t, test.config)
-			h.idp.claims = test.claims
+			h.idp.Claims = test.claims
 			answer, err := h.login(t)
 			if test.want == "" {
 				refused(t, name, err, fault.PermissionDenied)
@@ -304,7 +306,7 @@ func TestProviderPeople(t *testing.T) {
 	if _, err := h.login(t); err != nil {
 		t.Fatal(err)
 	}
-	h.idp.claims = func(c map[string]any) { c["sub"] = "u-2" }
+	h.idp.Claims = func(c map[string]any) { c["sub"] = "u-2" }
 	_, err := h.login(t)
 	refused(t, "a second subject of the same name", err, fault.PermissionDenied)
 }
@@ -359,15 +361,15 @@ func TestProviderConfirm(t *testing.T) {
 		return h.providers.End(ctx, "work", "b", h.begin(t, "b", login.Asked{Purpose: login.ToConfirm, Human: h.human(human), Challenge: challenge}))
 	}
 	answer, err := ask("alice")
-	if err != nil || h.idp.asked.Get("nonce") != base64.RawURLEncoding.EncodeToString(challenge[:]) || h.idp.asked.Get("prompt") != "login" || h.idp.asked.Get("max_age") != "0" {
-		t.Fatalf("asked with %v, %v", h.idp.asked, err)
+	if err != nil || h.idp.Asked().Get("nonce") != base64.RawURLEncoding.EncodeToString(challenge[:]) || h.idp.Asked().Get("prompt") != "login" || h.idp.Asked().Get("max_age") != "0" {
+		t.Fatalf("asked with %v, %v", h.idp.Asked(), err)
 	}
 	proof, err := answer.Evidence.Proof()
 	if err != nil {
 		t.Fatal(err)
 	}
 	chain, err := h.delegations.Confirm(ctx, d.ID, h.human("alice"), proof)
-	if err != nil || chain.Proof() != nhi.ProofOIDC || chain.HumanProof().String() != "by OIDC "+h.idp.server.URL+" subject u-1" {
+	if err != nil || chain.Proof() != nhi.ProofOIDC || chain.HumanProof().String() != "by OIDC "+h.idp.URL+" subject u-1" {
 		t.Fatalf("Confirm = %v, %v", chain.HumanProof(), err)
 	}
 	_, err = ask("bob")
@@ -377,11 +379,11 @@ func TestProviderConfirm(t *testing.T) {
 		"known nobody when": func(c map[string]any) { c["auth_time"] = nil },
 		"another nonce":     func(c map[string]any) { c["nonce"] = "x" },
 	} {
-		h.idp.claims = claims
+		h.idp.Claims = claims
 		_, err := ask("alice")
 		refused(t, name, err, fault.Unauthenticated)
 	}
-	h.idp.claims = func(c map[string]any) { c["sub"] = "u-9" }
+	h.idp.Claims = func(c map[string]any) { c["sub"] = "u-9" }
 	_, err = ask("alice")
 	refused(t, "an identity that is nobody's", err, fault.PermissionDenied)
 }

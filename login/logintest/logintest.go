@@ -1,4 +1,6 @@
-package login_test
+// Package logintest is an identity provider for tests: it speaks OpenID Connect
+// over HTTP, and lies as a test tells it to.
+package logintest
 
 import (
 	"crypto/rand"
@@ -17,66 +19,74 @@ import (
 	"github.com/go-jose/go-jose/v4"
 )
 
-// idp is an identity provider that speaks OpenID Connect over HTTP: discovery,
-// authorization, PKCE, client authentication, signed tokens. A test may bend
-// what it says.
-type idp struct {
-	t      testing.TB
-	server *httptest.Server
-	key    *rsa.PrivateKey
-	now    func() time.Time
-	secret string
+// IDP is an identity provider: discovery, authorization, PKCE, client
+// authentication, signed tokens. It knows one client, creto with the secret
+// [Secret], and one human, already logged in.
+type IDP struct {
+	// URL is its issuer.
+	URL string
+	// Key signs its tokens, by RS256.
+	Key *rsa.PrivateKey
+	// Discovery, Claims and Token bend its words; nil for not. They are set
+	// while nobody asks.
+	Discovery func(map[string]any)
+	Claims    func(map[string]any)
+	Token     func(claims []byte) string
+
+	t   testing.TB
+	now func() time.Time
 
 	mu    sync.Mutex // guards what follows
 	codes map[string]url.Values
-	// discovery, claims and token bend the provider's words; nil for not.
-	discovery func(map[string]any)
-	claims    func(map[string]any)
-	token     func(claims []byte) string
-	asked     url.Values // of the last authorization
+	asked url.Values // of the last authorization
 }
 
-func newIDP(t testing.TB, now func() time.Time) *idp {
+// Secret is its client's.
+const Secret = "s3cret"
+
+// New starts one, which ends with the test. now is its clock.
+func New(t testing.TB, now func() time.Time) *IDP {
 	t.Helper()
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &idp{t: t, key: key, now: now, secret: "s3cret", codes: make(map[string]url.Values)}
+	p := &IDP{t: t, Key: key, now: now, codes: make(map[string]url.Values)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /.well-known/openid-configuration", p.wellKnown)
 	mux.HandleFunc("GET /authorize", p.authorize)
 	mux.HandleFunc("POST /token", p.exchange)
 	mux.HandleFunc("GET /keys", func(w http.ResponseWriter, _ *http.Request) {
-		p.write(w, jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: p.key.Public(), KeyID: "k1", Algorithm: "RS256", Use: "sig"}}})
+		p.write(w, jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: p.Key.Public(), KeyID: "k1", Algorithm: "RS256", Use: "sig"}}})
 	})
-	p.server = httptest.NewServer(mux)
-	t.Cleanup(p.server.Close)
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	p.URL = server.URL
 	return p
 }
 
-func (p *idp) write(w http.ResponseWriter, v any) {
+func (p *IDP) write(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	if err := json.NewEncoder(w).Encode(v); err != nil {
 		p.t.Error(err)
 	}
 }
 
-func (p *idp) wellKnown(w http.ResponseWriter, _ *http.Request) {
+func (p *IDP) wellKnown(w http.ResponseWriter, _ *http.Request) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	doc := map[string]any{
-		"issuer": p.server.URL, "authorization_endpoint": p.server.URL + "/authorize", "token_endpoint": p.server.URL + "/token", "jwks_uri": p.server.URL + "/keys",
+		"issuer": p.URL, "authorization_endpoint": p.URL + "/authorize", "token_endpoint": p.URL + "/token", "jwks_uri": p.URL + "/keys",
 		"id_token_signing_alg_values_supported": []string{"RS256", "HS256", "none"}, "authorization_response_iss_parameter_supported": true,
 	}
-	if p.discovery != nil {
-		p.discovery(doc)
+	if p.Discovery != nil {
+		p.Discovery(doc)
 	}
 	p.write(w, doc)
 }
 
 // authorize knows its human already.
-func (p *idp) authorize(w http.ResponseWriter, r *http.Request) {
+func (p *IDP) authorize(w http.ResponseWriter, r *http.Request) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	q := r.URL.Query()
@@ -87,43 +97,43 @@ func (p *idp) authorize(w http.ResponseWriter, r *http.Request) {
 	p.asked = q
 	code := rand.Text()
 	p.codes[code] = q
-	http.Redirect(w, r, q.Get("redirect_uri")+"?"+url.Values{"code": {code}, "state": q["state"], "iss": {p.server.URL}}.Encode(), http.StatusFound)
+	http.Redirect(w, r, q.Get("redirect_uri")+"?"+url.Values{"code": {code}, "state": q["state"], "iss": {p.URL}}.Encode(), http.StatusFound)
 }
 
-func (p *idp) exchange(w http.ResponseWriter, r *http.Request) {
+func (p *IDP) exchange(w http.ResponseWriter, r *http.Request) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	q, ok := p.codes[r.PostFormValue("code")]
 	delete(p.codes, r.PostFormValue("code"))
 	user, password, _ := r.BasicAuth()
 	sum := sha256.Sum256([]byte(r.PostFormValue("code_verifier")))
-	if !ok || user != "creto" || password != p.secret || r.PostFormValue("redirect_uri") != q.Get("redirect_uri") ||
+	if !ok || user != "creto" || password != Secret || r.PostFormValue("redirect_uri") != q.Get("redirect_uri") ||
 		base64.RawURLEncoding.EncodeToString(sum[:]) != q.Get("code_challenge") {
 		w.WriteHeader(http.StatusBadRequest)
 		p.write(w, map[string]string{"error": "invalid_grant"})
 		return
 	}
 	claims := map[string]any{
-		"iss": p.server.URL, "sub": "u-1", "aud": "creto", "iat": p.now().Unix(), "exp": p.now().Add(time.Minute).Unix(), "auth_time": p.now().Unix(),
+		"iss": p.URL, "sub": "u-1", "aud": "creto", "iat": p.now().Unix(), "exp": p.now().Add(time.Minute).Unix(), "auth_time": p.now().Unix(),
 		"nonce": q.Get("nonce"), "email": "alice@corp.example", "email_verified": true, "preferred_username": "alice", "groups": []string{"fin-team", "others"},
 	}
-	if p.claims != nil {
-		p.claims(claims)
+	if p.Claims != nil {
+		p.Claims(claims)
 	}
 	maps.DeleteFunc(claims, func(_ string, v any) bool { return v == nil })
 	body, err := json.Marshal(claims)
 	if err != nil {
 		p.t.Error(err)
 	}
-	token := p.sign(jose.RS256, p.key, body)
-	if p.token != nil {
-		token = p.token(body)
+	token := p.Sign(jose.RS256, p.Key, body)
+	if p.Token != nil {
+		token = p.Token(body)
 	}
 	p.write(w, map[string]any{"access_token": "a-1", "token_type": "Bearer", "expires_in": 60, "id_token": token})
 }
 
-// sign makes a JWT.
-func (p *idp) sign(algorithm jose.SignatureAlgorithm, key any, claims []byte) string {
+// Sign makes a JWT.
+func (p *IDP) Sign(algorithm jose.SignatureAlgorithm, key any, claims []byte) string {
 	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: algorithm, Key: jose.JSONWebKey{Key: key, KeyID: "k1"}}, nil)
 	if err != nil {
 		p.t.Fatal(err)
@@ -139,9 +149,16 @@ func (p *idp) sign(algorithm jose.SignatureAlgorithm, key any, claims []byte) st
 	return text
 }
 
-// visit follows the address that a browser was sent to, and returns what it
+// Asked returns the query of the last authorization.
+func (p *IDP) Asked() url.Values {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.asked
+}
+
+// Visit follows the address that a browser was sent to, and returns what it
 // comes back with.
-func (p *idp) visit(t testing.TB, address string) url.Values {
+func (p *IDP) Visit(t testing.TB, address string) url.Values {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address, nil)
 	if err != nil {
