@@ -111,7 +111,7 @@ func open(t testing.TB, origin string, providers ...login.ProviderConfig) *house
 	h.sessions = login.NewSessions(h.db, h.clock)
 	h.passkeys, err = login.OpenPasskeys(h.origin, h.db, h.clock, h.log)
 	check(err)
-	h.providers = login.NewProviders(h.origin, h.configs, login.People{ID: func(name string) creto.ID { return h.authority.ID(creto.KindHuman, name) }, Known: h.authority.Known}, h.db, h.clock, h.log)
+	h.providers = login.NewProviders(h.origin, h.configs, login.People{ID: func(_, name string) creto.ID { return h.authority.ID(creto.KindHuman, name) }, Known: h.authority.Known}, h.db, h.clock, h.log)
 	h.delegations = login.NewDelegations(h.db, h.clock, h.log, h.authority.Delegate)
 	h.devices = login.NewDevices(h.sessions, h.clock, h.log)
 	h.console, err = console.New(h.origin, console.Parts{

@@ -43,7 +43,10 @@ func (p *Providers) human(ctx context.Context, o *provider, id *oidc.IDToken, sa
 	if err != nil {
 		return creto.ID{}, fault.Wrap(op, err)
 	}
-	tenant := p.people.ID("x").Tenant
+	tenant := p.people.ID(o.Tenant, "x").Tenant
+	if asked.Purpose != ToLogin && asked.Human.Tenant != tenant {
+		return creto.ID{}, nobody("of another tenant")
+	}
 	var principal string
 	err = p.db.QueryRowContext(ctx, "UPDATE oidc_identity SET used_ns = $4 WHERE tenant = $1 AND issuer = $2 AND subject = $3 RETURNING principal",
 		tenant, id.Issuer, id.Subject, now.Physical).Scan(&principal)
@@ -66,7 +69,7 @@ func (p *Providers) human(ctx context.Context, o *provider, id *oidc.IDToken, sa
 		return creto.ID{}, nobody("not linked")
 	default:
 		name, ok := o.nameOf(id, said)
-		if human = p.people.ID(name); !ok || human.Validate() != nil || slices.Contains(p.people.Reserved, name) {
+		if human = p.people.ID(o.Tenant, name); !ok || human.Validate() != nil || slices.Contains(p.people.Reserved, name) {
 			return creto.ID{}, nobody("no name that counts")
 		}
 		if err := p.claim(ctx, o, human); err != nil {
@@ -100,8 +103,7 @@ func (p *Providers) claim(ctx context.Context, o *provider, human creto.ID) erro
 		if !o.CreateHumans {
 			return fault.New(op, fault.PermissionDenied, "nobody here is known by this identity of %s; log in otherwise and link it to your account, or ask an administrator", o.Name)
 		}
-		_, err := p.people.Add(ctx, human.Name)
-		return fault.Wrap(op, err)
+		return fault.Wrap(op, p.people.Add(ctx, human))
 	case err != nil:
 		return fault.Wrap(op, err)
 	}

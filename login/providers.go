@@ -34,6 +34,8 @@ type ProviderConfig struct {
 	Name string `toml:"name"`
 	// Issuer is the provider's address, exactly as it writes it. Required.
 	Issuer string `toml:"issuer"`
+	// Tenant is whose people the provider knows; "" means the node's own.
+	Tenant string `toml:"tenant"`
 	// ClientID and ClientSecret are what the provider knows this node by. A
 	// public client has no secret.
 	ClientID     string       `toml:"client_id"`
@@ -75,6 +77,12 @@ func (c ProviderConfig) Problems() map[string]string {
 	if c.ClientID == "" {
 		found["client_id"] = "the provider's name for this node is required"
 	}
+	if name.Name = "x"; c.Tenant != "" {
+		if name.Tenant = c.Tenant; name.Validate() != nil {
+			found["tenant"] = fmt.Sprintf("%q is no tenant", c.Tenant)
+		}
+		name.Tenant = "x"
+	}
 	limited := len(c.AllowedDomains)+len(c.AllowedSubjects) > 0
 	if c.CreateHumans && (c.HumanClaim == "" || !limited) {
 		found["create_humans"] = "needs human_claim, and allowed_domains or allowed_subjects: else whoever the provider knows becomes known here"
@@ -106,12 +114,13 @@ func secureAddress(text string) bool {
 
 // People are the humans that an identity may be.
 type People struct {
-	// ID returns the full name of a human, known or not.
-	ID func(name string) creto.ID
+	// ID returns the full name of a human of a tenant, known or not; "" is the
+	// node's own tenant.
+	ID func(tenant, name string) creto.ID
 	// Known returns NHINotFound for a human who is not known, or revoked.
 	Known func(ctx context.Context, id creto.ID) error
 	// Add makes a human known.
-	Add func(ctx context.Context, name string) (creto.ID, error)
+	Add func(ctx context.Context, human creto.ID) error
 	// Reserved are names that no provider gives.
 	Reserved []string
 }

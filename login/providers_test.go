@@ -1,6 +1,7 @@
 package login_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
@@ -56,10 +57,10 @@ func openOIDC(t testing.TB, edit func(*login.ProviderConfig)) *oidcHouse {
 		t.Fatal(problems)
 	}
 	h.providers = login.NewProviders(origin, []login.ProviderConfig{c, {Name: "other", Issuer: other.URL, ClientID: "creto", ClientSecret: c.ClientSecret}}, login.People{
-		ID: h.human, Known: h.authority.Known, Reserved: []string{"admin"},
-		Add: func(ctx context.Context, name string) (creto.ID, error) {
-			return h.human(name), h.authority.AddMember(ctx, h.human(name))
-		},
+		ID: func(tenant, name string) creto.ID {
+			return h.authority.IDOf(cmp.Or(tenant, creto.DefaultTenant), creto.KindHuman, name)
+		}, Known: h.authority.Known, Reserved: []string{"admin"},
+		Add: func(ctx context.Context, human creto.ID) error { return h.authority.AddMember(ctx, human) },
 	}, h.db, h.clock, h.log)
 	return h
 }
@@ -342,6 +343,27 @@ func TestProviderLink(t *testing.T) {
 	refused(t, "an unlinked identity", err, fault.PermissionDenied)
 }
 
+// A provider knows the people of one tenant, and nobody of another.
+func TestProviderTenant(t *testing.T) {
+	h := openOIDC(t, func(c *login.ProviderConfig) { c.Tenant = "acme" })
+	acmes := h.authority.IDOf("acme", creto.KindHuman, "alice")
+	_, err := h.login(t)
+	refused(t, "alice of the node's own tenant", err, fault.PermissionDenied)
+	if err := h.authority.AddTenant(t.Context(), "acme"); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.authority.AddMember(t.Context(), acmes); err != nil {
+		t.Fatal(err)
+	}
+	if answer, err := h.login(t); err != nil || answer.Human != acmes {
+		t.Errorf("login = %v, %v, want %v", answer.Human, err, acmes)
+	}
+	for _, purpose := range []login.Purpose{login.ToLink, login.ToConfirm} {
+		_, err := h.providers.End(t.Context(), "work", "b", h.begin(t, "b", login.Asked{Purpose: purpose, Human: h.human("alice"), Challenge: creto.DigestOf(nil)}))
+		refused(t, string(purpose)+" of another tenant's human", err, fault.PermissionDenied)
+	}
+}
+
 // A delegation is confirmed at a provider, with its challenge as nonce.
 func TestProviderConfirm(t *testing.T) {
 	h := openOIDC(t, nil)
@@ -396,6 +418,7 @@ func TestProviderConfig(t *testing.T) {
 	for key, edit := range map[string]func(*login.ProviderConfig){
 		"name":          func(c *login.ProviderConfig) { c.Name = "My IdP" },
 		"issuer":        func(c *login.ProviderConfig) { c.Issuer = "http://idp.example" },
+		"tenant":        func(c *login.ProviderConfig) { c.Tenant = "a/b" },
 		"client_id":     func(c *login.ProviderConfig) { c.ClientID = "" },
 		"create_humans": func(c *login.ProviderConfig) { c.CreateHumans, c.HumanClaim = true, "sub" },
 		"human_claim":   func(c *login.ProviderConfig) { c.HumanClaim = "email" },

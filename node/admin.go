@@ -105,17 +105,18 @@ func (n *Node) AddAgent(ctx context.Context, in client.NewAgent) (client.Agent, 
 	// The policy comes first: while there is no such agent it permits nothing,
 	// and it can be taken back.
 	file := n.policyFile(id)
-	if same, err := os.ReadFile(file); !again || err != nil || string(same) != policy {
-		if err := writePolicy(file, policy); err != nil {
-			return client.Agent{}, fault.Wrap(op, err)
-		}
+	undo := func() error { return os.Remove(file) }
+	if same, err := os.ReadFile(file); again && err == nil && string(same) == policy {
+		undo = func() error { return nil }
+	} else if err := writePolicy(file, policy); err != nil {
+		return client.Agent{}, fault.Wrap(op, err)
 	}
 	if err := n.authorizer.Reload(ctx); err != nil {
-		return client.Agent{}, errors.Join(fault.Wrap(op, err), os.Remove(file))
+		return client.Agent{}, errors.Join(fault.Wrap(op, err), undo())
 	}
 	if !again {
 		if err := n.authority.AddAgent(ctx, id); err != nil {
-			return client.Agent{}, errors.Join(fault.Wrap(op, err), os.Remove(file))
+			return client.Agent{}, errors.Join(fault.Wrap(op, err), undo())
 		}
 	}
 	for action, limit := range limits {

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -32,14 +33,16 @@ func (n *Node) groups(ctx context.Context, id creto.ID) ([]string, error) {
 
 // people are the humans whom identity providers speak of.
 func (n *Node) people() login.People {
-	id := func(name string) creto.ID { return n.authority.ID(creto.KindHuman, name) }
 	return login.People{
-		ID: id, Known: n.authority.Known, Reserved: []string{BootstrapHuman},
-		Add: func(ctx context.Context, name string) (creto.ID, error) {
-			if err := n.authority.AddMember(ctx, id(name)); err != nil {
-				return creto.ID{}, err
+		ID: func(tenant, name string) creto.ID {
+			return n.authority.IDOf(cmp.Or(tenant, n.options.Config.Identity.Tenant), creto.KindHuman, name)
+		},
+		Known: n.authority.Known, Reserved: []string{BootstrapHuman},
+		Add: func(ctx context.Context, human creto.ID) error {
+			if err := n.authority.AddMember(ctx, human); err != nil {
+				return err
 			}
-			return id(name), n.adminEvent(creto.WithCaller(ctx, id(name)), audit.EventHumanAdded, "Human::"+name, nhi.VerifiedChain{})
+			return n.adminEvent(creto.WithCaller(ctx, human), audit.EventHumanAdded, "Human::"+human.Name, nhi.VerifiedChain{})
 		},
 	}
 }
@@ -123,6 +126,9 @@ func (n *Node) delegation(d login.Delegation) client.Delegation {
 // Delegation implements serve.Admin.
 func (n *Node) Delegation(ctx context.Context, id string) (client.Delegation, error) {
 	d, err := n.delegations.Show(ctx, id)
+	if err == nil && d.Link.Issuer.Tenant != creto.CallerOf(ctx).Tenant {
+		err = fault.New("node.Delegation", fault.NotFound, "there is no such delegation")
+	}
 	if err != nil {
 		return client.Delegation{}, err
 	}
