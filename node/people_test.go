@@ -55,7 +55,7 @@ func TestDelegationWaits(t *testing.T) {
 	if _, err := home.For("acme").Delegation(ctx, later.Waits.ID); !errors.Is(err, fault.NotFound) {
 		t.Errorf("Delegation of another tenant = %v, want NotFound", err)
 	}
-	if _, err := home.Token(ctx, "second"); err == nil {
+	if _, err := home.Token(ctx, "second", client.NewToken{}); err == nil {
 		t.Error("an agent that nobody confirmed has a token")
 	}
 	// Asking again is the same question anew; the older one is over.
