@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -27,6 +28,7 @@ import (
 	"creto.dev"
 	"creto.dev/client"
 	"creto.dev/fault"
+	"creto.dev/internal/wire/wiretest"
 	"creto.dev/nhi/nhitest"
 )
 
@@ -241,6 +243,73 @@ func TestTokens(t *testing.T) {
 	}
 	if status, _, body := over.call(t, "GET", door, nil, "Authorization", "Bearer "+first.Token); status != 200 {
 		t.Errorf("after a restart a token is answered %d %s", status, body)
+	}
+}
+
+// TestCertificateBound: over the node's own TLS port, a token is bound to the
+// certificate of the connection that asks for it, and opens a door over a
+// connection with that certificate alone.
+func TestCertificateBound(t *testing.T) {
+	ca, dir := wiretest.NewCA(t), t.TempDir()
+	member := func(kind creto.Kind, name string) creto.ID {
+		return creto.ID{TrustDomain: "creto.local", Tenant: creto.DefaultTenant, Kind: kind, Name: name}
+	}
+	o := options(t.TempDir())
+	o.Config.TLS = writePEM(t, dir, ca.Issue(t, member(creto.KindWorkload, "this-node"), nil))
+	o.Config.TLS.ClientCA = filepath.Join(dir, "ca.pem")
+	writeRoot(t, o.Config.TLS.ClientCA, ca)
+	_, c, stop := running(t, o)
+	defer stop()
+	defer c.Close()
+	status, err := c.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.AddAgent(t.Context(), client.NewAgent{Name: "bob"}); err != nil {
+		t.Fatal(err)
+	}
+	first, err := c.Token(t.Context(), "bob", client.NewToken{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	with := func(certificates ...tls.Certificate) caller {
+		transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: ca.Roots(), Certificates: certificates, NextProtos: []string{"http/1.1"}}}
+		t.Cleanup(transport.CloseIdleConnections)
+		return caller{origin: "https://" + status.Listen, http: &http.Client{Transport: transport}}
+	}
+	bob := member(creto.KindAgent, "bob")
+	holder, thief, nobody := with(ca.Issue(t, bob, nil)), with(ca.Issue(t, bob, nil)), with()
+	code, answer := holder.post(t, "/oauth/token", exchange(first.Token))
+	bound, _ := answer["access_token"].(string)
+	if code != 200 || answer["token_type"] != "Bearer" || bound == "" {
+		t.Fatalf("the exchange answers %d %v", code, answer)
+	}
+	for _, test := range []struct {
+		name   string
+		caller caller
+		token  string
+		want   int
+	}{
+		{"the certificate", holder, bound, 200}, {"another certificate of the same agent", thief, bound, 401}, {"no certificate", nobody, bound, 401},
+		{"the certificate again", holder, bound, 200}, {"no certificate, and the unbound token", nobody, first.Token, 200},
+	} {
+		if status, _, body := test.caller.call(t, "GET", "/v1/models", nil, "Authorization", "Bearer "+test.token); status != test.want {
+			t.Errorf("with %s the door answers %d %s, want %d", test.name, status, body, test.want)
+		}
+		if test.token != bound {
+			continue
+		}
+		want := map[int]int{200: 200, 401: 400}[test.want]
+		if code, answer := test.caller.post(t, "/oauth/token", exchange(bound)); code != want {
+			t.Errorf("with %s the exchange answers %d %v, want %d", test.name, code, answer, want)
+		}
+	}
+	// The issuer is where the node is found, by https.
+	_, _, body := nobody.call(t, "GET", "/.well-known/oauth-authorization-server", nil)
+	var metadata map[string]any
+	if err := json.Unmarshal(body, &metadata); err != nil || metadata["issuer"] != strings.TrimSuffix(status.Console, "/console") ||
+		!strings.HasPrefix(status.Console, "https://") || metadata["tls_client_certificate_bound_access_tokens"] != true {
+		t.Errorf("the metadata is %s, %v; the console %s", body, err, status.Console)
 	}
 }
 
