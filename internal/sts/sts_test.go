@@ -576,6 +576,9 @@ func TestDelegationReplaced(t *testing.T) {
 	if a := w.post(t, w.client, sts.TokenPath, form(token)); a.status != http.StatusBadRequest || a.Code != "invalid_request" {
 		t.Errorf("the exchange under a replaced delegation answers %d %s", a.status, a.body)
 	}
+	if a := w.post(t, w.client, sts.IntrospectPath, url.Values{"token": {token}}, asAdmin); strings.TrimSpace(string(a.body)) != `{"active":false}` {
+		t.Errorf("introspection under a replaced delegation answers %d %s", a.status, a.body)
+	}
 }
 
 // TestRotation: what was signed with a replaced key verifies until it ends, and
