@@ -48,6 +48,8 @@ const (
 	EventKeyRotated         = "key_rotated"
 	EventTenantAdded        = "tenant_added"
 	EventHumanAdded         = "human_added"
+	EventHumanRemoved       = "human_removed"
+	EventGroupLeft          = "group_left"
 	EventLoginIssued        = "login_issued"
 	EventLoggedIn           = "logged_in"
 	EventPasskeyAdded       = "passkey_added"

@@ -90,6 +90,17 @@ func (c *Client) AddApprover(ctx context.Context, name string, groups []string) 
 	return h, c.do(ctx, "POST", "/humans", Human{Name: name, Groups: groups, Workload: true}, &h)
 }
 
+// Workloads lists the programs that are members of groups.
+func (c *Client) Workloads(ctx context.Context) (list []Human, err error) {
+	return list, c.do(ctx, "GET", "/workloads", nil, &list)
+}
+
+// RemoveMember takes a person or workload out of a group, or ends them: their
+// logins, and every agent that acts for them.
+func (c *Client) RemoveMember(ctx context.Context, m Member) error {
+	return c.do(ctx, "POST", "/members/remove", m, nil)
+}
+
 // Humans lists the people.
 func (c *Client) Humans(ctx context.Context) (list []Human, err error) {
 	return list, c.do(ctx, "GET", "/humans", nil, &list)

@@ -210,6 +210,14 @@ type Human struct {
 	Workload bool `json:"workload,omitempty"`
 }
 
+// Member is a person or workload, and a group to leave.
+type Member struct {
+	Name     string `json:"name"`
+	Workload bool   `json:"workload,omitempty"`
+	// Group is what they leave; "" ends them altogether.
+	Group string `json:"group,omitempty"`
+}
+
 // Token is an access token.
 type Token struct {
 	Token   string    `json:"token"`

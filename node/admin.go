@@ -233,15 +233,52 @@ func (n *Node) AddHuman(ctx context.Context, h client.Human) (client.Human, erro
 
 // Humans implements serve.Admin.
 func (n *Node) Humans(ctx context.Context) ([]client.Human, error) {
-	list, err := n.authority.Principals(ctx, creto.CallerOf(ctx).Tenant, creto.KindHuman)
+	return n.members(ctx, creto.KindHuman)
+}
+
+// Workloads implements serve.Admin.
+func (n *Node) Workloads(ctx context.Context) ([]client.Human, error) {
+	return n.members(ctx, creto.KindWorkload)
+}
+
+func (n *Node) members(ctx context.Context, kind creto.Kind) ([]client.Human, error) {
+	list, err := n.authority.Principals(ctx, creto.CallerOf(ctx).Tenant, kind)
 	if err != nil {
 		return nil, err
 	}
-	humans := make([]client.Human, 0, len(list))
+	members := make([]client.Human, 0, len(list))
 	for _, p := range list {
-		humans = append(humans, client.Human{Name: p.ID.Name, ID: p.ID.String(), Groups: p.Groups})
+		if p.Active {
+			members = append(members, client.Human{Name: p.ID.Name, ID: p.ID.String(), Groups: p.Groups, Workload: kind == creto.KindWorkload})
+		}
 	}
-	return humans, nil
+	return members, nil
+}
+
+// RemoveMember implements serve.Admin. Who ends is gone at once, with their
+// logins and every agent that acts for them. The bootstrap administrator stays:
+// without one nobody could administer the tenant.
+func (n *Node) RemoveMember(ctx context.Context, m client.Member) error {
+	const op fault.Op = "node.RemoveMember"
+	kind := creto.KindHuman
+	if m.Workload {
+		kind = creto.KindWorkload
+	}
+	id := n.id(ctx, kind, m.Name)
+	if m.Name == BootstrapHuman && kind == creto.KindHuman && (m.Group == "" || m.Group == AdminGroup) {
+		return fault.New(op, fault.FailedPrecondition, "%s is the administrator of last resort and stays", m.Name)
+	}
+	resource := string(kind[0]-'a'+'A') + string(kind[1:]) + "::" + m.Name
+	if m.Group != "" {
+		if err := n.authority.Leave(ctx, id, m.Group); err != nil {
+			return fault.Wrap(op, err)
+		}
+		return n.adminEvent(ctx, audit.EventGroupLeft, resource+"/"+m.Group, nhi.VerifiedChain{})
+	}
+	if err := n.authority.Revoke(ctx, id); err != nil {
+		return fault.Wrap(op, err)
+	}
+	return n.adminEvent(ctx, audit.EventHumanRemoved, resource, nhi.VerifiedChain{})
 }
 
 // Login implements serve.Admin.

@@ -209,12 +209,38 @@ func indent(text string) string {
 }
 
 func (a *app) humanCommand() *cobra.Command {
+	c := a.memberCommands(false, &cobra.Command{
+		Use: "human", Short: "Add, list and remove people, and log them in",
+		Long: `Add, list and remove people, and log them in.
+
+Groups are what policies and approvals speak of. Two of them are roles: admins
+administer the tenant over TCP, auditors read it.`,
+	}, "person")
+	c.AddCommand(a.humanLoginCommand())
+	return c
+}
+
+func (a *app) workloadCommand() *cobra.Command {
+	return a.memberCommands(true, &cobra.Command{
+		Use: "workload", Short: "Add, list and remove programs that have an identity of their own",
+		Long: `Add, list and remove programs that have an identity of their own and act for
+nobody, such as other nodes. Members of the group nodes may call this node's
+contracts with their X.509-SVID: creto svid x509 --workload NAME.`,
+	}, "workload")
+}
+
+// memberCommands adds what people and workloads have in common.
+func (a *app) memberCommands(workload bool, c *cobra.Command, what string) *cobra.Command {
 	var groups []string
 	add := &cobra.Command{
-		Use: "add NAME", Short: "Add a person, or add groups to one", Args: cobra.ExactArgs(1),
+		Use: "add NAME", Short: "Add a " + what + ", or add groups to one", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.node(func(n *client.Client) error {
-				h, err := n.AddHuman(c.Context(), args[0], groups)
+				add := n.AddHuman
+				if workload {
+					add = n.AddApprover
+				}
+				h, err := add(c.Context(), args[0], groups)
 				if err != nil {
 					return err
 				}
@@ -224,26 +250,51 @@ func (a *app) humanCommand() *cobra.Command {
 			})
 		},
 	}
-	add.Flags().StringArrayVar(&groups, "group", nil, "`GROUP` that the person is in (repeatable)")
-	c := &cobra.Command{Use: "human", Short: "Add and list people, and log them in"}
-	c.AddCommand(add, &cobra.Command{
-		Use: "list", Short: "List the people", Args: cobra.NoArgs,
+	add.Flags().StringArrayVar(&groups, "group", nil, "`GROUP` that the "+what+" is in (repeatable)")
+	list := &cobra.Command{
+		Use: "list", Short: "List them", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.node(func(n *client.Client) error {
-				list, err := n.Humans(c.Context())
+				list := n.Humans
+				if workload {
+					list = n.Workloads
+				}
+				members, err := list(c.Context())
 				if err != nil {
 					return err
 				}
-				return a.print(list, func(w io.Writer) {
+				return a.print(members, func(w io.Writer) {
 					table(w, "NAME\tGROUPS", func(w io.Writer) {
-						for _, h := range list {
+						for _, h := range members {
 							fmt.Fprintf(w, "%s\t%s\n", h.Name, strings.Join(h.Groups, ", "))
 						}
 					})
 				})
 			})
 		},
-	}, a.humanLoginCommand())
+	}
+	var group string
+	remove := &cobra.Command{
+		Use: "remove NAME", Short: "End a " + what + "'s logins and agents at once, or take them out of a group",
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			m := client.Member{Name: args[0], Workload: workload, Group: group}
+			return a.node(func(n *client.Client) error {
+				if err := n.RemoveMember(c.Context(), m); err != nil {
+					return err
+				}
+				return a.print(m, func(w io.Writer) {
+					if group != "" {
+						fmt.Fprintf(w, "%s is not in the group %s any more\n", m.Name, group)
+						return
+					}
+					fmt.Fprintf(w, "removed %s; whatever acted for them has ended\n", m.Name)
+				})
+			})
+		},
+	}
+	remove.Flags().StringVar(&group, "group", "", "only out of this `GROUP`")
+	c.AddCommand(add, list, remove)
 	return c
 }
 

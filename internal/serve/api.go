@@ -36,6 +36,8 @@ type Admin interface {
 	RemoveSecret(ctx context.Context, name string) error
 	AddHuman(ctx context.Context, h client.Human) (client.Human, error)
 	Humans(ctx context.Context) ([]client.Human, error)
+	Workloads(ctx context.Context) ([]client.Human, error)
+	RemoveMember(ctx context.Context, m client.Member) error
 	Login(ctx context.Context, human string, method login.Method) (string, error)
 	Session(ctx context.Context, human string) (client.Token, error)
 	Check(ctx context.Context, c client.Check) (client.Decision, error)
@@ -146,6 +148,10 @@ func api(a Admin) http.Handler {
 		return none{}, a.RemoveSecret(r.Context(), r.PathValue("name"))
 	}))
 	on("POST /api/v1/humans", answer(func(r *http.Request, in client.Human) (client.Human, error) { return a.AddHuman(r.Context(), in) }))
+	on("GET /api/v1/workloads", answer(func(r *http.Request, _ none) ([]client.Human, error) { return a.Workloads(r.Context()) }))
+	on("POST /api/v1/members/remove", answer(func(r *http.Request, in client.Member) (none, error) {
+		return none{}, a.RemoveMember(r.Context(), in)
+	}))
 	on("GET /api/v1/humans", answer(func(r *http.Request, _ none) ([]client.Human, error) { return a.Humans(r.Context()) }))
 	on("POST /api/v1/humans/{name}/login", answer(func(r *http.Request, _ none) (map[string]string, error) {
 		url, err := a.Login(r.Context(), r.PathValue("name"), login.MethodBootstrap)

@@ -98,6 +98,14 @@ func (a *admin) RotateKey(ctx context.Context, k client.KeyName) (client.Key, er
 	return client.Key{ID: "2"}, a.note(ctx, "RotateKey", k)
 }
 
+func (a *admin) Workloads(ctx context.Context) ([]client.Human, error) {
+	return []client.Human{{Name: "w"}}, a.note(ctx, "Workloads")
+}
+
+func (a *admin) RemoveMember(ctx context.Context, m client.Member) error {
+	return a.note(ctx, "RemoveMember", m)
+}
+
 func (a *admin) AddTenant(ctx context.Context, t client.Tenant) (client.Tenant, error) {
 	return t, a.note(ctx, "AddTenant", t)
 }

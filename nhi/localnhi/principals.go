@@ -66,7 +66,13 @@ func (a *Authority) AddMember(ctx context.Context, id creto.ID, groups ...string
 			return fault.New(op, fault.InvalidArgument, "%q is no name of a group", g)
 		}
 	}
-	if err := a.register(ctx, id); err != nil && !errors.Is(err, fault.AlreadyExists) {
+	if err := a.register(ctx, id); errors.Is(err, fault.AlreadyExists) {
+		if err := a.Known(ctx, id); errors.Is(err, fault.NHINotFound) {
+			return fault.New(op, fault.AlreadyExists, "there was a %s %q, who was removed; names are not used twice", id.Kind, id.Name)
+		} else if err != nil {
+			return fault.Wrap(op, err)
+		}
+	} else if err != nil {
 		return fault.Wrap(op, err)
 	}
 	for _, g := range groups {
