@@ -35,6 +35,12 @@ func (c *Client) Delegation(ctx context.Context, id string) (d Delegation, err e
 	return d, c.do(ctx, "GET", "/delegations/"+url.PathEscape(id), nil, &d)
 }
 
+// Delegate passes authority on to an agent that is there, in place of what it
+// was given before. Of a, the delegation counts.
+func (c *Client) Delegate(ctx context.Context, a NewAgent) (agent Agent, err error) {
+	return agent, c.do(ctx, "POST", "/agents/"+url.PathEscape(a.Name)+"/delegate", a, &agent)
+}
+
 // Agents lists the agents.
 func (c *Client) Agents(ctx context.Context) (list []Agent, err error) {
 	return list, c.do(ctx, "GET", "/agents", nil, &list)

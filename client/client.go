@@ -173,6 +173,13 @@ type NewAgent struct {
 	Quota []string `json:"quota,omitempty"`
 	// TTL is how long the delegation lasts. 0 means 90 days.
 	TTL time.Duration `json:"ttl,omitempty"`
+	// Actions and Resources bound what is passed on, whatever policies allow: a
+	// pattern is exact text or a prefix and one '*', resources are Type::id.
+	// None means everything.
+	Actions   []string `json:"actions,omitempty"`
+	Resources []string `json:"resources,omitempty"`
+	// Depth is how many further agents may be delegated to below. nil means 4.
+	Depth *uint `json:"depth,omitempty"`
 	// Proof is "bootstrap" if who holds the data directory answers for the
 	// human, who then need not confirm it; "" asks a human who can.
 	Proof string `json:"proof,omitempty"`

@@ -78,12 +78,9 @@ func (n *Node) AddAgent(ctx context.Context, in client.NewAgent) (client.Agent, 
 	if err != nil {
 		return client.Agent{}, fault.Wrap(op, err)
 	}
-	ttl := in.TTL
-	switch {
-	case ttl == 0:
-		ttl = defaultDelegation
-	case ttl < time.Second:
-		return client.Agent{}, fault.New(op, fault.InvalidArgument, "a delegation of %v is none; give it at least a second", ttl)
+	grant, err := grantOf(in)
+	if err != nil {
+		return client.Agent{}, fault.Wrap(op, err)
 	}
 	agents, err := n.authority.Principals(ctx, creto.CallerOf(ctx).Tenant, creto.KindAgent)
 	if err != nil {
@@ -124,7 +121,7 @@ func (n *Node) AddAgent(ctx context.Context, in client.NewAgent) (client.Agent, 
 			return client.Agent{}, fault.Wrap(op, err)
 		}
 	}
-	waits, err := n.delegateFor(ctx, issuer, id, nhi.Grant{Scope: nhi.Everything(), TTL: ttl, MaxDepth: nhi.DefaultMaxDepth}, login.Shown{Policy: policy, Quotas: in.Quota}, in)
+	waits, err := n.delegateFor(ctx, issuer, id, grant, login.Shown{Policy: policy, Quotas: in.Quota}, in)
 	if err != nil {
 		return client.Agent{}, fault.Wrap(op, err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"creto.dev/client"
+	"creto.dev/nhi"
 	"creto.dev/fault"
 )
 
@@ -23,8 +24,8 @@ func table(w io.Writer, header string, rows func(io.Writer)) {
 }
 
 func (a *app) agentCommand() *cobra.Command {
-	c := &cobra.Command{Use: "agent", Short: "Add, list and revoke agents"}
-	c.AddCommand(a.agentAddCommand(), &cobra.Command{
+	c := &cobra.Command{Use: "agent", Short: "Add, list, delegate to and revoke agents"}
+	c.AddCommand(a.agentAddCommand(), a.agentDelegateCommand(), &cobra.Command{
 		Use: "list", Short: "List the agents", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.node(func(n *client.Client) error {
@@ -161,9 +162,61 @@ answers for them, which every receipt of the agent will say.`,
 	c.Flags().StringArrayVar(&in.Allow, "allow", nil, "what it may do: `ACTION=RESOURCE-GLOB` (repeatable)")
 	c.Flags().StringArrayVar(&in.Ask, "ask", nil, "what it may do with consent: `ACTION=RESOURCE-GLOB,GROUP` (repeatable)")
 	c.Flags().StringArrayVar(&in.Quota, "quota", nil, "how often: `ACTION=AMOUNT/WINDOW` (repeatable)")
+	grantFlags(c, &in, &wait)
+	return c
+}
+
+// grantFlags are those of a delegation.
+func grantFlags(c *cobra.Command, in *client.NewAgent, wait *bool) {
+	depth := uint(nhi.DefaultMaxDepth)
 	c.Flags().DurationVar(&in.TTL, "ttl", 90*24*time.Hour, "how long the delegation lasts")
+	c.Flags().StringArrayVar(&in.Actions, "only-action", nil, "pass on no other action, whatever policies allow: `ACTION`, or its beginning and * (repeatable)")
+	c.Flags().StringArrayVar(&in.Resources, "only-resource", nil, "pass on nothing on any other resource: `TYPE::ID`, or its beginning and * (repeatable)")
+	c.Flags().UintVar(&depth, "depth", depth, "how many further agents may follow below")
 	c.Flags().StringVar(&in.Proof, "proof", "", "`bootstrap` answers for the human, as who holds the data directory")
-	c.Flags().BoolVar(&wait, "wait", true, "wait until the human has confirmed it")
+	c.Flags().BoolVar(wait, "wait", true, "wait until the human has confirmed it")
+	in.Depth = &depth
+}
+
+func (a *app) agentDelegateCommand() *cobra.Command {
+	var in client.NewAgent
+	var wait bool
+	c := &cobra.Command{
+		Use:   "delegate NAME",
+		Short: "Give an agent another delegation, in place of the one it has",
+		Long: `Give an agent another delegation, in place of the one it has: by another human or
+agent, for another time, or within narrower bounds. Its tokens and whatever was
+delegated below it end. What it may do stays in its policy; both must allow it.
+
+  creto agent delegate shop-bot --on-behalf-of alice --only-action "call_*" --only-action spawn_sandbox
+  creto agent delegate helper --on-behalf-of agent:shop-bot --only-resource "Model::gpt-*" --depth 0
+
+creto run needs the action spawn_sandbox.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			in.Name = args[0]
+			return a.node(func(n *client.Client) error {
+				agent, err := n.Delegate(c.Context(), in)
+				if err != nil {
+					return err
+				}
+				if agent.Waits != nil {
+					if err := a.awaitHuman(c, n, agent.Waits, wait); err != nil {
+						return err
+					}
+				}
+				return a.print(agent, func(w io.Writer) {
+					if agent.Waits != nil && agent.Waits.State == delegationPending {
+						fmt.Fprintf(w, "%s waits for %s\n", agent.Name, agent.OnBehalfOf)
+						return
+					}
+					fmt.Fprintf(w, "%s acts on behalf of %s now\n", agent.Name, agent.OnBehalfOf)
+				})
+			})
+		},
+	}
+	c.Flags().StringVar(&in.OnBehalfOf, "on-behalf-of", "", "`HUMAN` who delegates, or agent:NAME (default admin)")
+	grantFlags(c, &in, &wait)
 	return c
 }
 

@@ -22,6 +22,7 @@ type Admin interface {
 	AddTenant(ctx context.Context, t client.Tenant) (client.Tenant, error)
 	Tenants(ctx context.Context) ([]client.Tenant, error)
 	AddAgent(ctx context.Context, a client.NewAgent) (client.Agent, error)
+	Delegate(ctx context.Context, a client.NewAgent) (client.Agent, error)
 	Delegation(ctx context.Context, id string) (client.Delegation, error)
 	Agents(ctx context.Context) ([]client.Agent, error)
 	RevokeAgent(ctx context.Context, name string) error
@@ -54,6 +55,12 @@ type Admin interface {
 // remote is what an administrator may do from elsewhere: nothing in another's
 // name, and nothing about this machine's processes.
 type remote struct{ Admin }
+
+// Delegate asks the human, too.
+func (a remote) Delegate(ctx context.Context, in client.NewAgent) (client.Agent, error) {
+	in.Remote = true
+	return a.Admin.Delegate(ctx, in)
+}
 
 // AddAgent asks the human: nobody elsewhere holds the data directory.
 func (a remote) AddAgent(ctx context.Context, in client.NewAgent) (client.Agent, error) {
@@ -123,6 +130,10 @@ func api(a Admin) http.Handler {
 	on("POST /api/v1/agents", answer(func(r *http.Request, in client.NewAgent) (client.Agent, error) { return a.AddAgent(r.Context(), in) }))
 	on("GET /api/v1/delegations/{id}", answer(func(r *http.Request, _ none) (client.Delegation, error) {
 		return a.Delegation(r.Context(), r.PathValue("id"))
+	}))
+	on("POST /api/v1/agents/{name}/delegate", answer(func(r *http.Request, in client.NewAgent) (client.Agent, error) {
+		in.Name = r.PathValue("name")
+		return a.Delegate(r.Context(), in)
 	}))
 	on("GET /api/v1/agents", answer(func(r *http.Request, _ none) ([]client.Agent, error) { return a.Agents(r.Context()) }))
 	on("POST /api/v1/agents/{name}/revoke", answer(func(r *http.Request, _ none) (none, error) {

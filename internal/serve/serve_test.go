@@ -98,6 +98,13 @@ func (a *admin) RotateKey(ctx context.Context, k client.KeyName) (client.Key, er
 	return client.Key{ID: "2"}, a.note(ctx, "RotateKey", k)
 }
 
+func (a *admin) Delegate(ctx context.Context, in client.NewAgent) (client.Agent, error) {
+	if in.Remote == (creto.CallerOf(ctx) == human("owner")) {
+		return client.Agent{}, fault.New("test", fault.Internal, "Remote is %v for %v", in.Remote, creto.CallerOf(ctx))
+	}
+	return client.Agent{Name: in.Name}, a.note(ctx, "Delegate", in.Name)
+}
+
 func (a *admin) Workloads(ctx context.Context) ([]client.Human, error) {
 	return []client.Human{{Name: "w"}}, a.note(ctx, "Workloads")
 }
@@ -312,7 +319,7 @@ func TestAPI(t *testing.T) {
 		{func(ctx context.Context, c *client.Client) (any, error) { return c.Status(ctx) }, client.Status{Version: "1", PID: 7}, "Status []", false},
 		{func(ctx context.Context, c *client.Client) (any, error) {
 			return c.AddAgent(ctx, client.NewAgent{Name: "bot", OnBehalfOf: "alice", Allow: []string{"a"}, Ask: []string{"b"}, Quota: []string{"c"}, TTL: time.Hour})
-		}, client.Agent{Name: "bot"}, "AddAgent [{Name:bot OnBehalfOf:alice Allow:[a] Ask:[b] Quota:[c] TTL:1h0m0s Proof: Remote:false}]", false},
+		}, client.Agent{Name: "bot"}, "AddAgent [{Name:bot OnBehalfOf:alice Allow:[a] Ask:[b] Quota:[c] TTL:1h0m0s Actions:[] Resources:[] Depth:<nil> Proof: Remote:false}]", false},
 		{func(ctx context.Context, c *client.Client) (any, error) { return c.Agents(ctx) }, []client.Agent{{Name: "bot"}}, "Agents []", false},
 		{func(ctx context.Context, c *client.Client) (any, error) { return nil, c.RevokeAgent(ctx, "a/b c") }, nil, "RevokeAgent [a/b c]", false},
 		{func(ctx context.Context, c *client.Client) (any, error) {

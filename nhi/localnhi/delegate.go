@@ -127,8 +127,8 @@ func (a *Authority) activeEpoch(ctx context.Context, id creto.ID) (uint64, error
 	return s.epoch, err
 }
 
-// store keeps the link. Whoever verified another chain of the subject before
-// verifies again.
+// store keeps the link in place of the one before, which is revoked: what was
+// delegated below that one may be more than the new one allows.
 func (a *Authority) store(ctx context.Context, link nhi.Link, signed nhi.SignedLink) error {
 	const op fault.Op = "localnhi.store"
 	body, err := encodeLink(signed)
@@ -136,15 +136,28 @@ func (a *Authority) store(ctx context.Context, link nhi.Link, signed nhi.SignedL
 		return fault.Wrap(op, err)
 	}
 	digest := signed.Digest()
-	var parent []byte
+	var parent, before []byte
 	if !link.Parent.IsZero() {
 		parent = link.Parent[:]
 	}
 	return a.revoke(ctx, link.Subject.String(), changed, func(tx *sql.Tx) error {
+		if err := tx.QueryRowContext(ctx, "SELECT leaf FROM principal WHERE id = $1", link.Subject.String()).Scan(&before); err != nil {
+			return db.Classify(op, err)
+		}
+		if before != nil {
+			if _, err := tx.ExecContext(ctx, "INSERT INTO revoked_link (digest) VALUES ($1) ON CONFLICT DO NOTHING", before); err != nil {
+				return db.Classify(op, err)
+			}
+		}
 		if _, err := tx.ExecContext(ctx, "INSERT INTO delegation_link (digest, subject, parent, body) VALUES ($1, $2, $3, $4)", digest[:], link.Subject.String(), parent, body); err != nil {
 			return db.Classify(op, err)
 		}
 		_, err := tx.ExecContext(ctx, "UPDATE principal SET leaf = $1 WHERE id = $2", digest[:], link.Subject.String())
 		return db.Classify(op, err)
-	}, func() {})
+	}, func() {
+		var old creto.Digest
+		if old.UnmarshalBinary(before) == nil {
+			a.revoked.links[old] = true
+		}
+	})
 }

@@ -135,12 +135,16 @@ func testRedelegate(t *testing.T, h Harness) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	helper := h.Delegated(t, "helper", bot, nhi.Everything())
 	before := h.epoch(t)
 	h.Redelegate(t, bot, alice, nhi.Scope{Actions: []string{creto.CallModel}, Resources: []string{"*"}})
 	h.later(t, before)
 	chain, err := verify(t, h, bot)
 	if err != nil || chain.Digest() == old.Digest() || chain.Covers(creto.CallTool, creto.Resource{Type: "Tool", ID: "x/y"}) {
 		t.Errorf("after a narrower delegation the chain is %v, %v", chain.Digest(), err)
+	}
+	if chain, err := verify(t, h, helper); !errors.Is(err, fault.NHIDelegationVerificationFailed) {
+		t.Errorf("the chain below the delegation that was replaced = %v, %v; want NHIDelegationVerificationFailed", chain.Digest(), err)
 	}
 }
 
