@@ -11,8 +11,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"creto.dev/client"
-	"creto.dev/nhi"
 	"creto.dev/fault"
+	"creto.dev/nhi"
 )
 
 // table writes aligned columns.
