@@ -31,8 +31,9 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 build: ## compile bin/creto and the example's binaries
-	$(say) 'bin/creto $(VERSION), and bin/shop-agent, bin/shop-api, bin/shop-model of examples/shop-bot'
+	$(say) 'bin/creto $(VERSION), and bin/soft-passkey, bin/shop-agent, bin/shop-api, bin/shop-model of examples'
 	@CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/creto ./cmd/creto
+	@CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/soft-passkey ./examples/soft-passkey
 	@cd examples/shop-bot; export CGO_ENABLED=0; \
 		go build -trimpath -ldflags '-s -w' -o $(CURDIR)/bin/shop-agent ./agent; \
 		go build -trimpath -ldflags '-s -w' -o $(CURDIR)/bin/shop-api ./shop; \

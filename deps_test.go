@@ -65,7 +65,7 @@ var layers = []layer{
 	{"9", "client"},
 	{"10", "console/... gateway/... internal/serve internal/sts"},
 	{"11", "node"},
-	{"12", "cmd/creto"},
+	{"12", "cmd/creto examples/soft-passkey"},
 }
 
 // contractLayer is the layer of the contracts, whatever its letter.

@@ -21,6 +21,7 @@ import (
 	"creto.dev/client"
 	"creto.dev/fault"
 	"creto.dev/internal/canon"
+	"creto.dev/login/softkey"
 	"creto.dev/receipt"
 )
 
@@ -201,7 +202,7 @@ func (d *demo) addPeople(ctx context.Context) error {
 	if agent.Waits == nil {
 		return fault.New("creto.demo", fault.Internal, "the delegation did not wait for alice")
 	}
-	if err := alice.confirm(ctx, agent.Waits.URL); err != nil {
+	if err := alice.Confirm(ctx, agent.Waits.URL); err != nil {
 		return err
 	}
 	confirmed, err := d.client.Delegation(ctx, agent.Waits.ID)
@@ -214,12 +215,16 @@ func (d *demo) addPeople(ctx context.Context) error {
 
 // enrolAlice has alice log in once and make a passkey, which from then on is
 // asked whenever somebody is to act for her.
-func (d *demo) enrolAlice(ctx context.Context) (*person, error) {
+func (d *demo) enrolAlice(ctx context.Context) (*softkey.Person, error) {
 	status, err := d.client.Status(ctx)
 	if err != nil {
 		return nil, err
 	}
-	alice, err := newPerson(strings.TrimSuffix(status.Console, "/console"))
+	key, err := softkey.New(strings.TrimSuffix(status.Console, "/console"))
+	if err != nil {
+		return nil, err
+	}
+	alice, err := softkey.NewPerson(key)
 	if err != nil {
 		return nil, err
 	}
@@ -227,7 +232,7 @@ func (d *demo) enrolAlice(ctx context.Context) (*person, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(alice.login(ctx, link), alice.enrol(ctx)); err != nil {
+	if err := errors.Join(alice.Login(ctx, link), alice.Enrol(ctx, "the demo's passkey in software")); err != nil {
 		return nil, err
 	}
 	d.say("alice logged in with a one-time login and made a passkey: one in software, which the demo holds, so that nobody has to be there")

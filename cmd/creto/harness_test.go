@@ -72,10 +72,10 @@ func build(dir, program, pkg string) error {
 	return nil
 }
 
-// buildExample compiles the programs of examples/shop-bot, once.
+// buildExample compiles the programs of examples, once.
 var buildExample = sync.OnceValue(func() error {
 	dir := filepath.Join("..", "..", "examples", "shop-bot")
-	return errors.Join(build(dir, "shop-agent", "./agent"), build(dir, "shop-api", "./shop"), build(dir, "shop-model", "./model"))
+	return errors.Join(build(dir, "shop-agent", "./agent"), build(dir, "shop-api", "./shop"), build(dir, "shop-model", "./model"), build(filepath.Join("..", ".."), "soft-passkey", "./examples/soft-passkey"))
 })
 
 // sandboxed reports why no sandbox can be built here.

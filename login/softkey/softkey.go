@@ -7,6 +7,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
@@ -53,6 +54,42 @@ func New(origin string) (*Key, error) {
 	k := &Key{Private: private, ID: make([]byte, 32), Flags: UserPresent | UserVerified, Origin: origin, RPID: u.Hostname()}
 	_, _ = rand.Read(k.ID) // documented never to return an error
 	return k, nil
+}
+
+// kept is a key in a file.
+type kept struct {
+	Origin  string `json:"origin"`
+	RPID    string `json:"rp_id"`
+	ID      []byte `json:"id"`
+	Handle  []byte `json:"handle"`
+	Count   uint32 `json:"count"`
+	Flags   byte   `json:"flags"`
+	Private []byte `json:"private"` // PKCS #8
+}
+
+// MarshalJSON returns the key, its secret included.
+func (k *Key) MarshalJSON() ([]byte, error) {
+	private, err := x509.MarshalPKCS8PrivateKey(k.Private)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(kept{k.Origin, k.RPID, k.ID, k.Handle, k.Count, k.Flags, private})
+}
+
+// UnmarshalJSON reads what MarshalJSON returned.
+func (k *Key) UnmarshalJSON(data []byte) error {
+	const op fault.Op = "softkey.UnmarshalJSON"
+	var f kept
+	if err := json.Unmarshal(data, &f); err != nil {
+		return fault.WrapAs(op, fault.InvalidArgument, err, "this is no passkey in software")
+	}
+	private, err := x509.ParsePKCS8PrivateKey(f.Private)
+	key, ok := private.(*ecdsa.PrivateKey)
+	if err != nil || !ok {
+		return fault.New(op, fault.InvalidArgument, "this is no passkey in software")
+	}
+	*k = Key{Private: key, ID: f.ID, Handle: f.Handle, Count: f.Count, Flags: f.Flags, Origin: f.Origin, RPID: f.RPID}
+	return nil
 }
 
 // options are what matters of what a page hands to navigator.credentials.

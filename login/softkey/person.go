@@ -1,4 +1,4 @@
-package main
+package softkey
 
 import (
 	"bytes"
@@ -10,41 +10,42 @@ import (
 	"net/http/cookiejar"
 	"net/url"
 	"regexp"
+	"time"
 
 	"creto.dev/fault"
-	"creto.dev/login/softkey"
 )
 
-// person stands for somebody at the console in the demo: real requests of a
-// browser's kind, and a passkey in software, since nobody may be there.
-type person struct {
-	http   *http.Client
-	origin string
-	key    *softkey.Key
+// Person stands for somebody at a node's console: real requests of a browser's
+// kind, with the key in place of their passkey. Not safe for concurrent use.
+type Person struct {
+	http *http.Client
+	key  *Key
 }
 
-func newPerson(origin string) (*person, error) {
+// NewPerson returns somebody who has key and is logged in nowhere.
+//
+// Errors: none.
+func NewPerson(key *Key) (*Person, error) {
 	jar, err := cookiejar.New(nil)
-	if err != nil {
-		return nil, fault.WrapAs("creto.demo", fault.Internal, err, "")
-	}
-	key, err := softkey.New(origin)
-	return &person{http: &http.Client{Jar: jar}, origin: origin, key: key}, err
+	return &Person{http: &http.Client{Jar: jar, Timeout: pageTimeout}, key: key}, fault.WrapAs("softkey.NewPerson", fault.Internal, err, "")
 }
+
+// pageTimeout bounds one request.
+const pageTimeout = 30 * time.Second
 
 // maxPageBytes bounds a page of the console.
 const maxPageBytes = 1 << 20
 
 // send sends a form, or gets a page, and returns what came.
-func (p *person) send(ctx context.Context, method, address string, fields url.Values) ([]byte, error) {
-	const op fault.Op = "creto.demo"
+func (p *Person) send(ctx context.Context, method, address string, fields url.Values) ([]byte, error) {
+	const op fault.Op = "softkey.send"
 	request, err := http.NewRequestWithContext(ctx, method, address, bytes.NewReader([]byte(fields.Encode())))
 	if err != nil {
 		return nil, fault.WrapAs(op, fault.Internal, err, "")
 	}
 	if method == http.MethodPost {
 		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-		request.Header.Set("Origin", p.origin)
+		request.Header.Set("Origin", p.key.Origin)
 	}
 	response, err := p.http.Do(request)
 	if err != nil {
@@ -62,7 +63,7 @@ func (p *person) send(ctx context.Context, method, address string, fields url.Va
 var hidden = regexp.MustCompile(`<input type="hidden" name="([a-z]+)" value="([^"]*)">`)
 
 // fields returns those of the page at address that every form of it has.
-func (p *person) fields(ctx context.Context, address string) (url.Values, error) {
+func (p *Person) fields(ctx context.Context, address string) (url.Values, error) {
 	page, err := p.send(ctx, http.MethodGet, address, nil)
 	fields := make(url.Values)
 	for _, m := range hidden.FindAllSubmatch(page, -1) {
@@ -73,19 +74,22 @@ func (p *person) fields(ctx context.Context, address string) (url.Values, error)
 	return fields, err
 }
 
-// login uses a one-time login.
-func (p *person) login(ctx context.Context, link string) error {
+// Login uses a one-time login, as creto human login prints it.
+//
+// Errors: Internal (Permanent) for what is none; Unavailable (Degraded).
+func (p *Person) Login(ctx context.Context, link string) error {
+	const op fault.Op = "softkey.Login"
 	u, err := url.Parse(link)
 	if err != nil {
-		return fault.WrapAs("creto.demo", fault.Internal, err, "the login is no URL")
+		return fault.WrapAs(op, fault.Internal, err, "the login is no URL")
 	}
-	_, err = p.send(ctx, http.MethodPost, p.origin+"/console/login", url.Values{"code": {u.Query().Get("code")}})
-	return err
+	_, err = p.send(ctx, http.MethodPost, p.key.Origin+"/console/login", url.Values{"code": {u.Query().Get("code")}})
+	return fault.Wrap(op, err)
 }
 
 // ceremony does what the console's script does: it asks the node for options,
 // the passkey for an answer, and sends that.
-func (p *person) ceremony(ctx context.Context, page, action string, more url.Values, ask func([]byte) ([]byte, error)) error {
+func (p *Person) ceremony(ctx context.Context, page, action string, more url.Values, ask func([]byte) ([]byte, error)) error {
 	fields, err := p.fields(ctx, page)
 	if err != nil {
 		return err
@@ -102,7 +106,7 @@ func (p *person) ceremony(ctx context.Context, page, action string, more url.Val
 		PublicKey json.RawMessage `json:"publicKey"`
 	}
 	if err := json.Unmarshal(text, &options); err != nil {
-		return fault.WrapAs("creto.demo", fault.Internal, err, "the console's options cannot be read")
+		return fault.WrapAs("softkey.ceremony", fault.Internal, err, "the console's options cannot be read")
 	}
 	answer, err := ask(options.PublicKey)
 	if err != nil {
@@ -114,12 +118,24 @@ func (p *person) ceremony(ctx context.Context, page, action string, more url.Val
 	return err
 }
 
-// enrol makes the passkey known to the node.
-func (p *person) enrol(ctx context.Context) error {
-	return p.ceremony(ctx, p.origin+"/console/account", p.origin+"/console/account/passkeys", url.Values{"name": {"the demo's passkey in software"}}, p.key.Create)
+// Enrol makes the key known to the node, under a name. It takes a fresh login.
+//
+// Errors: Internal (Permanent) if the console refuses; Unavailable (Degraded).
+func (p *Person) Enrol(ctx context.Context, name string) error {
+	origin := p.key.Origin
+	return p.ceremony(ctx, origin+"/console/account", origin+"/console/account/passkeys", url.Values{"name": {name}}, p.key.Create)
 }
 
-// confirm confirms the delegation shown at address.
-func (p *person) confirm(ctx context.Context, address string) error {
+// LoginWithKey logs in with the key.
+//
+// Errors: those of Enrol.
+func (p *Person) LoginWithKey(ctx context.Context) error {
+	return p.ceremony(ctx, p.key.Origin+"/console/login", p.key.Origin+"/console/login/passkey", nil, p.key.Get)
+}
+
+// Confirm confirms the delegation that the page at address shows.
+//
+// Errors: those of Enrol.
+func (p *Person) Confirm(ctx context.Context, address string) error {
 	return p.ceremony(ctx, address, address, nil, p.key.Get)
 }
