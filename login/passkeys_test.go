@@ -1,14 +1,8 @@
 package login_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/sha256"
 	"encoding/base64"
-	"encoding/binary"
 	"encoding/json"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,32 +10,24 @@ import (
 	"creto.dev"
 	"creto.dev/audit"
 	"creto.dev/fault"
-	"creto.dev/internal/canon"
 	"creto.dev/login"
+	"creto.dev/login/softkey"
 	"creto.dev/nhi"
 )
 
-// authenticator is a passkey in software, with a browser around it that a test
-// may bend.
+// authenticator is a passkey in software, which a test may bend.
 type authenticator struct {
-	t      testing.TB
-	key    *ecdsa.PrivateKey
-	id     []byte
-	handle []byte // of the user it was made for
-	count  uint32
-	flags  byte
-	origin string
+	t testing.TB
+	*softkey.Key
 }
 
 func newAuthenticator(t testing.TB) *authenticator {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := softkey.New(origin)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &authenticator{t: t, key: key, id: make([]byte, 32), flags: 0x05, origin: origin}
-	_, _ = rand.Read(a.id)
-	return a
+	return &authenticator{t: t, Key: key}
 }
 
 func b64(data []byte) string { return base64.RawURLEncoding.EncodeToString(data) }
@@ -68,65 +54,30 @@ func (a *authenticator) parse(o login.Options) asked {
 	return q
 }
 
-func (a *authenticator) clientData(kind, challenge string) []byte {
-	return []byte(`{"type":"` + kind + `","challenge":"` + challenge + `","origin":"` + a.origin + `","crossOrigin":false}`)
-}
-
-func (a *authenticator) data(more ...byte) []byte {
-	a.count++
-	hash := sha256.Sum256([]byte("localhost"))
-	flags := a.flags
-	if len(more) > 0 {
-		flags |= 0x40
-	}
-	return append(binary.BigEndian.AppendUint32(append(hash[:], flags), a.count), more...)
+// copied returns another with the same key.
+func (a *authenticator) copied() *authenticator {
+	key := *a.Key
+	return &authenticator{t: a.t, Key: &key}
 }
 
 // create answers navigator.credentials.create.
 func (a *authenticator) create(o login.Options) []byte {
 	a.t.Helper()
-	q := a.parse(o)
-	var err error
-	if a.handle, err = base64.RawURLEncoding.DecodeString(q.User.ID); err != nil {
-		a.t.Fatal(err)
-	}
-	point, err := a.key.PublicKey.Bytes()
+	answer, err := a.Create(o.PublicKey)
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	cose, err := canon.Marshal(map[int]any{1: 2, 3: -7, -1: 1, -2: point[1:33], -3: point[33:]})
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	attested := append(append(append(make([]byte, 16), 0, byte(len(a.id))), a.id...), cose...)
-	object, err := canon.Marshal(map[string]any{"fmt": "none", "attStmt": map[string]any{}, "authData": a.data(attested...)})
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	return a.answer(map[string]any{"clientDataJSON": b64(a.clientData("webauthn.create", q.Challenge)), "attestationObject": b64(object), "transports": []string{"internal"}})
+	return answer
 }
 
 // get answers navigator.credentials.get.
 func (a *authenticator) get(o login.Options) []byte {
 	a.t.Helper()
-	client := a.clientData("webauthn.get", a.parse(o).Challenge)
-	data := a.data()
-	hash := sha256.Sum256(client)
-	digest := sha256.Sum256(append(slices.Clone(data), hash[:]...))
-	signature, err := ecdsa.SignASN1(rand.Reader, a.key, digest[:])
+	answer, err := a.Get(o.PublicKey)
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	return a.answer(map[string]any{"clientDataJSON": b64(client), "authenticatorData": b64(data), "signature": b64(signature), "userHandle": b64(a.handle)})
-}
-
-func (a *authenticator) answer(response map[string]any) []byte {
-	a.t.Helper()
-	data, err := json.Marshal(map[string]any{"id": b64(a.id), "rawId": b64(a.id), "type": "public-key", "clientExtensionResults": map[string]any{}, "response": response})
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	return data
+	return answer
 }
 
 // enrol gives a human a passkey.
@@ -194,20 +145,20 @@ func TestPasskeyLogin(t *testing.T) {
 	refused(t, "too late", err, fault.Unauthenticated)
 
 	for name, edit := range map[string]func(*authenticator){
-		"not verified":         func(a *authenticator) { a.flags = 0x01 },
-		"nobody present":       func(a *authenticator) { a.flags = 0x04 },
-		"another origin":       func(a *authenticator) { a.origin = "https://evil.example" },
-		"another user":         func(a *authenticator) { a.handle = bobs.handle },
-		"an unknown user":      func(a *authenticator) { a.handle = make([]byte, 32) },
-		"no user":              func(a *authenticator) { a.handle = nil },
-		"another key":          func(a *authenticator) { a.key = bobs.key },
-		"an unknown key":       func(a *authenticator) { a.id = make([]byte, 32) },
-		"another's credential": func(a *authenticator) { a.id = bobs.id },
+		"not verified":         func(a *authenticator) { a.Flags = 0x01 },
+		"nobody present":       func(a *authenticator) { a.Flags = 0x04 },
+		"another origin":       func(a *authenticator) { a.Origin = "https://evil.example" },
+		"another user":         func(a *authenticator) { a.Handle = bobs.Handle },
+		"an unknown user":      func(a *authenticator) { a.Handle = make([]byte, 32) },
+		"no user":              func(a *authenticator) { a.Handle = nil },
+		"another key":          func(a *authenticator) { a.Private = bobs.Private },
+		"an unknown key":       func(a *authenticator) { a.ID = make([]byte, 32) },
+		"another's credential": func(a *authenticator) { a.ID = bobs.ID },
 	} {
-		a := *alices
-		a.count += 100
-		edit(&a)
-		id, err := h.login(t, &a)
+		a := alices.copied()
+		a.Count += 100
+		edit(a)
+		id, err := h.login(t, a)
 		refused(t, name, err, fault.Unauthenticated)
 		// The reader cannot tell what was wrong.
 		if !id.IsZero() || fault.Message(err) != "this passkey is not known here" {
@@ -231,13 +182,13 @@ func TestPasskeyLogin(t *testing.T) {
 func TestPasskeyClone(t *testing.T) {
 	h := open(t)
 	original := h.enrol(t, "alice")
-	copied := *original
+	copied := original.copied()
 	for range 3 {
 		if _, err := h.login(t, original); err != nil {
 			t.Fatal(err)
 		}
 	}
-	_, err := h.login(t, &copied)
+	_, err := h.login(t, copied)
 	refused(t, "a copy", err, fault.Unauthenticated)
 	if !strings.Contains(fault.Message(err), "copy") {
 		t.Errorf("it says %q", fault.Message(err))
@@ -254,7 +205,7 @@ func TestPasskeyClone(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		still.count = ^uint32(0) // which wraps to 0
+		still.Count = ^uint32(0) // which wraps to 0
 		if _, err := h.login(t, still); err != nil {
 			t.Errorf("without a counter: %v", err)
 		}
@@ -278,7 +229,7 @@ func TestPasskeyEnrol(t *testing.T) {
 		return o
 	}
 	o := begin(fresh)
-	if strings.Contains(string(o.PublicKey), "spiffe") || !strings.Contains(string(o.PublicKey), b64(a.id)) {
+	if strings.Contains(string(o.PublicKey), "spiffe") || !strings.Contains(string(o.PublicKey), b64(a.ID)) {
 		t.Errorf("an enrolment tells %s", o.PublicKey)
 	}
 	refused(t, "the same passkey again", h.passkeys.Enrol(ctx, fresh, "b", o.Ceremony, "again", a.create(o)), fault.AlreadyExists)
@@ -291,11 +242,11 @@ func TestPasskeyEnrol(t *testing.T) {
 	o = begin(fresh)
 	refused(t, "a long name", h.passkeys.Enrol(ctx, fresh, "b", o.Ceremony, strings.Repeat("x", 65), newAuthenticator(t).create(o)), fault.InvalidArgument)
 	unverified := newAuthenticator(t)
-	unverified.flags = 0x01
+	unverified.Flags = 0x01
 	o = begin(fresh)
 	refused(t, "an unverified user", h.passkeys.Enrol(ctx, fresh, "b", o.Ceremony, "x", unverified.create(o)), fault.InvalidArgument)
 	elsewhere := newAuthenticator(t)
-	elsewhere.origin = "https://evil.example"
+	elsewhere.Origin = "https://evil.example"
 	o = begin(fresh)
 	refused(t, "another origin", h.passkeys.Enrol(ctx, fresh, "b", o.Ceremony, "x", elsewhere.create(o)), fault.InvalidArgument)
 	o, _ = h.passkeys.BeginLogin(ctx, "b")
@@ -357,14 +308,14 @@ func TestPasskeyConfirm(t *testing.T) {
 		return o
 	}
 	o := begin("alice", challenge)
-	if q := alices.parse(o); q.Challenge != b64(challenge[:]) || len(q.Allow) != 1 || q.Allow[0].ID != b64(alices.id) || q.UserVerification != "required" {
+	if q := alices.parse(o); q.Challenge != b64(challenge[:]) || len(q.Allow) != 1 || q.Allow[0].ID != b64(alices.ID) || q.UserVerification != "required" {
 		t.Errorf("a confirmation asks %s", o.PublicKey)
 	}
 	// Nobody confirms for another, whichever way they mix it.
 	_, err = h.passkeys.Confirm(ctx, h.human("alice"), "b", o.Ceremony, bobs.get(o))
 	refused(t, "bob's passkey for alice", err, fault.Unauthenticated)
-	posing := *bobs
-	posing.id, posing.handle = alices.id, alices.handle
+	posing := bobs.copied()
+	posing.ID, posing.Handle = alices.ID, alices.Handle
 	o = begin("alice", challenge)
 	_, err = h.passkeys.Confirm(ctx, h.human("alice"), "b", o.Ceremony, posing.get(o))
 	refused(t, "bob's key in alice's name", err, fault.Unauthenticated)
