@@ -148,7 +148,8 @@ type Authority interface {
 	// that [CheckAgentPurpose] allows (B-2). The key is held by the platform; who records
 	// what was signed is the caller.
 	//
-	// Errors: those of Recheck; PermissionDenied (Security) for a purpose that
+	// Errors: those of Recheck; NHIDelegationVerificationFailed (Security) if
+	// the delegation behind who is not in force any more; PermissionDenied (Security) for a purpose that
 	// is not an agent's.
 	Sign(ctx context.Context, who Identity, purpose pqc.Purpose, message []byte) (pqc.Signature, error)
 
@@ -156,7 +157,7 @@ type Authority interface {
 	// order of refs, all or none. Whether policy lets who have them is decided
 	// before, and recorded, by package gate (B-3).
 	//
-	// Errors: those of Recheck; NHISecretNotFound (Permanent), naming the
+	// Errors: those of Sign for who; NHISecretNotFound (Permanent), naming the
 	// first that is missing; NHISecretAccessDenied (Security) if its owner
 	// does not let who's agent have it; those of a SecretSource; DataLoss
 	// (Security) for a value that cannot be unsealed; InvalidArgument

@@ -65,7 +65,7 @@ func (a *Authority) Draft(ctx context.Context, issuer, agent creto.ID, grant nhi
 }
 
 // Delegate signs a drafted link and replaces an earlier delegation to its
-// subject, whose chains end with it. A human's link is signed by the root and
+// subject. That one is revoked, and with it whatever was delegated below it. A human's link is signed by the root and
 // holds proof; an agent's is signed by the agent's own key and has none.
 //
 // Errors: NHIDelegationVerificationFailed (Security) if the link does not hold:

@@ -19,26 +19,35 @@ import (
 )
 
 const (
-	// proofWindow is how far a proof's time may be from ours, either way
-	// (RFC 9449, section 11.1).
+	// proofWindow is how old a proof may be, and proofSkew how far the clock of
+	// who made it may be ahead of ours (RFC 9449, section 11.1).
 	proofWindow = time.Minute
-	// maxProofs bounds the memory of used proofs; beyond it every proof is
-	// refused until old ones have aged out.
-	maxProofs = 100_000
+	proofSkew   = 10 * time.Second
+	// maxProofs bounds the memory of proofs that were used within proofWindow
+	// and proofSkew; beyond it every proof is refused until the oldest have aged
+	// out. maxProofsOfKey bounds those of one key, so that no agent takes the
+	// memory from all others.
+	maxProofs      = 100_000
+	maxProofsOfKey = 20_000
 	// maxProofBytes bounds a proof and maxProofID its jti.
 	maxProofBytes = 4 << 10
 	maxProofID    = 128
 )
 
-// dpop remembers the proofs that were used.
+// dpop remembers the proofs that were used, in memory: of those from before it
+// began it knows nothing, and refuses them.
 type dpop struct {
-	// since is when this memory began, to the second: older proofs may have
-	// been used in an earlier life.
-	since time.Time
+	began time.Time
 
-	mu   sync.Mutex // guards used and next
-	used map[[32]byte]time.Time
-	next time.Time // when to look for old ones again
+	mu          sync.Mutex // guards what follows
+	now, before usedProofs // those of a while, and of the while before
+	turn        time.Time  // when now becomes before
+}
+
+// usedProofs are proofs, by digest, and how many of them each key made.
+type usedProofs struct {
+	proofs map[[32]byte]bool
+	ofKey  map[string]int
 }
 
 // proofClaims are those of a DPoP proof (RFC 9449, section 4.2).
@@ -134,10 +143,10 @@ func (d *dpop) verify(proof, method, target, token string, now time.Time) (strin
 		return bad("it is for another method")
 	case !sameURL(c.URL, target):
 		return bad("it is for another URL")
-	case c.IssuedAt == nil || now.Sub(c.IssuedAt.Time()).Abs() > proofWindow:
+	case c.IssuedAt == nil || now.Sub(c.IssuedAt.Time()) > proofWindow || c.IssuedAt.Time().Sub(now) > proofSkew:
 		return bad("its time is not now; is the clock right?")
-	case c.IssuedAt.Time().Before(d.since):
-		return bad("it was made before this node started; make another")
+	case c.IssuedAt.Time().Unix() < d.began.Unix(): // its time is to the second
+		return bad("it is from before the node's start; make another")
 	}
 	if token != "" {
 		digest := sha256.Sum256([]byte(token))
@@ -150,35 +159,33 @@ func (d *dpop) verify(proof, method, target, token string, now time.Time) (strin
 		return bad("its key has no thumbprint")
 	}
 	key := base64.RawURLEncoding.EncodeToString(thumbprint)
-	if why := d.use(key+" "+c.ID, now); why != "" {
+	if why := d.use(key, c.ID, now); why != "" {
 		return bad(why)
 	}
 	return key, nil
 }
 
-// use remembers a proof, and says why it may not be used.
-func (d *dpop) use(id string, now time.Time) string {
-	digest := sha256.Sum256([]byte(id))
+// use remembers a proof, as long as its time can pass, and says why it may not be
+// used.
+func (d *dpop) use(key, id string, now time.Time) string {
+	digest := sha256.Sum256([]byte(key + " " + id))
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.used == nil {
-		d.used = make(map[[32]byte]time.Time)
-	}
-	if !now.Before(d.next) || len(d.used) >= maxProofs {
-		for old, until := range d.used {
-			if now.After(until) {
-				delete(d.used, old)
-			}
+	if !now.Before(d.turn) {
+		d.before, d.now = d.now, usedProofs{make(map[[32]byte]bool), make(map[string]int)}
+		if now.Sub(d.turn) >= proofWindow+proofSkew { // a while without any proof
+			d.before = usedProofs{}
 		}
-		d.next = now.Add(proofWindow)
+		d.turn = now.Add(proofWindow + proofSkew)
 	}
-	if _, ok := d.used[digest]; ok {
+	switch {
+	case d.now.proofs[digest] || d.before.proofs[digest]:
 		return "it was used before"
-	}
-	if len(d.used) >= maxProofs {
+	case len(d.now.proofs) >= maxProofs || d.now.ofKey[key] >= maxProofsOfKey:
 		return "too many proofs were used lately; try again in a minute"
 	}
-	d.used[digest] = now.Add(2 * proofWindow) // as long as its own time can still pass
+	d.now.proofs[digest] = true
+	d.now.ofKey[key]++
 	return ""
 }
 

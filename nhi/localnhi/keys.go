@@ -395,7 +395,7 @@ func (a *Authority) Sign(ctx context.Context, who nhi.Identity, purpose pqc.Purp
 	if err := nhi.CheckAgentPurpose(purpose); err != nil {
 		return pqc.Signature{}, fault.Wrap(op, err)
 	}
-	if err := a.Recheck(ctx, who); err != nil {
+	if err := a.acting(ctx, who); err != nil {
 		return pqc.Signature{}, fault.Wrap(op, err)
 	}
 	s, err := a.existing(ctx, who.ID.String(), RolePrincipal)

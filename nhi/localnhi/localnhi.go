@@ -46,6 +46,8 @@ type Authority struct {
 	revoked  *revoked
 	secrets  map[secretKey]SecretBinding // read-only
 
+	revoking sync.Mutex // held from a revocation's transaction until it is visible
+
 	mu    sync.RWMutex // guards roots
 	roots []root       // the newest, which signs, first
 }
@@ -87,11 +89,11 @@ func Open(ctx context.Context, cfg Config, d *sql.DB, p pqc.Provider, clock cons
 	if err := a.loadRoots(ctx); err != nil {
 		return nil, fault.Wrap(op, err)
 	}
-	now, err := a.now(ctx)
+	began, err := a.now(ctx)
 	if err != nil {
 		return nil, fault.Wrap(op, err)
 	}
-	a.tokens, a.svids = newTokens(a.cfg.Issuer, now), &svids{}
+	a.tokens, a.svids = newTokens(a.cfg.Issuer, began), &svids{}
 	if err := a.loadTokenKeys(ctx); err != nil {
 		return nil, fault.Wrap(op, err)
 	}

@@ -74,9 +74,7 @@ func (r *revoked) raise(epoch uint64, change func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	change()
-	if epoch > r.epoch.Load() {
-		r.epoch.Store(epoch)
-	}
+	r.epoch.Store(epoch)
 	close(r.changed)
 	r.changed = make(chan struct{})
 }
@@ -169,13 +167,16 @@ func nextEpoch(ctx context.Context, tx *sql.Tx, what, kind string, now time.Time
 	return epoch, db.Classify("localnhi.nextEpoch", err)
 }
 
-// revoke writes a revocation and then makes it visible.
+// revoke writes a revocation and then makes it visible, one after the other: of
+// whoever sees an epoch, nothing that is older stays hidden.
 func (a *Authority) revoke(ctx context.Context, what, kind string, write func(*sql.Tx) error, change func()) error {
 	const op fault.Op = "localnhi.revoke"
 	now, err := a.now(ctx)
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
+	a.revoking.Lock()
+	defer a.revoking.Unlock()
 	var epoch uint64
 	err = db.Tx(ctx, a.db, func(tx *sql.Tx) error {
 		if err := write(tx); err != nil {

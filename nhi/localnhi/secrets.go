@@ -84,7 +84,7 @@ func bind(list []SecretBinding) (map[secretKey]SecretBinding, error) {
 // DelegatedSecrets implements nhi.Authority. Nothing is kept of a value.
 func (a *Authority) DelegatedSecrets(ctx context.Context, who nhi.Identity, refs []nhi.SecretRef) ([]creto.Secret, error) {
 	const op fault.Op = "localnhi.DelegatedSecrets"
-	if err := a.Recheck(ctx, who); err != nil {
+	if err := a.acting(ctx, who); err != nil {
 		return nil, fault.Wrap(op, err)
 	}
 	if len(refs) > nhi.MaxSecretRefs {
@@ -99,7 +99,7 @@ func (a *Authority) DelegatedSecrets(ctx context.Context, who nhi.Identity, refs
 		values = append(values, value)
 	}
 	// A source may have taken its time: who was revoked meanwhile gets nothing.
-	if err := a.Recheck(ctx, who); err != nil {
+	if err := a.acting(ctx, who); err != nil {
 		return nil, fault.Wrap(op, err)
 	}
 	return values, nil

@@ -81,8 +81,8 @@ type actor struct {
 	Act     *actor `json:"act,omitempty"`
 }
 
-func newTokens(issuer string, now time.Time) *tokens {
-	return &tokens{issuer: issuer, dpop: dpop{since: now.Truncate(time.Second)}, seen: make(map[string]*seenToken), byID: make(map[string]*seenToken)}
+func newTokens(issuer string, began time.Time) *tokens {
+	return &tokens{issuer: issuer, dpop: dpop{began: began}, seen: make(map[string]*seenToken), byID: make(map[string]*seenToken)}
 }
 
 // loadTokenKeys reads the keys of tokens, making the first.
@@ -236,20 +236,44 @@ func (a *Authority) Inspect(ctx context.Context, token string) (Inspection, erro
 	if err := a.holds(ctx, &seenToken{identity: signed.identity}, stamp.Physical); err != nil {
 		return Inspection{}, err
 	}
-	chain, err := a.Chain(ctx, signed.identity.ID)
-	switch {
-	case errors.Is(err, fault.NHINotFound), errors.Is(err, fault.NHIDelegationVerificationFailed):
+	if err := a.delegated(ctx, signed.identity); errors.Is(err, fault.NHIDelegationVerificationFailed) {
 		return Inspection{}, fault.WrapAs(op, fault.NHITokenInvalid, err, "the delegation behind the token is not in force")
-	case err != nil:
+	} else if err != nil {
 		return Inspection{}, fault.Wrap(op, err)
-	case chain.Digest() != signed.identity.Chain:
-		return Inspection{}, fault.New(op, fault.NHITokenInvalid, "the token was issued under another delegation")
 	}
 	in := Inspection{Identity: signed.identity, Audience: signed.Audience, IssuedAt: signed.IssuedAt.Time().UTC()}
 	for act := signed.Act; act != nil; act = act.Act {
 		in.Actors = append(in.Actors, act.Subject)
 	}
 	return in, nil
+}
+
+// delegated returns nil as long as the delegation that a token was issued under
+// is in force.
+//
+// Errors: NHITokenInvalid (Security) if there is another or none;
+// NHIDelegationVerificationFailed (Security).
+func (a *Authority) delegated(ctx context.Context, who nhi.Identity) error {
+	const op fault.Op = "localnhi.delegated"
+	chain, err := a.Chain(ctx, who.ID)
+	switch {
+	case errors.Is(err, fault.NHINotFound):
+		return fault.WrapAs(op, fault.NHITokenInvalid, err, "the token's agent has no delegation")
+	case err != nil:
+		return fault.Wrap(op, err)
+	case chain.Digest() != who.Chain:
+		return fault.New(op, fault.NHITokenInvalid, "the token was issued under another delegation")
+	}
+	return nil
+}
+
+// acting returns nil as long as who may act: the token holds, and the delegation
+// behind it.
+func (a *Authority) acting(ctx context.Context, who nhi.Identity) error {
+	if err := a.Recheck(ctx, who); err != nil {
+		return err
+	}
+	return a.delegated(ctx, who)
 }
 
 // signedToken is a token whose signature and form are good.
@@ -399,7 +423,10 @@ func (a *Authority) IssueToken(ctx context.Context, agent creto.ID, r TokenReque
 	if err != nil {
 		return "", time.Time{}, fault.Wrap(op, err)
 	}
-	s, err := a.standingOf(ctx, agent)
+	// The epoch is the chain's, not today's: a revocation since must end the
+	// token too.
+	links := chain.Links()
+	own, err := links[len(links)-1].Link()
 	if err != nil {
 		return "", time.Time{}, fault.Wrap(op, err)
 	}
@@ -417,7 +444,7 @@ func (a *Authority) IssueToken(ctx context.Context, agent creto.ID, r TokenReque
 			Issuer: a.tokens.issuer, Subject: chain.Human().String(), Audience: jwt.Audience{r.Audience},
 			IssuedAt: jwt.NewNumericDate(now), Expiry: jwt.NewNumericDate(expires), ID: r.ID,
 		},
-		ClientID: agent.String(), Cnf: r.Confirmation, Chain: chain.Digest(), Epoch: s.epoch, Instance: r.Instance, Sandbox: r.Sandbox,
+		ClientID: agent.String(), Cnf: r.Confirmation, Chain: chain.Digest(), Epoch: own.SubjectEpoch, Instance: r.Instance, Sandbox: r.Sandbox,
 	}
 	for _, id := range chain.Principals()[1:] {
 		c.Act = &actor{Subject: id.String(), Act: c.Act}
