@@ -32,7 +32,7 @@ var _ serve.Admin = (*Node)(nil)
 const defaultDelegation = 90 * 24 * time.Hour
 
 // Status implements serve.Admin.
-func (n *Node) Status(context.Context) (client.Status, error) {
+func (n *Node) Status(ctx context.Context) (client.Status, error) {
 	_, root, err := n.authority.Root()
 	if err != nil {
 		return client.Status{}, err
@@ -40,7 +40,7 @@ func (n *Node) Status(context.Context) (client.Status, error) {
 	return client.Status{
 		Version: n.options.Version, PID: os.Getpid(), Listen: n.server.Address(), Console: n.origin() + "/console",
 		DataDir: n.options.DataDir, Root: root, TrustDomain: n.options.Config.Identity.TrustDomain,
-		Tenant: n.options.Config.Identity.Tenant,
+		Tenant: creto.CallerOf(ctx).Tenant,
 	}, nil
 }
 
@@ -108,7 +108,7 @@ func (n *Node) AddAgent(ctx context.Context, in client.NewAgent) (client.Agent, 
 	} else if err := writePolicy(file, policy); err != nil {
 		return client.Agent{}, fault.Wrap(op, err)
 	}
-	if err := n.authorizer.Reload(ctx); err != nil {
+	if err := n.reload(ctx); err != nil {
 		return client.Agent{}, errors.Join(fault.Wrap(op, err), undo())
 	}
 	if !again {
@@ -405,6 +405,8 @@ func (n *Node) Bundle(ctx context.Context, q client.Query) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	n.rotating.RLock() // the keys and the checkpoint belong together
+	defer n.rotating.RUnlock()
 	slices.Reverse(entries)
 	keys, err := n.keys(ctx)
 	if err != nil {

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 
@@ -41,8 +42,8 @@ func (n *Node) Keys(ctx context.Context) (client.Keys, error) {
 	return out, nil
 }
 
-// rotating are the roles of the platform's keys that can be replaced.
-var rotating = []string{localnhi.RoleRoot, nhi.RoleCheckpoint, localnhi.RoleToken, localnhi.RoleSVID, localnhi.RoleCA}
+// replaceable are the roles of the platform's keys that can be replaced.
+var replaceable = []string{localnhi.RoleRoot, nhi.RoleCheckpoint, localnhi.RoleToken, localnhi.RoleSVID, localnhi.RoleCA}
 
 // RotateKey implements serve.Admin.
 func (n *Node) RotateKey(ctx context.Context, name client.KeyName) (client.Key, error) {
@@ -53,13 +54,15 @@ func (n *Node) RotateKey(ctx context.Context, name client.KeyName) (client.Key, 
 		return client.Key{}, fault.New(op, fault.InvalidArgument, "name a role of the platform, or an agent")
 	case name.Agent != "":
 		owner, role, resource = n.id(ctx, creto.KindAgent, name.Agent).String(), localnhi.RolePrincipal, "Agent::"+name.Agent
-	case !slices.Contains(rotating, role):
-		return client.Key{}, fault.New(op, fault.InvalidArgument, "%q is no key that can be replaced; there are %s, and agent:NAME", role, strings.Join(rotating, ", "))
+	case !slices.Contains(replaceable, role):
+		return client.Key{}, fault.New(op, fault.InvalidArgument, "%q is no key that can be replaced; there are %s, and agent:NAME", role, strings.Join(replaceable, ", "))
 	default:
 		if err := n.platformOnly(ctx); err != nil {
 			return client.Key{}, err
 		}
 	}
+	n.rotating.Lock()
+	defer n.rotating.Unlock()
 	k, err := n.authority.Rotate(ctx, owner, role)
 	if err != nil {
 		return client.Key{}, fault.Wrap(op, err)
@@ -73,10 +76,8 @@ func (n *Node) RotateKey(ctx context.Context, name client.KeyName) (client.Key, 
 			n.log.Rekey(signer)
 		}
 	}
-	if err != nil {
-		return client.Key{}, fault.Wrap(op, err)
-	}
-	return keyOf(k), n.adminEvent(ctx, audit.EventKeyRotated, resource, nhi.VerifiedChain{})
+	// It is replaced, whatever else failed.
+	return keyOf(k), errors.Join(fault.Wrap(op, err), n.adminEvent(ctx, audit.EventKeyRotated, resource, nhi.VerifiedChain{}))
 }
 
 // Revoke implements serve.Admin.
@@ -103,30 +104,15 @@ func (n *Node) Revoke(ctx context.Context, r client.Revocation) (client.Revoked,
 		}
 	case r.All && r.OnBehalfOf == "" && r.Delegation == "":
 		resource = "Tenant::" + creto.CallerOf(ctx).Tenant
-		gone, err = n.revokeAll(ctx)
+		gone, err = n.authority.RevokeAgents(ctx, creto.CallerOf(ctx).Tenant)
 	default:
 		return out, fault.New(op, fault.InvalidArgument, "name one thing to revoke: an agent's delegation, a human's agents, or all")
-	}
-	for _, id := range gone {
-		out.Agents = append(out.Agents, id.Name)
 	}
 	if err != nil {
 		return out, fault.Wrap(op, err)
 	}
-	return out, n.adminEvent(ctx, audit.EventDelegationRevoked, resource, nhi.VerifiedChain{})
-}
-
-// revokeAll revokes every active agent of the caller's tenant.
-func (n *Node) revokeAll(ctx context.Context) ([]creto.ID, error) {
-	agents, err := n.authority.Principals(ctx, creto.CallerOf(ctx).Tenant, creto.KindAgent)
-	var gone []creto.ID
-	for _, p := range agents {
-		if !p.Active || err != nil {
-			continue
-		}
-		if err = n.authority.Revoke(ctx, p.ID); err == nil {
-			gone = append(gone, p.ID)
-		}
+	for _, id := range gone {
+		out.Agents = append(out.Agents, id.Name)
 	}
-	return gone, err
+	return out, n.adminEvent(ctx, audit.EventDelegationRevoked, resource, nhi.VerifiedChain{})
 }

@@ -100,6 +100,7 @@ type Node struct {
 	policyDir   string
 	// policyMistake is what is wrong with the policies on disk, if anything.
 	policyMistake atomic.Pointer[string]
+	rotating      sync.RWMutex // held for writing while a key of the platform is replaced
 	requests      inflight
 	closers       []func() error // what Close calls, the last first
 }
@@ -344,7 +345,7 @@ func (n *Node) Run(ctx context.Context) error {
 			Admin: n, Administrator: n.administrator, Owner: n.ownerOf,
 			Register: n.register, Authenticate: n.authenticate, Ready: func(ctx context.Context) bool { return n.health.Ready(ctx).OK() },
 			Doors: n.requests.count(n.gateway.Doors(n.bearer)), Console: n.requests.count(n.console.Handler()),
-			Tokens: n.requests.count(n.tokens.Handler()), Health: n.health.Handler(n.isKnown),
+			Tokens: n.requests.count(n.tokens.Handler()), Health: n.health.Handler(n.mayKnow),
 		}
 		if n.tls != nil {
 			parts.TLS = n.tls.source
@@ -418,13 +419,11 @@ func (n *Node) administrator(r *http.Request) (creto.ID, error) {
 	return id, fault.Wrap(op, err)
 }
 
-// isKnown reports whether health may tell its reasons.
-func (n *Node) isKnown(r *http.Request) bool {
-	if caller := creto.CallerOf(r.Context()); caller.Name == BootstrapHuman && caller.Kind == creto.KindHuman {
-		return true
-	}
-	_, err := n.console.Authenticated(r)
-	return err == nil
+// mayKnow reports whether health may tell its reasons, which name the files and
+// agents of every tenant.
+func (n *Node) mayKnow(r *http.Request) bool {
+	id, err := n.introspector(r)
+	return err == nil && id.Tenant == n.owner.Tenant
 }
 
 // checks are the node's health checks, as critical as R-PAT-4 has them.

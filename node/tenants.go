@@ -42,6 +42,19 @@ func (n *Node) platformOnly(ctx context.Context) error {
 	return nil
 }
 
+// reload takes the policies on disk into force. What is wrong with them names
+// agents of every tenant, and is for the node's own administrators.
+//
+// Errors: those of localauthz.Authorizer.Reload; FailedPrecondition (Permanent)
+// instead, for administrators of a single tenant.
+func (n *Node) reload(ctx context.Context) error {
+	err := n.authorizer.Reload(ctx)
+	if err != nil && n.platformOnly(ctx) != nil {
+		return fault.New("node.reload", fault.FailedPrecondition, "the policies on disk are wrong, and those before stay in force; an administrator of the node finds where with: creto health")
+	}
+	return err
+}
+
 // policyDirOf is where a tenant's policies are.
 func (n *Node) policyDirOf(tenant string) string {
 	if tenant == n.owner.Tenant {
@@ -75,7 +88,7 @@ func (n *Node) AddTenant(ctx context.Context, in client.Tenant) (client.Tenant, 
 	if err := writeBasePolicies(dir); err != nil {
 		return client.Tenant{}, fault.Wrap(op, err)
 	}
-	if err := n.authorizer.Reload(ctx); err != nil {
+	if err := n.reload(ctx); err != nil {
 		return client.Tenant{}, fault.Wrap(op, err)
 	}
 	if added != nil && known {

@@ -3,8 +3,12 @@ package node_test
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -13,7 +17,10 @@ import (
 	"creto.dev"
 	"creto.dev/client"
 	"creto.dev/fault"
+	"creto.dev/internal/db"
 	"creto.dev/node"
+	"creto.dev/pqc/localpqc"
+	"creto.dev/receipt"
 )
 
 // TestTenantsAreIsolated: two tenants with principals of the same names, and one
@@ -197,4 +204,162 @@ func pending(t *testing.T, c *client.Client) string {
 	}
 	t.Fatal("nothing waits for consent")
 	return ""
+}
+
+// TestTenantsLearnNothing: what is not in any list of a tenant's is not told
+// elsewhere either: by health, by what is wrong with policies, by introspection,
+// by what waits for a human.
+func TestTenantsLearnNothing(t *testing.T) {
+	o := options(t.TempDir())
+	_, home, stop := running(t, o)
+	defer stop()
+	ctx := t.Context()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := home.AddTenant(ctx, "acme")
+	must(err)
+	acme := home.For("acme")
+	_, err = home.AddHuman(ctx, "alice", nil)
+	must(err)
+	_, err = home.AddAgent(ctx, client.NewAgent{Name: "bot", OnBehalfOf: "alice"})
+	must(err)
+	token, err := home.Token(ctx, "bot", client.NewToken{})
+	must(err)
+	status, err := acme.Status(ctx)
+	must(err)
+	if status.Tenant != "acme" { // creto run makes names with it
+		t.Errorf("acme's Status names the tenant %q", status.Tenant)
+	}
+	base := "http://" + status.Listen
+	session := func(c *client.Client, human string) string {
+		t.Helper()
+		s, err := c.Session(ctx, human)
+		must(err)
+		return s.Token
+	}
+	theirs := session(acme, "admin")
+	remote, err := client.New(base, creto.NewSecret(theirs))
+	must(err)
+	ask := func(path, bearer string, form url.Values) string {
+		t.Helper()
+		method, body := http.MethodGet, ""
+		if form != nil {
+			method, body = http.MethodPost, form.Encode()
+		}
+		r, err := http.NewRequestWithContext(ctx, method, base+path, strings.NewReader(body))
+		must(err)
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		r.Header.Set("Authorization", "Bearer "+bearer)
+		response, err := http.DefaultClient.Do(r)
+		must(err)
+		defer func() { _ = response.Body.Close() }()
+		text, err := io.ReadAll(response.Body)
+		must(err)
+		return string(text)
+	}
+
+	// A delegation that waits for home's alice, who has a passkey.
+	d, err := db.Open(ctx, filepath.Join(o.DataDir, "creto.db"))
+	must(err)
+	defer func() { _ = d.Close() }()
+	alice := "spiffe://creto.local/default/human/alice"
+	_, err = d.ExecContext(ctx, "INSERT INTO passkey_user (principal, handle) VALUES ($1, $2)", alice, []byte("handle"))
+	must(err)
+	_, err = d.ExecContext(ctx, "INSERT INTO passkey (principal, credential, rp_id, name, public_key, aaguid, transports, flags, sign_count, created_ns) VALUES ($1, $2, 'localhost', 'key', $3, $4, '', 5, 0, 0)",
+		alice, []byte("credential"), []byte("key"), make([]byte, 16))
+	must(err)
+	waiting, err := home.AddAgent(ctx, client.NewAgent{Name: "waits", OnBehalfOf: "alice"})
+	must(err)
+	if waiting.Waits == nil {
+		t.Fatal("the delegation does not wait")
+	}
+	if _, err := home.Delegation(ctx, waiting.Waits.ID); err != nil {
+		t.Error(err)
+	}
+	for who, c := range map[string]*client.Client{"over the socket": acme, "over the port": remote} {
+		if got, err := c.Delegation(ctx, waiting.Waits.ID); !errors.Is(err, fault.NotFound) {
+			t.Errorf("%s, acme sees that %s waits for %s: %v", who, got.Agent, got.OnBehalfOf, err)
+		}
+	}
+
+	// A token of home's, shown to acme's administrator.
+	if got := ask("/oauth/introspect", session(home, "admin"), url.Values{"token": {token.Token}}); !strings.Contains(got, "alice") {
+		t.Errorf("home introspects its own token: %s", got)
+	}
+	if got := ask("/oauth/introspect", theirs, url.Values{"token": {token.Token}}); strings.TrimSpace(got) != `{"active":false}` {
+		t.Errorf("acme introspects home's token: %s", got)
+	}
+
+	// A mistake in the policy of home's agent "project-x".
+	path := filepath.Join(o.DataDir, "policies", "agents", "project-x.cedar")
+	must(os.WriteFile(path, []byte("permit (nonsense"), 0o600))
+	for deadline := time.Now().Add(10 * time.Second); !strings.Contains(ask("/health", session(home, "admin"), nil), "project-x"); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("home's administrator is not told what is wrong")
+		}
+	}
+	for who, bearer := range map[string]string{"acme's administrator": theirs, "a human of home": session(home, "alice"), "nobody": "x"} {
+		if got := ask("/health", bearer, nil); strings.Contains(got, "project-x") {
+			t.Errorf("%s is told: %s", who, got)
+		}
+	}
+	for who, c := range map[string]*client.Client{"over the socket": acme, "over the port": remote} {
+		if _, err := c.AddAgent(ctx, client.NewAgent{Name: "mine", OnBehalfOf: "agent:x"}); !errors.Is(err, fault.NotFound) {
+			t.Errorf("%s: %v", who, err)
+		}
+		_, err := c.AddAgent(ctx, client.NewAgent{Name: "mine"})
+		if err == nil || strings.Contains(err.Error(), "project-x") {
+			t.Errorf("%s, AddAgent of acme's while home's policies are wrong = %v", who, err)
+		}
+	}
+	if _, err := home.AddAgent(ctx, client.NewAgent{Name: "more"}); err == nil || !strings.Contains(err.Error(), "project-x") {
+		t.Errorf("AddAgent of home's while its policies are wrong = %v", err)
+	}
+}
+
+// TestBundlesWhileKeysAreReplaced: whatever is replaced meanwhile, each bundle
+// verifies under the root that was pinned in the beginning.
+func TestBundlesWhileKeysAreReplaced(t *testing.T) {
+	_, c, stop := running(t, options(t.TempDir()))
+	defer stop()
+	ctx := t.Context()
+	status, err := c.Status(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.AddAgent(ctx, client.NewAgent{Name: "bot"}); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		for i := range 24 {
+			if _, err := c.RotateKey(ctx, client.KeyName{Role: []string{"checkpoint", "root"}[i%2]}); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	p := localpqc.New()
+	for rotating := true; rotating; {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Fatal(err)
+			}
+			rotating = false // one more, after the last
+		default:
+		}
+		data, err := c.Bundle(ctx, client.Query{Limit: 3})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := receipt.Verify(ctx, p, data, status.Root); err != nil {
+			t.Fatalf("a bundle that was made while keys were replaced: %v", err)
+		}
+	}
 }

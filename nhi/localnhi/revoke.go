@@ -271,24 +271,44 @@ func (a *Authority) RevokeToken(ctx context.Context, who nhi.Identity) error {
 }
 
 // RevokeBelow is the kill switch: it revokes every agent that acts for a human,
-// however far below.
+// however far below, all or none. It returns those that it found active.
 //
-// Errors: those of Revoke. What was revoked before an error stays so.
+// Errors: those of the store.
 func (a *Authority) RevokeBelow(ctx context.Context, human creto.ID) ([]creto.ID, error) {
-	const op fault.Op = "localnhi.RevokeBelow"
-	agents, err := a.Principals(ctx, human.Tenant, creto.KindAgent)
+	return a.revokeAgents(ctx, human.Tenant, human.String(), func(p Principal) bool { return p.Human == human })
+}
+
+// RevokeAgents is RevokeBelow for all agents of a tenant.
+func (a *Authority) RevokeAgents(ctx context.Context, tenant string) ([]creto.ID, error) {
+	return a.revokeAgents(ctx, tenant, tenant, func(Principal) bool { return true })
+}
+
+// revokeAgents revokes agents in one transaction, recorded under a name.
+func (a *Authority) revokeAgents(ctx context.Context, tenant, name string, which func(Principal) bool) ([]creto.ID, error) {
+	const op fault.Op = "localnhi.revokeAgents"
+	agents, err := a.Principals(ctx, tenant, creto.KindAgent)
 	if err != nil {
 		return nil, fault.Wrap(op, err)
 	}
 	var gone []creto.ID
-	for _, p := range agents {
-		if !p.Active || p.Human != human {
-			continue
+	err = a.revoke(ctx, name, revokedPrincipal, func(tx *sql.Tx) error {
+		for _, p := range agents {
+			if !p.Active || !which(p) {
+				continue
+			}
+			if _, err := tx.ExecContext(ctx, "UPDATE principal SET epoch = epoch + 1, active = 0 WHERE id = $1 AND active = 1", p.ID.String()); err != nil {
+				return db.Classify(op, err)
+			}
+			gone = append(gone, p.ID)
 		}
-		if err := a.Revoke(ctx, p.ID); err != nil && !errors.Is(err, fault.NHINotFound) {
-			return gone, fault.Wrap(op, err)
+		return nil
+	}, func() {
+		for _, id := range gone {
+			delete(a.revoked.principals, id)
 		}
-		gone = append(gone, p.ID)
+	})
+	if err != nil {
+		return nil, fault.Wrap(op, err)
 	}
 	return gone, nil
 }

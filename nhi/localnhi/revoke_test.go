@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -311,5 +312,46 @@ func TestOneKeyDoesNotFillTheMemory(t *testing.T) {
 	h.time.Advance(3 * time.Minute)
 	if err := prove(greedy); err != nil {
 		t.Errorf("later, the first key's proof = %v", err)
+	}
+}
+
+// TestKillSwitch: one revocation ends all who act for a human, at once, and
+// nobody else.
+func TestKillSwitch(t *testing.T) {
+	h := newHouse(t)
+	bob := h.ID(creto.KindHuman, "bob")
+	h.must(t, h.AddMember(t.Context(), bob))
+	h.must(t, h.AddTenant(t.Context(), "acme"))
+	theirs := h.IDOf("acme", creto.KindHuman, "alice")
+	h.must(t, h.AddMember(t.Context(), theirs))
+	other := h.IDOf("acme", creto.KindAgent, "boss")
+	h.must(t, h.AddAgent(t.Context(), other))
+	h.must(t, delegate(t, h.Authority, theirs, other, nhi.Everything()))
+	boss := h.agent(t, "boss", h.alice, nhi.Everything())
+	helper := h.agent(t, "helper", boss, nhi.Everything())
+	bobs := h.agent(t, "bobs", bob, nhi.Everything())
+	before, err := h.Epoch()
+	h.must(t, err)
+	active := func(want ...creto.ID) {
+		t.Helper()
+		for _, id := range []creto.ID{boss, helper, bobs, other} {
+			if err := h.Known(t.Context(), id); (err == nil) != slices.Contains(want, id) {
+				t.Errorf("%s: %v; want only %v active", id, err, want)
+			}
+		}
+	}
+	active(boss, helper, bobs, other)
+	gone, err := h.RevokeBelow(t.Context(), h.alice)
+	if err != nil || !slices.Equal(gone, []creto.ID{boss, helper}) {
+		t.Errorf("RevokeBelow = %v, %v", gone, err)
+	}
+	active(bobs, other)
+	gone, err = h.RevokeAgents(t.Context(), bob.Tenant)
+	if err != nil || !slices.Equal(gone, []creto.ID{bobs}) {
+		t.Errorf("RevokeAgents = %v, %v", gone, err)
+	}
+	active(other)
+	if epoch, err := h.Epoch(); err != nil || epoch != before+2 {
+		t.Errorf("the epoch is %d, %v; want %d", epoch, err, before+2)
 	}
 }
