@@ -145,6 +145,11 @@ func refuse(w http.ResponseWriter, err error) {
 // AccessToken returns the token that a request carries: as vendors' SDKs send
 // their key, or under the DPoP scheme (RFC 9449, section 7.1).
 func AccessToken(r *http.Request) string {
+	// RFC 6750, section 2: one method. Of two values, a proxy may have looked at
+	// the other.
+	if len(r.Header.Values("Authorization")) > 1 || len(r.Header.Values("X-Api-Key")) > 1 {
+		return ""
+	}
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if strings.EqualFold(scheme, "Bearer") || strings.EqualFold(scheme, "DPoP") {
 		return token

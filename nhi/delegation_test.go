@@ -3,12 +3,16 @@ package nhi_test
 import (
 	"bytes"
 	"errors"
+	"math"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"creto.dev"
 	"creto.dev/fault"
 	"creto.dev/nhi"
+	"creto.dev/nhi/nhitest"
 	"creto.dev/pqc"
 	"creto.dev/pqc/localpqc"
 )
@@ -99,9 +103,94 @@ func TestVerifyDelegation(t *testing.T) {
 		"to a human":        func(l *nhi.Link) { l.Subject.Kind = creto.KindHuman },
 		"claims a proof":    func(l *nhi.Link) { l.Proof.Kind = nhi.ProofBootstrap },
 		"issued by a human": func(l *nhi.Link) { l.Issuer.Kind = creto.KindHuman },
+		"never in force":    func(l *nhi.Link) { l.NotBefore = l.NotAfter },
+		"the end of time":   func(l *nhi.Link) { l.NotBefore, l.NotAfter = math.MaxInt64-1, math.MaxInt64 },
+		"for all time":      func(l *nhi.Link) { l.NotBefore, l.NotAfter = math.MinInt64, math.MaxInt64 },
+		"before all time":   func(l *nhi.Link) { l.NotBefore, l.NotAfter = math.MinInt64, math.MinInt64+1 },
+		"depth wraps":       func(l *nhi.Link) { l.MaxDepth = math.MaxUint },
+		"many actions":      func(l *nhi.Link) { l.Scope.Actions = slices.Repeat([]string{"call_model"}, 257) },
+		"many resources":    func(l *nhi.Link) { l.Scope.Resources = slices.Repeat([]string{"Model::x"}, 257) },
+		"a long pattern":    func(l *nhi.Link) { l.Scope.Resources = []string{strings.Repeat("x", 1025)} },
+		"less than nothing": func(l *nhi.Link) { l.Scope.Spend = money(t, "-1.00 EUR") },
 	} {
 		links, root := chainOf(t, edit)
 		refuse(name, verify(links, root, at))
+	}
+}
+
+// TestTheEndOfTime: times that do not fit into a time.Time are in force at no
+// time, rather than at a wrong one.
+func TestTheEndOfTime(t *testing.T) {
+	p := localpqc.New()
+	key, err := p.GenerateSigningKey(pqc.MLDSA65Ed25519)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := p.Public(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct{ from, to int64 }{
+		"wraps":   {math.MaxInt64 - 1, math.MaxInt64},
+		"long":    {0, math.MaxInt64},
+		"longest": {math.MinInt64, math.MaxInt64},
+	} {
+		link, err := nhi.SignLink(p, key, nhi.Link{
+			Issuer: nhitest.ID(creto.KindHuman, "alice"), Subject: nhitest.ID(creto.KindAgent, "bot"), SubjectKey: root,
+			Scope: nhi.Everything(), NotBefore: test.from, NotAfter: test.to, Proof: nhi.Proof{Kind: nhi.ProofBootstrap},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, at := range []time.Time{{}, time.Unix(1500, 0), time.Unix(math.MaxInt64, 0)} {
+			if _, err := nhi.VerifyDelegation(t.Context(), []nhi.SignedLink{link}, []pqc.PublicKey{root}, p, at, nil); !errors.Is(err, fault.NHIDelegationVerificationFailed) {
+				t.Errorf("%s, at %v: %v, want NHIDelegationVerificationFailed", name, at, err)
+			}
+		}
+	}
+}
+
+// TestEmptyScope: no actions, or no resources, are none.
+func TestEmptyScope(t *testing.T) {
+	for name, s := range map[string]nhi.Scope{
+		"empty": {}, "no actions": {Resources: []string{"*"}}, "no resources": {Actions: []string{"*"}},
+		"a star within": {Actions: []string{"call_*del"}, Resources: []string{"*"}},
+	} {
+		if s.Covers(creto.CallModel, "Model::m") {
+			t.Errorf("the scope that is %s covers something", name)
+		}
+	}
+}
+
+func money(t *testing.T, text string) creto.Money {
+	t.Helper()
+	m, err := creto.ParseMoney(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// TestSpendWithin: under a bound there is always one, as low and in the same
+// currency; nothing at all is a bound too.
+func TestSpendWithin(t *testing.T) {
+	for _, test := range []struct {
+		child, parent string
+		want          bool
+	}{
+		{"", "", true}, {"5.00 EUR", "", true}, {"", "5.00 EUR", false}, {"5.00 EUR", "5.00 EUR", true}, {"5.01 EUR", "5.00 EUR", false},
+		{"4.00 USD", "5.00 EUR", false}, {"0.00 EUR", "5.00 EUR", true}, {"0.00 USD", "5.00 EUR", false}, {"0.01 EUR", "0.00 EUR", false}, {"", "0.00 EUR", false},
+	} {
+		scope := func(text string) nhi.Scope {
+			s := nhi.Everything()
+			if text != "" {
+				s.Spend = money(t, text)
+			}
+			return s
+		}
+		if got := scope(test.child).Within(scope(test.parent)); got != test.want {
+			t.Errorf("%q within %q = %v, want %v", test.child, test.parent, got, test.want)
+		}
 	}
 }
 

@@ -69,8 +69,21 @@ func spendWithin(child, parent creto.Money) bool {
 	return err == nil && order <= 0
 }
 
+// Bounds of a scope: what a person can read, and what can be compared with the
+// link above it in no time.
+const (
+	maxPatterns     = 256
+	maxPatternBytes = 1 << 10
+)
+
 // violation returns what is wrong with the scope itself, or "".
 func (s Scope) violation() string {
+	if len(s.Actions) > maxPatterns || len(s.Resources) > maxPatterns {
+		return "has too many patterns"
+	}
+	if slices.ContainsFunc(slices.Concat(s.Actions, s.Resources), func(p string) bool { return len(p) > maxPatternBytes }) {
+		return "has a pattern that is too long"
+	}
 	if !s.Spend.IsZero() && s.Spend.Sign() < 0 {
 		return "allows to spend less than nothing"
 	}

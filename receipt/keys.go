@@ -84,7 +84,7 @@ func certifiedBy(p pqc.Provider, signed nhi.SignedCertificate, trusted []pqc.Pub
 		if by.ID != signed.Signature.Key {
 			continue
 		}
-		if c, err := signed.Verify(p, by); err == nil && c.Role == nhi.RoleRoot {
+		if c, err := signed.Verify(p, by); err == nil && c.Version == 1 && c.Role == nhi.RoleRoot {
 			return c.Key, true
 		}
 	}

@@ -80,7 +80,7 @@ func (a *Authorizer) Bind(ctx context.Context, chain nhi.VerifiedChain) (authz.S
 		uid := principalUID(id)
 		s.uids = append(s.uids, uid)
 		s.entities[uid] = types.Entity{UID: uid, Parents: cedar.NewEntityUIDSet(parents...), Attributes: cedar.NewRecord(cedar.RecordMap{
-			"name": types.String(id.Name), "tenant": types.String(id.Tenant),
+			"id": types.String(id.Name), "name": types.String(id.Name), "tenant": types.String(id.Tenant),
 		})}
 	}
 	return s, nil
@@ -252,11 +252,11 @@ type getter struct {
 	resource types.Entity
 }
 
-// Get implements types.EntityGetter.
+// Get implements types.EntityGetter. Who is acted on by their own chain stays in
+// their groups.
 func (g getter) Get(uid cedar.EntityUID) (types.Entity, bool) {
-	if uid == g.resource.UID {
-		return g.resource, true
+	if e, ok := g.session[uid]; ok {
+		return e, true
 	}
-	e, ok := g.session[uid]
-	return e, ok
+	return g.resource, uid == g.resource.UID
 }

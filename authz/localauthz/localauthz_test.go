@@ -249,3 +249,39 @@ func TestTenants(t *testing.T) {
 		}
 	}
 }
+
+// TestMessageToOneself: who is also what is acted on stays in their groups and
+// tenant.
+func TestMessageToOneself(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "p.cedar", `permit (principal, action, resource);
+@id("quarantine") forbid (principal in Creto::Group::"quarantined", action, resource);
+@id("by-id") forbid (principal, action, resource) when { resource.id == "boss" };`)
+	a, err := open(t, dir, map[string][]string{"bot": {"quarantined"}}, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC)
+	for name, agents := range map[string][]string{"itself": {"bot"}, "who delegated": {"bot", "helper"}} {
+		s, err := a.Bind(t.Context(), nhitest.Chain(t, localpqc.New(), at, nhi.Everything(), "alice", agents...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, to := range []string{"bot", "other"} {
+			d, err := a.Check(t.Context(), s, authz.Request{Action: creto.SendMessage, Resource: creto.Resource{Type: "Agent", ID: to}})
+			if err != nil || d.Kind != authz.Deny || len(d.Policies) != 1 || d.Policies[0].ID != "quarantine" {
+				t.Errorf("%s: a message to %s from a chain with one in quarantine: %+v, %v", name, to, d, err)
+			}
+		}
+	}
+	s, err := a.Bind(t.Context(), nhitest.Chain(t, localpqc.New(), at, nhi.Everything(), "alice", "boss", "helper"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for to, want := range map[string]authz.Kind{"boss": authz.Deny, "helper": authz.Allow} {
+		d, err := a.Check(t.Context(), s, authz.Request{Action: creto.SendMessage, Resource: creto.Resource{Type: "Agent", ID: to}})
+		if err != nil || d.Kind != want {
+			t.Errorf("a message to %s: %+v, %v; want %v", to, d, err, want)
+		}
+	}
+}
