@@ -82,9 +82,22 @@ func (n *Node) AddAgent(ctx context.Context, in client.NewAgent) (client.Agent, 
 	if err != nil {
 		return client.Agent{}, fault.Wrap(op, err)
 	}
-	again, err := n.isIdle(ctx, id)
+	agents, err := n.authority.Principals(ctx, creto.CallerOf(ctx).Tenant, creto.KindAgent)
 	if err != nil {
 		return client.Agent{}, fault.Wrap(op, err)
+	}
+	again := false // it was added before, and its human has not confirmed it
+	for _, p := range agents {
+		if again = p.ID == id && p.Active && p.OnBehalfOf.IsZero(); again {
+			break
+		}
+		if p.ID == id {
+			state := "already"
+			if !p.Active {
+				state = "already, and it is revoked; names are not used twice"
+			}
+			return client.Agent{}, fault.New(op, fault.AlreadyExists, "there is an agent %q %s", in.Name, state)
+		}
 	}
 	// The policy comes first: while there is no such agent it permits nothing,
 	// and it can be taken back.
@@ -113,34 +126,6 @@ func (n *Node) AddAgent(ctx context.Context, in client.NewAgent) (client.Agent, 
 		return client.Agent{}, fault.Wrap(op, err)
 	}
 	return client.Agent{Name: in.Name, ID: id.String(), OnBehalfOf: issuer.Name, Active: true, PolicyFile: file, Policy: policy, Waits: waits}, nil
-}
-
-// isIdle reports whether there is an agent already that has no delegation in
-// force: its human has not confirmed one yet, or it was revoked, or has ended.
-//
-// Errors: AlreadyExists (Permanent) for one that has, and for one that is revoked
-// itself.
-func (n *Node) isIdle(ctx context.Context, id creto.ID) (bool, error) {
-	const op fault.Op = "node.isIdle"
-	agents, err := n.authority.Principals(ctx, id.Tenant, creto.KindAgent)
-	if err != nil {
-		return false, fault.Wrap(op, err)
-	}
-	i := slices.IndexFunc(agents, func(p localnhi.Principal) bool { return p.ID == id })
-	if i < 0 {
-		return false, nil
-	}
-	if !agents[i].Active {
-		return false, fault.New(op, fault.AlreadyExists, "there is an agent %q already, and it is revoked; names are not used twice", id.Name)
-	}
-	_, err = n.authority.Chain(ctx, id)
-	switch {
-	case err == nil:
-		return false, fault.New(op, fault.AlreadyExists, "there is an agent %q already", id.Name)
-	case errors.Is(err, fault.NHINotFound), errors.Is(err, fault.NHIDelegationVerificationFailed):
-		return true, nil
-	}
-	return false, fault.Wrap(op, err)
 }
 
 // writePolicy writes a policy that is not there yet; one that is belongs to

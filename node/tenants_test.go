@@ -363,36 +363,3 @@ func TestBundlesWhileKeysAreReplaced(t *testing.T) {
 		}
 	}
 }
-
-// TestDelegateAgain: an agent whose delegation was revoked is delegated to again
-// under its name; one whose delegation is in force is not.
-func TestDelegateAgain(t *testing.T) {
-	_, c, stop := running(t, options(t.TempDir()))
-	defer stop()
-	ctx := t.Context()
-	in := client.NewAgent{Name: "bot", Allow: []string{"call_model=*"}}
-	if _, err := c.AddAgent(ctx, in); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.AddAgent(ctx, in); !errors.Is(err, fault.AlreadyExists) {
-		t.Errorf("AddAgent twice = %v, want AlreadyExists", err)
-	}
-	if _, err := c.Revoke(ctx, client.Revocation{Delegation: "bot"}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.Token(ctx, "bot"); !errors.Is(err, fault.NHIDelegationVerificationFailed) {
-		t.Errorf("Token under a revoked delegation = %v", err)
-	}
-	if _, err := c.AddAgent(ctx, in); err != nil {
-		t.Errorf("AddAgent after its delegation was revoked = %v", err)
-	}
-	if _, err := c.Token(ctx, "bot"); err != nil {
-		t.Error(err)
-	}
-	if err := c.RevokeAgent(ctx, "bot"); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.AddAgent(ctx, in); !errors.Is(err, fault.AlreadyExists) {
-		t.Errorf("AddAgent of a revoked agent = %v, want AlreadyExists", err)
-	}
-}
