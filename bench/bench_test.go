@@ -118,7 +118,7 @@ func TestSpan(t *testing.T) {
 
 func TestCommandLine(t *testing.T) {
 	var out bytes.Buffer
-	if err := run(t.Context(), []string{"-list"}, &out); err != nil || !strings.HasPrefix(out.String(), "gate ") {
+	if err := run(t.Context(), []string{"-list"}, &out); err != nil || !strings.HasPrefix(out.String(), "identity ") || !strings.Contains(out.String(), "\ngate ") {
 		t.Errorf("-list = %q, %v", out.String(), err)
 	}
 	for _, args := range [][]string{{"-subject", "nonsense"}, {"gate"}} {
