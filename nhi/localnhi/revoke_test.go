@@ -2,6 +2,7 @@ package localnhi_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -42,6 +43,7 @@ type house struct {
 	clock *hooked
 	time  *consensustest.Manual
 	again func() *localnhi.Authority
+	db    *sql.DB
 	alice creto.ID
 }
 
@@ -57,7 +59,7 @@ func newHouse(t *testing.T) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &house{time: &consensustest.Manual{}}
+	h := &house{time: &consensustest.Manual{}, db: d}
 	h.time.Set(time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC))
 	h.clock = &hooked{Clock: h.time}
 	h.again = func() *localnhi.Authority {
@@ -353,5 +355,48 @@ func TestKillSwitch(t *testing.T) {
 	active(other)
 	if epoch, err := h.Epoch(); err != nil || epoch != before+2 {
 		t.Errorf("the epoch is %d, %v; want %d", epoch, err, before+2)
+	}
+}
+
+// TestRevokeTokens: an agent that must begin anew has no token, no delegation and
+// nobody below it, and what was below it does not come back with it.
+func TestRevokeTokens(t *testing.T) {
+	h := newHouse(t)
+	boss := h.agent(t, "boss", h.alice, nhi.Everything())
+	helper := h.agent(t, "helper", boss, nhi.Everything())
+	token, below := h.token(t, boss, localnhi.TokenRequest{}), h.token(t, helper, localnhi.TokenRequest{})
+	h.must(t, h.RevokeTokens(t.Context(), boss))
+	dead := func(when string) {
+		t.Helper()
+		if _, err := h.Resolve(t.Context(), nhi.Credential{Token: token}); !errors.Is(err, fault.NHITokenInvalid) {
+			t.Errorf("%s, Resolve = %v, want NHITokenInvalid", when, err)
+		}
+		if _, err := h.Chain(t.Context(), helper); !errors.Is(err, fault.NHIDelegationVerificationFailed) {
+			t.Errorf("%s, the chain below = %v, want NHIDelegationVerificationFailed", when, err)
+		}
+		if _, err := h.Inspect(t.Context(), below); !errors.Is(err, fault.NHITokenInvalid) {
+			t.Errorf("%s, Inspect of the token below = %v, want NHITokenInvalid", when, err)
+		}
+	}
+	dead("revoked")
+	if _, err := h.DelegationChain(t.Context(), boss); !errors.Is(err, fault.NHINotFound) {
+		t.Errorf("DelegationChain = %v, want NHINotFound", err)
+	}
+	h.must(t, delegate(t, h.Authority, h.alice, boss, nhi.Everything()))
+	if _, err := h.Chain(t.Context(), boss); err != nil {
+		t.Errorf("delegated to again: %v", err)
+	}
+	dead("delegated to again")
+	// Who delegates is revoked by its epoch too, not only by its link.
+	links, err := h.DelegationChain(t.Context(), boss)
+	h.must(t, err)
+	link, err := links[0].Link()
+	h.must(t, err)
+	ref := nhi.LinkRef{Digest: creto.DigestOf([]byte("another")), Issuer: boss, Subject: helper, IssuerEpoch: link.SubjectEpoch}
+	for epoch, want := range map[uint64]int{link.SubjectEpoch: -1, link.SubjectEpoch - 1: 0, link.SubjectEpoch + 1: 0} {
+		ref.IssuerEpoch = epoch
+		if got, err := h.Revoked(t.Context(), []nhi.LinkRef{ref}); err != nil || got != want {
+			t.Errorf("Revoked of a link from epoch %d of its issuer = %d, %v; want %d", epoch, got, err, want)
+		}
 	}
 }
