@@ -1,6 +1,7 @@
 package localnhi_test
 
 import (
+	"encoding/base64"
 	"errors"
 	"slices"
 	"testing"
@@ -63,7 +64,7 @@ func TestRotationEndsAnywhere(t *testing.T) {
 					t.Fatal("nothing broke")
 				}
 				mend()
-				for name, a := range map[string]*localnhi.Authority{"now": h.Authority, "after a restart": h.again()} {
+				for name, a := range map[string]*localnhi.Authority{"now": h.Authority, "after a restart": h.again(t)} {
 					if got := active(a); !slices.Equal(got, before) || len(got) != 1 {
 						t.Errorf("%s the keys in use are %v, want %v", name, got, before)
 					}
@@ -80,7 +81,7 @@ func TestRotationEndsAnywhere(t *testing.T) {
 				}
 				next, err := h.Rotate(t.Context(), owner, role)
 				h.must(t, err)
-				if got := active(h.again()); !slices.Equal(got, []pqc.KeyID{next.ID}) || slices.Contains(before, next.ID) {
+				if got := active(h.again(t)); !slices.Equal(got, []pqc.KeyID{next.ID}) || slices.Contains(before, next.ID) {
 					t.Errorf("after the next try the keys in use are %v, want %s", got, next.ID)
 				}
 			})
@@ -123,7 +124,7 @@ func TestRevocationEndsAnywhere(t *testing.T) {
 					t.Fatal("nothing broke")
 				}
 				mend()
-				for life, a := range map[string]*localnhi.Authority{"now": h.Authority, "after a restart": h.again()} {
+				for life, a := range map[string]*localnhi.Authority{"now": h.Authority, "after a restart": h.again(t)} {
 					if epoch, err := a.Epoch(); err != nil || epoch != before {
 						t.Errorf("%s the epoch is %d, %v; want %d", life, epoch, err, before)
 					}
@@ -135,7 +136,7 @@ func TestRevocationEndsAnywhere(t *testing.T) {
 					}
 				}
 				h.must(t, test.revoke(h, who))
-				for life, a := range map[string]*localnhi.Authority{"now": h.Authority, "after a restart": h.again()} {
+				for life, a := range map[string]*localnhi.Authority{"now": h.Authority, "after a restart": h.again(t)} {
 					if epoch, err := a.Epoch(); err != nil || epoch != before+1 {
 						t.Errorf("%s, revoked, the epoch is %d, %v; want %d", life, epoch, err, before+1)
 					}
@@ -160,7 +161,7 @@ func TestRootsOfAllGenerations(t *testing.T) {
 		_, err := h.Rotate(t.Context(), localnhi.Platform, localnhi.RoleRoot)
 		h.must(t, err)
 	}
-	for life, a := range map[string]*localnhi.Authority{"now": h.Authority, "after a restart": h.again()} {
+	for life, a := range map[string]*localnhi.Authority{"now": h.Authority, "after a restart": h.again(t)} {
 		for _, id := range agents {
 			if _, err := a.Chain(t.Context(), id); err != nil {
 				t.Errorf("%s, the chain of %s: %v", life, id.Name, err)
@@ -204,5 +205,45 @@ func TestAgentKeyIsReplaced(t *testing.T) {
 	h.must(t, delegate(t, h.Authority, h.alice, boss, nhi.Everything()))
 	if err := delegate(t, h.Authority, boss, other, nhi.Everything()); err != nil {
 		t.Errorf("Delegate once it was delegated to again = %v", err)
+	}
+}
+
+// TestKeysAreSealedInTheirPlace: whoever can write the database cannot have one
+// key do another's work (B-6).
+func TestKeysAreSealedInTheirPlace(t *testing.T) {
+	for name, change := range map[string]string{
+		"another key's secret":  "UPDATE signing_key SET sealed = (SELECT sealed FROM signing_key WHERE role = 'checkpoint') WHERE role = 'root'",
+		"another key's role":    "UPDATE signing_key SET role = CASE role WHEN 'root' THEN 'checkpoint' ELSE 'root' END WHERE role IN ('root', 'checkpoint')",
+		"an agent's as root":    "UPDATE signing_key SET role = 'root', owner = 'platform' WHERE role = 'principal'",
+		"an earlier key's name": "UPDATE signing_key SET kid = 'x' WHERE role = 'root'",
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHouse(t)
+			h.agent(t, "bot", h.alice, nhi.Everything())
+			_, err := h.CheckpointKey(t.Context())
+			h.must(t, err)
+			if name == "an agent's as root" {
+				_, err := h.db.ExecContext(t.Context(), "DELETE FROM signing_key WHERE role = 'root'")
+				h.must(t, err)
+			}
+			_, err = h.db.ExecContext(t.Context(), "DROP INDEX signing_key_active")
+			h.must(t, err)
+			_, err = h.db.ExecContext(t.Context(), change)
+			h.must(t, err)
+			if err := h.open(); !errors.Is(err, fault.FailedPrecondition) {
+				t.Errorf("Open = %v, want FailedPrecondition", err)
+			}
+		})
+	}
+}
+
+// TestNoCertificateIsNone: a token that claims the binding to no certificate is
+// not good without one.
+func TestNoCertificateIsNone(t *testing.T) {
+	h := newHouse(t)
+	zero := base64.RawURLEncoding.EncodeToString(make([]byte, 32))
+	token := h.token(t, h.agent(t, "bot", h.alice, nhi.Everything()), localnhi.TokenRequest{Confirmation: nhi.Confirmation{X5T: zero}})
+	if _, err := h.Resolve(t.Context(), nhi.Credential{Token: token}); !errors.Is(err, fault.NHITokenInvalid) {
+		t.Errorf("Resolve without a certificate = %v, want NHITokenInvalid", err)
 	}
 }

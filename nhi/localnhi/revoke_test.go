@@ -42,7 +42,7 @@ type house struct {
 	*localnhi.Authority
 	clock *hooked
 	time  *consensustest.Manual
-	again func() *localnhi.Authority
+	open  func() error
 	db    *sql.DB
 	alice creto.ID
 }
@@ -62,17 +62,25 @@ func newHouse(t *testing.T) *house {
 	h := &house{time: &consensustest.Manual{}, db: d}
 	h.time.Set(time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC))
 	h.clock = &hooked{Clock: h.time}
-	h.again = func() *localnhi.Authority {
-		a, err := localnhi.Open(t.Context(), localnhi.Config{TrustDomain: "test.local", Tenant: creto.DefaultTenant}, d, p, h.clock, kek)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return a
+	h.open = func() (err error) {
+		h.Authority, err = localnhi.Open(t.Context(), localnhi.Config{TrustDomain: "test.local", Tenant: creto.DefaultTenant}, d, p, h.clock, kek)
+		return err
 	}
-	h.Authority = h.again()
+	h.must(t, h.open())
 	h.alice = h.ID(creto.KindHuman, "alice")
 	h.must(t, h.AddMember(t.Context(), h.alice))
 	return h
+}
+
+// again is the authority after a restart that nothing was closed for, as after
+// kill -9; h stays what it is.
+func (h *house) again(t *testing.T) *localnhi.Authority {
+	t.Helper()
+	before := h.Authority
+	h.must(t, h.open())
+	a := h.Authority
+	h.Authority = before
+	return a
 }
 
 func (h *house) must(t *testing.T, err error) {
@@ -142,7 +150,7 @@ func TestRevokedStaysRevoked(t *testing.T) {
 	h.must(t, h.Revoke(t.Context(), gone))
 	epoch, err := h.Epoch()
 	h.must(t, err)
-	again := h.again() // as after kill -9: nothing is closed
+	again := h.again(t)
 	if got, err := again.Epoch(); err != nil || got != epoch {
 		t.Errorf("after a restart the epoch is %d, %v; it was %d", got, err, epoch)
 	}
@@ -161,7 +169,7 @@ func TestRevokedStaysRevoked(t *testing.T) {
 	other, err := again.Resolve(t.Context(), nhi.Credential{Token: h.token(t, bot, localnhi.TokenRequest{})})
 	h.must(t, err)
 	h.must(t, again.RevokeToken(t.Context(), other)) // forgets the one that has ended
-	if got, err := h.again().Epoch(); err != nil || got != epoch+1 {
+	if got, err := h.again(t).Epoch(); err != nil || got != epoch+1 {
 		t.Errorf("after the old were forgotten the epoch is %d, %v; want %d", got, err, epoch+1)
 	}
 }
@@ -176,7 +184,7 @@ func TestNarrowerDelegationBindsWhoIsBelow(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.must(t, delegate(t, h.Authority, h.alice, boss, nhi.Scope{Actions: []string{creto.CallModel}, Resources: []string{"*"}}))
-	for name, a := range map[string]*localnhi.Authority{"now": h.Authority, "after a restart": h.again()} {
+	for name, a := range map[string]*localnhi.Authority{"now": h.Authority, "after a restart": h.again(t)} {
 		if chain, err := a.Chain(t.Context(), helper); !errors.Is(err, fault.NHIDelegationVerificationFailed) {
 			t.Errorf("%s, below a delegation that was replaced: %v, %v; want NHIDelegationVerificationFailed", name, chain.Principals(), err)
 		}
@@ -250,7 +258,7 @@ func TestProofAcrossRestart(t *testing.T) {
 	_, err := h.Resolve(t.Context(), used)
 	h.must(t, err)
 	h.time.Advance(time.Second)
-	again := h.again()
+	again := h.again(t)
 	if _, err := again.Resolve(t.Context(), used); !errors.Is(err, fault.NHITokenInvalid) {
 		t.Errorf("after a restart a used proof = %v, want NHITokenInvalid", err)
 	}
@@ -398,5 +406,36 @@ func TestRevokeTokens(t *testing.T) {
 		if got, err := h.Revoked(t.Context(), []nhi.LinkRef{ref}); err != nil || got != want {
 			t.Errorf("Revoked of a link from epoch %d of its issuer = %d, %v; want %d", epoch, got, err, want)
 		}
+	}
+}
+
+// TestUnknownTenant: nobody is of a tenant that is not there, whatever they are
+// called.
+func TestUnknownTenant(t *testing.T) {
+	h := newHouse(t)
+	h.must(t, h.AddTenant(t.Context(), "acme"))
+	for _, id := range []creto.ID{
+		h.IDOf("other", creto.KindHuman, "alice"), h.IDOf("other", creto.KindAgent, "bot"), h.IDOf("acme2", creto.KindWorkload, "ci"),
+	} {
+		add := h.AddMember
+		if id.Kind == creto.KindAgent {
+			add = func(ctx context.Context, id creto.ID, _ ...string) error { return h.AddAgent(ctx, id) }
+		}
+		if err := add(t.Context(), id); !errors.Is(err, fault.NotFound) {
+			t.Errorf("adding %s = %v, want NotFound", id, err)
+		}
+		if err := h.Known(t.Context(), id); !errors.Is(err, fault.NHINotFound) {
+			t.Errorf("Known of %s = %v, want NHINotFound", id, err)
+		}
+	}
+	for _, name := range []string{"", "..", "../x", "a/b", "Acme", "x\x00", strings.Repeat("x", 300)} {
+		if err := h.AddTenant(t.Context(), name); !errors.Is(err, fault.InvalidArgument) {
+			t.Errorf("AddTenant %q = %v, want InvalidArgument", name, err)
+		}
+	}
+	stranger := h.alice
+	stranger.TrustDomain = "other.test"
+	if err := h.AddMember(t.Context(), stranger); !errors.Is(err, fault.InvalidArgument) {
+		t.Errorf("AddMember of another trust domain = %v, want InvalidArgument", err)
 	}
 }
