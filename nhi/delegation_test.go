@@ -98,6 +98,7 @@ func TestVerifyDelegation(t *testing.T) {
 		"outlives":          func(l *nhi.Link) { l.NotAfter = 2001 },
 		"too deep":          func(l *nhi.Link) { l.MaxDepth = 2 },
 		"another tenant":    func(l *nhi.Link) { l.Subject.Tenant = "other" },
+		"another domain":    func(l *nhi.Link) { l.Subject.TrustDomain = "other.test" },
 		"another issuer":    func(l *nhi.Link) { l.Issuer.Name = "stranger" },
 		"another parent":    func(l *nhi.Link) { l.Parent = creto.DigestOf(nil) },
 		"to a human":        func(l *nhi.Link) { l.Subject.Kind = creto.KindHuman },
