@@ -1,9 +1,11 @@
 package serve
 
 import (
+	"compress/gzip"
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -168,6 +170,48 @@ type admitted struct {
 // Context implements grpc.ServerStream.
 func (s *admitted) Context() context.Context { return s.context() }
 
+// stopping is closed when the node stops.
+type stopping chan struct{}
+
+var errStopping = fault.New("serve.contracts", fault.Unavailable, "the node is stopping")
+
+// stream ends conversations when the node stops. They end when their client has
+// had enough, so there is nothing to wait for; other calls may finish.
+func (s stopping) stream(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	if info.IsClientStream && info.IsServerStream {
+		stream = &conversation{stream, s}
+	}
+	return handler(server, stream)
+}
+
+// conversation is a stream that is heard until the node stops.
+type conversation struct {
+	grpc.ServerStream
+	stopping stopping
+}
+
+// RecvMsg implements grpc.ServerStream. What it leaves behind when the node stops
+// ends with the stream, once the handler has returned.
+func (c *conversation) RecvMsg(into any) error {
+	message, ok := into.(proto.Message)
+	if !ok {
+		return fault.New("serve.conversation", fault.Internal, "%T is no message", into)
+	}
+	received := message.ProtoReflect().New().Interface() // nobody else's, should it come too late
+	ended := make(chan error, 1)
+	go func() { ended <- c.ServerStream.RecvMsg(received) }()
+	select {
+	case err := <-ended:
+		if err == nil {
+			proto.Reset(message)
+			proto.Merge(message, received)
+		}
+		return err
+	case <-c.stopping:
+		return errStopping
+	}
+}
+
 // contracts are the two servers of the same services: native speaks gRPC, and
 // transcoded is what JSON ends at. They are two because a gRPC server that drains
 // cuts calls that HTTP brought, and those are drained by their own listener.
@@ -175,21 +219,23 @@ type contracts struct {
 	native, transcoded *grpc.Server
 	json               http.Handler
 	health             *health
+	stopping           stopping
 }
 
 func newContracts(parts Parts, notFound http.Handler, log *slog.Logger) (*contracts, error) {
+	stopping := make(stopping)
 	config := wire.ServerConfig{
 		Log: log, Tracing: parts.Tracing, Credentials: handed{},
 		Unary:  []grpc.UnaryServerInterceptor{parts.Authenticate.unary},
-		Stream: []grpc.StreamServerInterceptor{parts.Authenticate.stream},
+		Stream: []grpc.StreamServerInterceptor{parts.Authenticate.stream, stopping.stream},
 	}
-	c := &contracts{native: grpc.NewServer(wire.ServerOptions(config)...), transcoded: grpc.NewServer(wire.ServerOptions(config)...), json: notFound}
+	c := &contracts{stopping: stopping, native: grpc.NewServer(wire.ServerOptions(config)...), transcoded: grpc.NewServer(wire.ServerOptions(config)...), json: notFound}
 	if parts.Register != nil {
 		parts.Register(c.native)
 		parts.Register(c.transcoded)
 	}
 	var services []*vanguard.Service
-	c.health = &health{ready: parts.Ready, stopping: make(chan struct{})}
+	c.health = &health{ready: parts.Ready, stopping: stopping}
 	for name := range c.transcoded.GetServiceInfo() {
 		services = append(services, vanguard.NewService(name, c.transcoded))
 		c.health.services = append(c.health.services, name)
@@ -211,6 +257,9 @@ func newContracts(parts Parts, notFound http.Handler, log *slog.Logger) (*contra
 				UnmarshalOptions: protojson.UnmarshalOptions{Resolver: types},
 			}}
 		}),
+		vanguard.WithCompression(vanguard.CompressionGzip, // the only one, and vanguard's own has no bound
+			func() connect.Compressor { return gzip.NewWriter(io.Discard) },
+			func() connect.Decompressor { return new(unpacker) }),
 		vanguard.WithUnknownHandler(notFound))
 	if err != nil {
 		return nil, fault.WrapAs("serve.newContracts", fault.Internal, err, "the contracts cannot be transcoded")
@@ -230,6 +279,31 @@ func (c strictJSON) Unmarshal(data []byte, m proto.Message) error {
 // UnmarshalField implements vanguard.RESTCodec.
 func (c strictJSON) UnmarshalField(data []byte, m proto.Message, field protoreflect.FieldDescriptor) error {
 	return malformed(c.JSONCodec.UnmarshalField(data, m, field))
+}
+
+// unpacker reads gzip up to the size of a message: a request is unpacked before
+// it is known who sends it.
+type unpacker struct {
+	gzip.Reader
+	left int
+}
+
+// Reset implements connect.Decompressor.
+func (u *unpacker) Reset(from io.Reader) error {
+	u.left = wire.DefaultMaxMessageBytes
+	return malformed(u.Reader.Reset(from))
+}
+
+// Read implements connect.Decompressor.
+func (u *unpacker) Read(b []byte) (int, error) {
+	n, err := u.Reader.Read(b)
+	if u.left -= n; u.left < 0 {
+		return 0, connect.NewError(connect.CodeResourceExhausted, errors.New("the message is larger than a request may be"))
+	}
+	if errors.Is(err, io.EOF) {
+		return n, io.EOF
+	}
+	return n, malformed(err)
 }
 
 func malformed(err error) error {
@@ -256,7 +330,7 @@ func (c *contracts) serve(ctx context.Context, listeners ...net.Listener) error 
 		}
 	case <-ctx.Done():
 	}
-	close(c.health.stopping)
+	close(c.stopping)
 	if within(drainTimeout, c.native.GracefulStop) != nil {
 		err = errors.Join(err, within(endTimeout, c.native.Stop))
 	}
@@ -295,7 +369,7 @@ type health struct {
 	grpc_health_v1.UnimplementedHealthServer
 	services []string
 	ready    func(context.Context) bool
-	stopping chan struct{}
+	stopping stopping
 }
 
 func (h *health) status(ctx context.Context) grpc_health_v1.HealthCheckResponse_ServingStatus {
@@ -344,7 +418,7 @@ func (h *health) Watch(r *grpc_health_v1.HealthCheckRequest, s grpc.ServerStream
 			if last != grpc_health_v1.HealthCheckResponse_NOT_SERVING {
 				_ = s.Send(&grpc_health_v1.HealthCheckResponse{Status: grpc_health_v1.HealthCheckResponse_NOT_SERVING}) // it may have left
 			}
-			return fault.New("serve.health", fault.Unavailable, "the node is stopping")
+			return errStopping
 		case <-ctx.Done():
 			return fault.Wrap("serve.health", ctx.Err())
 		case <-tick.C:

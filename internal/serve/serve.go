@@ -34,9 +34,11 @@ const (
 )
 
 // Limits of a connection. There is no write timeout: an answer may be a long
-// stream, or wait for a human.
+// stream, or wait for a human. bodyTimeout is for all of a request; net/http lifts
+// it once that was read.
 const (
 	headerTimeout  = 10 * time.Second
+	bodyTimeout    = time.Minute
 	idleTimeout    = 2 * time.Minute
 	maxHeaderBytes = 64 << 10
 )
@@ -160,6 +162,7 @@ func (s *Server) Run(ctx context.Context, parts Parts) error {
 		secure = wire.ServerTLS(parts.TLS, tls.VerifyClientCertIfGiven, alpnHTTP1, alpnHTTP2)
 	}
 	tcp, socket := split(s.tcp, secure), split(s.socket, nil)
+	tcp.places = places()
 	group, ctx := errgroup.WithContext(ctx)
 	for _, part := range []struct {
 		from    *splitter
@@ -188,7 +191,7 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger
 			defer underWay.RUnlock()
 			h.ServeHTTP(w, r)
 		}),
-		ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+		ReadHeaderTimeout: headerTimeout, ReadTimeout: bodyTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug), BaseContext: func(net.Listener) context.Context { return base },
 	}
 	failed := make(chan error, 1)

@@ -29,7 +29,8 @@ const (
 // by ALPN under TLS. Closing either closes the listener.
 type splitter struct {
 	net.Listener
-	tls    *tls.Config // nil in clear
+	tls    *tls.Config   // nil in clear
+	places chan struct{} // of connections; nil means no bound
 	h1, h2 *branch
 	closed chan struct{}
 	close  func() error
@@ -82,7 +83,9 @@ func (s *splitter) run(ctx context.Context) error {
 		switch {
 		case err == nil:
 			pause = 0
-			routes.Go(func() { s.route(ctx, conn) })
+			if conn = s.seat(conn); conn != nil {
+				routes.Go(func() { s.route(ctx, conn) })
+			}
 		case errors.Is(err, net.ErrClosed):
 			return nil
 		case exhausted(err): // as net/http does
@@ -107,6 +110,58 @@ func exhausted(err error) bool {
 		}
 	}
 	return false
+}
+
+// maxConns is how many connections the TCP port has at once: anybody can hold one
+// for minutes without saying who they are. Where the process may have fewer files
+// open, half of those stay for what else needs them.
+const maxConns = 4096
+
+// places returns room for as many connections as the port may have.
+func places() chan struct{} {
+	n := uint64(maxConns)
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err == nil {
+		n = max(1, min(n, files.Cur/2))
+	}
+	return make(chan struct{}, n)
+}
+
+// seat gives conn one of the places until it is closed. It closes one for which
+// there is none, and returns nil.
+func (s *splitter) seat(conn net.Conn) net.Conn {
+	if s.places == nil {
+		return conn
+	}
+	select {
+	case s.places <- struct{}{}:
+		return &seated{conn, sync.OnceFunc(func() { <-s.places })}
+	default:
+		_ = conn.Close()
+		return nil
+	}
+}
+
+// seated is a connection that has a place.
+type seated struct {
+	net.Conn
+	leave func()
+}
+
+// Close implements net.Conn.
+func (c *seated) Close() error {
+	defer c.leave()
+	return c.Conn.Close()
+}
+
+// CloseWrite ends one direction, where the connection can.
+func (c *seated) CloseWrite() error { return closeWrite(c.Conn) }
+
+func closeWrite(conn net.Conn) error {
+	if half, ok := conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
 }
 
 // route finds out what a connection speaks and hands it over.
@@ -174,9 +229,4 @@ func (c *sniffed) Read(b []byte) (int, error) {
 }
 
 // CloseWrite ends one direction, where the connection can.
-func (c *sniffed) CloseWrite() error {
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return errors.ErrUnsupported
-}
+func (c *sniffed) CloseWrite() error { return closeWrite(c.Conn) }

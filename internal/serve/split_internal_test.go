@@ -262,3 +262,60 @@ func (p *pieces) Read(b []byte) (int, error) {
 }
 
 func (p *pieces) Close() error { return nil }
+
+// A port that is full refuses, and a place that is left is somebody else's.
+func TestPlaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newPipes()
+		s := split(l, nil)
+		s.places = make(chan struct{}, 2)
+		conns := make(chan net.Conn, 3)
+		go func() {
+			for {
+				conn, err := s.h1.Accept()
+				if err != nil {
+					return
+				}
+				conns <- conn
+			}
+		}()
+		ended := make(chan error, 1)
+		go func() { ended <- s.run(t.Context()) }()
+		come := func() (in bool) {
+			client := l.dial()
+			_, err := client.Write([]byte("G"))
+			return err == nil
+		}
+		if !come() || !come() {
+			t.Fatal("the first two are refused")
+		}
+		if come() {
+			t.Error("a third is let in where two have a place")
+		}
+		first := <-conns
+		for range 2 { // closing twice gives one place back
+			_ = first.Close()
+		}
+		if !come() {
+			t.Error("nobody gets the place that was left")
+		}
+		if come() {
+			t.Error("a place was given back twice")
+		}
+		silent := <-conns
+		_ = silent.Close()
+		l.dial() // says nothing
+		time.Sleep(sniffTimeout)
+		synctest.Wait()
+		if !come() {
+			t.Error("who said nothing keeps the place")
+		}
+		_ = l.Close()
+		if err := <-ended; err != nil {
+			t.Errorf("run = %v", err)
+		}
+		if n := cap(places()); n < 1 || n > maxConns {
+			t.Errorf("%d places", n)
+		}
+	})
+}

@@ -51,6 +51,9 @@ const (
 	serverPing  = 30 * time.Second
 	pingTimeout = 10 * time.Second
 	minPing     = 10 * time.Second
+	// maxIdle ends connections without a call: a client makes another when it has
+	// one.
+	maxIdle = 5 * time.Minute
 	// maxAge ends connections, so that peers prove again who they are; what is
 	// under way gets ageGrace.
 	maxAge   = time.Hour
@@ -233,7 +236,7 @@ func ServerOptions(c ServerConfig) []grpc.ServerOption {
 		grpc.MaxHeaderListSize(maxHeaderBytes),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.ConnectionTimeout(handshakeTimeout),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: serverPing, Timeout: pingTimeout, MaxConnectionAge: maxAge, MaxConnectionAgeGrace: ageGrace}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: serverPing, Timeout: pingTimeout, MaxConnectionIdle: maxIdle, MaxConnectionAge: maxAge, MaxConnectionAgeGrace: ageGrace}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPing, PermitWithoutStream: true}),
 		grpc.StatsHandler(serverStats(c.Tracing)),
 		grpc.ChainUnaryInterceptor(append([]grpc.UnaryServerInterceptor{faultgrpc.UnaryServer(c.Log)}, c.Unary...)...),
