@@ -286,8 +286,10 @@ func TestPlaces(t *testing.T) {
 			_, err := client.Write([]byte("G"))
 			return err == nil
 		}
-		if !come() || !come() {
-			t.Fatal("the first two are refused")
+		for range cap(s.places) {
+			if !come() {
+				t.Fatal("one of the first is refused")
+			}
 		}
 		if come() {
 			t.Error("a third is let in where two have a place")

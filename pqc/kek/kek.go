@@ -10,6 +10,7 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -41,13 +42,13 @@ func Open(ctx context.Context, cfg Config, dir string, p pqc.Provider) (pqc.Symm
 	if err := durable.Sweep(dir); err != nil {
 		return pqc.SymmetricKey{}, fault.WrapAs(op, fault.Unavailable, err, "%s cannot be cleaned up", dir)
 	}
-	data, err := os.ReadFile(path)
+	data, err := readPrivate(path, "the key-encryption key", maxFileBytes)
 	if errors.Is(err, os.ErrNotExist) {
 		key, err := create(ctx, cfg, path, p)
 		return key, fault.Wrap(op, err)
 	}
 	if err != nil {
-		return pqc.SymmetricKey{}, fault.WrapAs(op, fault.Unavailable, err, "the key-encryption key %s cannot be read", path)
+		return pqc.SymmetricKey{}, fault.Wrap(op, err)
 	}
 	key, err := unwrap(ctx, cfg, path, data, p)
 	return key, fault.Wrap(op, err)
@@ -80,6 +81,26 @@ func Rewrap(ctx context.Context, from, to Config, dir string, p pqc.Provider) er
 		return fault.WrapAs(op, fault.Unavailable, err, "the key-encryption key %s cannot be written", path)
 	}
 	return nil
+}
+
+// readPrivate reads at most limit+1 bytes of a file that not everybody may read or
+// write. Its group may: volumes of containers have one.
+func readPrivate(path, what string, limit int64) ([]byte, error) {
+	const op fault.Op = "kek.readPrivate"
+	in, err := os.Open(path)
+	if err != nil {
+		return nil, fault.WrapAs(op, fault.Unavailable, err, "%s %s cannot be read", what, path)
+	}
+	defer func() { _ = in.Close() }() // it was only read
+	info, err := in.Stat()
+	if err == nil && info.Mode().Perm()&0o007 != 0 {
+		return nil, fault.New(op, fault.FailedPrecondition, "%s %s is open to everybody on this machine (mode %04o); if nobody used that, run: chmod 600 %s", what, path, info.Mode().Perm(), path)
+	}
+	var data []byte
+	if err == nil {
+		data, err = io.ReadAll(io.LimitReader(in, limit+1))
+	}
+	return data, fault.WrapAs(op, fault.Unavailable, err, "%s %s cannot be read", what, path)
 }
 
 func create(ctx context.Context, cfg Config, path string, p pqc.Provider) (pqc.SymmetricKey, error) {

@@ -49,8 +49,8 @@ func open(t *testing.T, cfg kek.Config, dir string) pqc.SymmetricKey {
 func refused(t *testing.T, cfg kek.Config, dir string, want fault.Code, hint string) {
 	t.Helper()
 	key, err := kek.Open(t.Context(), cfg, dir, localpqc.New())
-	if !errors.Is(err, want) || key.Bytes != nil {
-		t.Errorf("Open = %v, want %v", err, want)
+	if err == nil || !errors.Is(err, want) || key.Bytes != nil {
+		t.Fatalf("Open = %v, want %v", err, want)
 	}
 	text := fault.Message(err)
 	if !strings.Contains(text, hint) {

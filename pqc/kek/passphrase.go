@@ -3,8 +3,6 @@ package kek
 import (
 	"bytes"
 	"crypto/rand"
-	"io"
-	"os"
 
 	"golang.org/x/crypto/argon2"
 
@@ -67,15 +65,10 @@ func (c Config) passphrase() ([]byte, error) {
 	if !c.Passphrase.IsZero() {
 		return []byte(c.Passphrase.Reveal()), nil
 	}
-	in, err := os.Open(c.PassphraseFile)
-	if err != nil {
-		return nil, fault.WrapAs(op, fault.Unavailable, err, "the passphrase file %s cannot be read", c.PassphraseFile)
-	}
-	defer func() { _ = in.Close() }() // it was only read
-	text, err := io.ReadAll(io.LimitReader(in, maxPassphraseBytes+1))
+	text, err := readPrivate(c.PassphraseFile, "the passphrase file", maxPassphraseBytes)
 	switch {
 	case err != nil:
-		return nil, fault.WrapAs(op, fault.Unavailable, err, "the passphrase file %s cannot be read", c.PassphraseFile)
+		return nil, fault.Wrap(op, err)
 	case len(text) > maxPassphraseBytes:
 		return nil, fault.New(op, fault.InvalidArgument, "the passphrase file %s has more than %d bytes", c.PassphraseFile, maxPassphraseBytes)
 	}
@@ -92,8 +85,8 @@ func wrapWithPassphrase(cfg Config, key pqc.SymmetricKey, p pqc.Provider) ([]byt
 	if err != nil {
 		return nil, fault.Wrap(op, err)
 	}
-	if len(passphrase) < minPassphrase {
-		return nil, fault.New(op, fault.InvalidArgument, "the passphrase has %d bytes; at least %d are needed, as nothing else protects the key", len(passphrase), minPassphrase)
+	if n := len(bytes.TrimSpace(passphrase)); n < minPassphrase {
+		return nil, fault.New(op, fault.InvalidArgument, "the passphrase has %d bytes without the white space around it; at least %d are needed, as nothing else protects the key", n, minPassphrase)
 	}
 	salt := make([]byte, saltBytes)
 	_, _ = rand.Read(salt) // documented never to return an error
