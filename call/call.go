@@ -35,6 +35,9 @@ const (
 // maxAttempts bounds a configured number of attempts.
 const maxAttempts = 100
 
+// maxBackoff bounds the configured waits.
+const maxBackoff = time.Hour
+
 // maxPatience is the longest that a call without any deadline waits because the
 // other side asked for it.
 const maxPatience = time.Minute
@@ -54,7 +57,8 @@ type Policy struct {
 	// InitialDelay is the upper bound of the wait before the second attempt; it
 	// doubles with each further one. 0 means DefaultInitialDelay.
 	InitialDelay time.Duration
-	// MaxDelay is where the doubling stops. 0 means DefaultMaxDelay.
+	// MaxDelay is where the doubling stops. 0 means DefaultMaxDelay; an hour is
+	// the most.
 	MaxDelay time.Duration
 	// Budget, if any, is shared by the calls to one dependency and bounds their
 	// retries together.
@@ -84,6 +88,9 @@ func (p Policy) Validate() error {
 	if p.Attempts < 0 || p.Attempts > maxAttempts {
 		errs = append(errs, fmt.Errorf("attempts: %d is outside 0 to %d", p.Attempts, maxAttempts))
 	}
+	if p.MaxDelay > maxBackoff {
+		errs = append(errs, fmt.Errorf("max delay: %v is more than %v", p.MaxDelay, maxBackoff))
+	}
 	if initial, limit := p.delays(); initial > limit {
 		errs = append(errs, fmt.Errorf("initial delay: %v is more than the max delay %v", initial, limit))
 	}
@@ -107,7 +114,7 @@ func (p Policy) delays() (initial, limit time.Duration) {
 		initial = p.InitialDelay
 	}
 	if p.MaxDelay > 0 {
-		limit = p.MaxDelay
+		limit = min(p.MaxDelay, maxBackoff)
 	}
 	return initial, limit
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -119,6 +120,30 @@ func TestDelays(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The longest waits that there are overflow nothing.
+func TestLongestDelays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, p := range []call.Policy{
+			{InitialDelay: math.MaxInt64, MaxDelay: math.MaxInt64}, {InitialDelay: 1, MaxDelay: math.MaxInt64, Attempts: 90},
+		} {
+			for _, asked := range []time.Duration{0, 30 * time.Second, math.MaxInt64} {
+				start := time.Now()
+				last := start
+				_, err := call.Do(t.Context(), p, call.Read(op), func(context.Context) (int, error) {
+					if now := time.Now(); now != start && now.Sub(last) < min(asked, time.Minute) {
+						t.Errorf("a wait of %v where %v were asked for", now.Sub(last), asked)
+					}
+					last = time.Now()
+					return 0, fault.After(fault.New("x", fault.Unavailable, "down"), asked)
+				})
+				if !errors.Is(err, fault.Unavailable) {
+					t.Errorf("Do = %v", err)
+				}
+			}
+		}
+	})
 }
 
 func TestRetryAfter(t *testing.T) {

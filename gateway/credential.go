@@ -53,11 +53,11 @@ func (c Credential) Validate() error {
 	header := http.CanonicalHeaderKey(c.Header)
 	switch {
 	case !httpguts.ValidHeaderFieldName(c.Header), strings.Contains(c.Header, "_"), slices.Contains(hopByHop, header), slices.Contains(misleading, header),
-		strings.HasPrefix(header, "Content-"), strings.HasPrefix(header, "X-Forwarded-"):
+		strings.HasPrefix(header, "Accept"), strings.HasPrefix(header, "Content-"), strings.HasPrefix(header, "X-Forwarded-"):
 		return fault.New(op, fault.InvalidArgument, "%q is no header that can carry a secret", c.Header)
 	case c.Tenant == "":
 		return fault.New(op, fault.InvalidArgument, "a credential is of a tenant")
-	case c.Format != "" && strings.Count(c.Format, mark) != 1, !httpguts.ValidHeaderFieldValue(c.Format):
+	case c.Format != "" && strings.Count(c.Format, mark) != 1, !httpguts.ValidHeaderFieldValue(c.Format), strings.TrimSpace(c.Format) != c.Format:
 		return fault.New(op, fault.InvalidArgument, "%q is not the text of a header with one %%s in it", c.Format)
 	}
 	return nil
@@ -128,6 +128,9 @@ func (g *Gateway) credentials(ctx context.Context, v *visit, x exchange, detail 
 		a.header[c.Header] = value
 		a.secrets = append(a.secrets, secret.Reveal())
 		detail["credential"] = strings.TrimSpace(detail["credential"] + " Secret::" + string(c.Secret))
+	}
+	if len(a.secrets) > 0 {
+		a.header["Accept-Encoding"] = "identity" // withhold searches what is not compressed
 	}
 	return a, nil
 }

@@ -240,6 +240,30 @@ func TestCredentialEcho(t *testing.T) {
 	}
 }
 
+// An answer that cannot be searched is not asked for: clients ask for compressed
+// ones by themselves.
+func TestCredentialIsNotCompressed(t *testing.T) {
+	s := newShop(t, nil)
+	h := open(t, s.with(shopKey), nil, "http_request=*", "access_secret=shop-key")
+	h.secret(t, "shop-key", canary)
+	for _, header := range []string{"", "Accept-Encoding: gzip, br\n", "accept_encoding: gzip\nAccept-Encoding: zstd\n"} {
+		for _, host := range []string{"shop.test", "evil.test"} {
+			if status, body := h.ask(t, "GET http://"+host+"/ HTTP/1.1\nHost: a\n"+header+"\n"); status != http.StatusOK {
+				t.Fatalf("%d %s", status, body)
+			}
+		}
+	}
+	for i, r := range s.requests() {
+		got := fmt.Sprint(r.header["Accept-Encoding"], r.header["Accept_encoding"])
+		switch with := r.host == "shop.test"; {
+		case with && got != "[identity] []":
+			t.Errorf("with a credential, %s is asked for", got)
+		case !with && i == 3 && got != "[gzip, br] []":
+			t.Errorf("without, %s is asked for, not what the agent did", got)
+		}
+	}
+}
+
 // A program holds a secret itself only where policy says raw.
 func TestRawSecret(t *testing.T) {
 	h := open(t, gateway.Config{}, nil, "access_secret=raw key", "access_secret=other", "access_secret=raw lost")
@@ -285,6 +309,8 @@ func TestCredentialValidate(t *testing.T) {
 		"no place for it":     func(c *gateway.Credential) { c.Format = "Bearer" },
 		"two places":          func(c *gateway.Credential) { c.Format = "%s:%s" },
 		"two lines":           func(c *gateway.Credential) { c.Format = "a\n%s" },
+		"a space around it":   func(c *gateway.Credential) { c.Format = "%s " },
+		"what is asked for":   func(c *gateway.Credential) { c.Header = "accept-encoding" },
 		"no tenant":           func(c *gateway.Credential) { c.Tenant = "" },
 		"no secret":           func(c *gateway.Credential) { c.Secret = "" },
 		"a reference outside": func(c *gateway.Credential) { c.Secret = "env:HOME" },

@@ -178,13 +178,14 @@ func codeOfReason(text string) (fault.Code, bool) {
 	return fault.Internal, false
 }
 
-// clean bounds a message and takes out what a terminal would act on.
+// clean bounds a message and takes out what a terminal would act on, or what would
+// show it in another order or on other lines than it has.
 func clean(text string) string {
 	if len(text) > maxMessageBytes {
 		text = text[:maxMessageBytes]
 	}
 	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || r == unicode.ReplacementChar {
+		if unicode.IsControl(r) || unicode.In(r, unicode.Bidi_Control, unicode.Zl, unicode.Zp) || r == unicode.ReplacementChar {
 			return ' '
 		}
 		return r

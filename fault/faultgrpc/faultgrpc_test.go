@@ -444,6 +444,15 @@ func TestRead(t *testing.T) {
 	if st := faultgrpc.Status(nil); st.Code() != codes.OK {
 		t.Errorf("Status(nil) = %v", st)
 	}
+	// What is shown is what was said, in its order and on one line.
+	st := status.New(codes.NotFound, "a\u202eb\u2066c\u2028d\x1b[31me\u009bf\r\ng\xffh")
+	st, err := st.WithDetails(info(faultgrpc.Domain, "NOT_FOUND"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := fault.Message(faultgrpc.Read(t.Context(), "x", st.Err())), "a b c d [31me f  g h"; got != want {
+		t.Errorf("the message is %q, want %q", got, want)
+	}
 	long := fault.New("x", fault.NotFound, "%s", strings.Repeat("é", 1<<20))
 	if n := len(faultgrpc.Status(long).Message()); n > 8<<10 {
 		t.Errorf("a message of 2 MiB crosses as %d bytes", n)

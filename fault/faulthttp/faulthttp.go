@@ -194,13 +194,14 @@ func title(code fault.Code) string {
 	return strings.ReplaceAll(name[strings.IndexByte(name, '.')+1:], "_", " ")
 }
 
-// clean bounds a message and takes out what a terminal would act on.
+// clean bounds a message and takes out what a terminal would act on, or what would
+// show it in another order or on other lines than it has.
 func clean(text string) string {
 	if len(text) > maxDetailBytes {
 		text = text[:maxDetailBytes]
 	}
 	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || r == unicode.ReplacementChar {
+		if unicode.IsControl(r) || unicode.In(r, unicode.Bidi_Control, unicode.Zl, unicode.Zp) || r == unicode.ReplacementChar {
 			return ' '
 		}
 		return r
