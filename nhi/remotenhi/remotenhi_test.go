@@ -1,6 +1,7 @@
 package remotenhi_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"creto.dev"
 	"creto.dev/call"
@@ -330,6 +332,52 @@ func TestLateAnswer(t *testing.T) {
 	}
 }
 
+// pusher tells epochs all the time and answers the first question only.
+type pusher struct {
+	nhiv1.UnimplementedAuthorityServiceServer
+}
+
+func (pusher) Watch(s grpc.BidiStreamingServer[nhiv1.WatchRequest, nhiv1.WatchResponse]) error {
+	in, err := s.Recv()
+	if err != nil {
+		return err
+	}
+	out := &nhiv1.WatchResponse{Beat: in.GetBeat()}
+	for tick := time.NewTicker(nhi.WatchInterval / 4); ; out.Beat = 0 {
+		out.Epoch++
+		if err := s.Send(out); err != nil {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-s.Context().Done():
+			return nil
+		}
+	}
+}
+
+// What is pushed may have waited in a buffer: it makes nothing fresher.
+func TestPushedIsNotFresh(t *testing.T) {
+	remote := remotenhi.New(wiretest.InMemory(t, func(s grpc.ServiceRegistrar) { nhiv1.RegisterAuthorityServiceServer(s, pusher{}) }), call.Policy{})
+	ended := make(chan error, 1)
+	start := time.Now()
+	go func() { ended <- remote.Watch(t.Context(), func(uint64) {}) }()
+	eventually(t, remote, 2) // a push tells the epoch at once
+	for {
+		_, err := remote.Epoch()
+		if took := time.Since(start); err != nil {
+			break
+		} else if took > nhi.WatchTimeout*3/2 {
+			t.Errorf("%v after the only question that was answered, the epoch holds still", took)
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if err := <-ended; fault.CodeOf(err) != fault.NHIUnavailable || time.Since(start) > nhi.WatchTimeout*3/2 {
+		t.Errorf("Watch = %v after %v", err, time.Since(start))
+	}
+}
+
 // A server that dies without a word, and comes back, is unheard in between.
 func TestServerDies(t *testing.T) {
 	a := &fake{}
@@ -462,6 +510,46 @@ func (*liar) Watch(s grpc.BidiStreamingServer[nhiv1.WatchRequest, nhiv1.WatchRes
 	for {
 		if _, err := s.Recv(); err != nil {
 			return err
+		}
+	}
+}
+
+// resolving answers with an identity that edit, if any, has spoiled.
+type resolving struct {
+	nhiv1.UnimplementedAuthorityServiceServer
+	edit func(*nhiv1.Identity)
+}
+
+func (r *resolving) Resolve(context.Context, *nhiv1.ResolveRequest) (*nhiv1.ResolveResponse, error) {
+	id := func(kind, name string) *nhiv1.ID {
+		return &nhiv1.ID{TrustDomain: "test.local", Tenant: "default", Kind: kind, Name: name}
+	}
+	who := &nhiv1.Identity{Id: id("agent", "bot"), Human: id("human", "anna"), TokenId: "t", Chain: bytes.Repeat([]byte{1}, 32), ExpiresAt: timestamppb.New(time.Unix(2e9, 0))}
+	if r.edit != nil {
+		r.edit(who)
+	}
+	return &nhiv1.ResolveResponse{Who: who}, nil
+}
+
+// An identity has all that decisions are made on, or is none.
+func TestIncompleteIdentity(t *testing.T) {
+	r := &resolving{}
+	remote := remotenhi.New(wiretest.InMemory(t, func(s grpc.ServiceRegistrar) { nhiv1.RegisterAuthorityServiceServer(s, r) }), call.Policy{})
+	if who, err := remote.Resolve(t.Context(), nhi.Credential{Token: "x"}); err != nil || who.ID.Name != "bot" || who.Human.Name != "anna" {
+		t.Fatalf("Resolve = %+v, %v", who, err)
+	}
+	for name, edit := range map[string]func(*nhiv1.Identity){
+		"no id":             func(w *nhiv1.Identity) { w.Id = nil },
+		"a bad id":          func(w *nhiv1.Identity) { w.Id.Name = "../x" },
+		"no human":          func(w *nhiv1.Identity) { w.Human = nil },
+		"another's kind":    func(w *nhiv1.Identity) { w.Human.Kind = "god" },
+		"no chain":          func(w *nhiv1.Identity) { w.Chain = nil },
+		"a part of a chain": func(w *nhiv1.Identity) { w.Chain = w.GetChain()[:31] },
+		"no end":            func(w *nhiv1.Identity) { w.ExpiresAt = nil },
+	} {
+		r.edit = edit
+		if who, err := remote.Resolve(t.Context(), nhi.Credential{Token: "x"}); fault.CodeOf(err) != fault.NHIInternal || who != (nhi.Identity{}) {
+			t.Errorf("%s: Resolve = %+v, %v", name, who, err)
 		}
 	}
 }

@@ -3,6 +3,8 @@ package kek_test
 import (
 	"encoding/base64"
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -70,5 +72,35 @@ func TestLocalKeyIsNotQuoted(t *testing.T) {
 		if err == nil || strings.Contains(err.Error(), text[:8]) {
 			t.Errorf("%s: %v", text, err)
 		}
+	}
+}
+
+// The key and the token go to the vault that was named, and nowhere it leads to:
+// behind a vault on this machine that may be another machine, in clear.
+func TestVaultRedirect(t *testing.T) {
+	v, elsewhere := &vault{}, &vault{}
+	other := httptest.NewServer(elsewhere)
+	defer other.Close()
+	redirecting := true
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if redirecting {
+			http.Redirect(w, r, other.URL+r.URL.Path, http.StatusTemporaryRedirect)
+			return
+		}
+		v.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	t.Setenv("VAULT_ADDR", server.URL)
+	t.Setenv("VAULT_TOKEN", "s.token")
+	t.Setenv("VAULT_MAX_RETRIES", "0")
+	cfg := kek.Config{Source: kek.SourceKMS, KMSURL: creto.NewSecret("hashivault://creto")}
+	refused(t, cfg, t.TempDir(), fault.FailedPrecondition, "is not followed")
+	dir := t.TempDir()
+	redirecting = false
+	open(t, cfg, dir)
+	redirecting = true
+	refused(t, cfg, dir, fault.FailedPrecondition, "is not followed")
+	if len(elsewhere.requests) > 0 {
+		t.Errorf("another server is asked %q", elsewhere.requests)
 	}
 }

@@ -43,6 +43,7 @@ func openVault(ctx context.Context, u *url.URL) (*secrets.Keeper, error) {
 	if os.Getenv(api.EnvVaultClientTimeout) == "" {
 		cfg.Timeout = vaultTimeout
 	}
+	cfg.DisableRedirects = true // from here to another machine, in clear
 	client, err := api.NewClient(cfg)
 	if err != nil {
 		return nil, err
@@ -106,7 +107,7 @@ func unwrapWithKMS(ctx context.Context, cfg Config, f file, path string) ([]byte
 }
 
 // errAnswer is an answer that the KMS's driver cannot read.
-var errAnswer = errors.New("the KMS's answer makes no sense")
+var errAnswer = errors.New("its answer makes no sense; one that leads elsewhere, as a standby does, is not followed")
 
 // useKMS calls use with the configured service.
 func useKMS(ctx context.Context, cfg Config, use func(*secrets.Keeper) ([]byte, error)) (data []byte, err error) {
