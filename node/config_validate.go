@@ -55,6 +55,14 @@ func (k *configChecker) within(key string, value Duration, low, high time.Durati
 	}
 }
 
+// absolute checks a path, which may be absent: a node's directory is wherever it
+// was started.
+func (k *configChecker) absolute(key, path string) {
+	if path != "" && !filepath.IsAbs(path) {
+		k.addf(key, "%q is not an absolute path", path)
+	}
+}
+
 // hostPort checks host:port; a port of 0 only where free is true.
 func (k *configChecker) hostPort(key, value string, free bool) {
 	host, port, err := net.SplitHostPort(value)
@@ -75,11 +83,10 @@ func (c Config) problems() []configProblem {
 	for key, text := range c.Keys.Problems() {
 		k.addf("keys."+key, "%s", text)
 	}
+	k.absolute("keys.passphrase_file", c.Keys.PassphraseFile)
 	k.within("oversight.timeout", c.Oversight.Timeout, time.Second, 30*24*time.Hour)
 	k.oneOf("runtime.backend", c.Runtime.Backend, BackendAuto, BackendGVisor, BackendNamespaces)
-	if p := c.Runtime.RunscPath; p != "" && !filepath.IsAbs(p) {
-		k.addf("runtime.runsc_path", "%q is not an absolute path", p)
-	}
+	k.absolute("runtime.runsc_path", c.Runtime.RunscPath)
 	for _, name := range slices.Sorted(maps.Keys(c.Egress.Hosts)) {
 		k.egressHost(name, c.Egress.Hosts[name])
 	}
@@ -102,11 +109,9 @@ func (c Config) problems() []configProblem {
 // transport checks that what leaves this machine is encrypted, or said not to be:
 // tokens and approvals cross the port.
 func (k *configChecker) transport(server ServerConfig, c TLSConfig) {
-	for _, f := range []struct{ key, path string }{{"cert", c.Cert}, {"key", c.Key}, {"client_ca", c.ClientCA}} {
-		if f.path != "" && !filepath.IsAbs(f.path) {
-			k.addf("tls."+f.key, "%q is not an absolute path", f.path)
-		}
-	}
+	k.absolute("tls.cert", c.Cert)
+	k.absolute("tls.key", c.Key)
+	k.absolute("tls.client_ca", c.ClientCA)
 	switch {
 	case c.Cert != "" && c.Key == "":
 		k.addf("tls.key", "the key of tls.cert is required")
@@ -205,15 +210,17 @@ func (k *configChecker) secrets(c SecretsConfig, own string) {
 			k.addf("secrets.env.prefix", "%s", fault.Message(err))
 		}
 	}
-	if c.Files.Dir != "" && !filepath.IsAbs(c.Files.Dir) {
-		k.addf("secrets.files.dir", "%q is not an absolute path", c.Files.Dir)
-	}
+	k.absolute("secrets.files.dir", c.Files.Dir)
+	k.absolute("secrets.vault.ca_file", c.Vault.CAFile)
 	k.within("secrets.vault.timeout", c.Vault.Timeout, 10*time.Millisecond, time.Minute)
 	k.between("secrets.vault.attempts", c.Vault.Attempts, 1, 10)
-	if c.Vault.Address != "" {
-		if err := c.Vault.source().Validate(); err != nil {
+	switch v := c.Vault; {
+	case v.Address != "":
+		if err := v.source().Validate(); err != nil {
 			k.addf("secrets.vault", "%s", fault.Message(err))
 		}
+	case !v.Token.IsZero() || !v.SecretID.IsZero() || v.RoleID != "" || v.Namespace != "" || v.CAFile != "":
+		k.addf("secrets.vault.address", "is required for the rest of the section")
 	}
 	configured := map[string]bool{
 		secretsource.SchemeStore: true, secretsource.SchemeEnv: c.Env.Prefix != "", secretsource.SchemeFile: c.Files.Dir != "", secretsource.SchemeVault: c.Vault.Address != "",
