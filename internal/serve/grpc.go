@@ -123,7 +123,7 @@ func peerOf(ctx context.Context) Peer {
 	}
 	if md, ok := metadata.FromIncomingContext(ctx); ok {
 		if values := md.Get("authorization"); len(values) == 1 {
-			if token, ok := strings.CutPrefix(values[0], "Bearer "); ok {
+			if scheme, token, _ := strings.Cut(values[0], " "); strings.EqualFold(scheme, "Bearer") {
 				p.Token = creto.NewSecret(token)
 			}
 		}

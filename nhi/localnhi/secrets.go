@@ -275,7 +275,7 @@ func (a *Authority) settable(ctx context.Context, s SecretInfo, value creto.Secr
 	case !utf8.ValidString(value.Reveal()):
 		return fault.New(op, fault.InvalidArgument, "the value of the secret %q is not UTF-8; encode it, as in base64", s.Name)
 	}
-	if b, ok := a.secrets[secretKey{s.Tenant, s.Name}]; ok {
+	if b, ok := a.secrets[secretKey{s.Tenant, s.Name}]; ok && (b.Source != nil || b.Locator != string(s.Name)) {
 		return fault.New(op, fault.FailedPrecondition, "the configuration has the secret %q from %s; set it there", s.Name, b.From)
 	}
 	for _, agent := range s.Agents {

@@ -360,3 +360,28 @@ func TestSecretGrantRace(t *testing.T) {
 	close(taken)
 	group.Wait()
 }
+
+// A configuration that adds a grant to a stored secret, under its own name, does
+// not keep it from being set; one that leads to another name does.
+func TestSecretBoundToItself(t *testing.T) {
+	s := openSafe(t)
+	s.Authority = s.open(s.kek, localnhi.SecretBinding{Tenant: creto.DefaultTenant, Name: "key", Locator: "key", From: "store:key", Agents: []creto.ID{s.ID(creto.KindAgent, "bot")}},
+		localnhi.SecretBinding{Tenant: creto.DefaultTenant, Name: "alias", Locator: "key", From: "store:key"})
+	a, bot, other := s.Authority, s.who(t, creto.DefaultTenant, "bot"), s.who(t, creto.DefaultTenant, "other")
+	set := func(name nhi.SecretRef) error {
+		_, err := a.SetSecret(t.Context(), localnhi.SecretInfo{Tenant: creto.DefaultTenant, Name: name, Owner: a.ID(creto.KindHuman, "alice")}, creto.NewSecret("value"))
+		return err
+	}
+	if err := set("key"); err != nil {
+		t.Errorf("SetSecret = %v", err)
+	}
+	if err := set("alias"); !errors.Is(err, fault.FailedPrecondition) {
+		t.Errorf("SetSecret of an alias = %v", err)
+	}
+	if value, err := get(t.Context(), a, bot, "key"); value != "value" {
+		t.Errorf("who was granted it gets %q, %v", value, err)
+	}
+	if value, err := get(t.Context(), a, other, "key"); !errors.Is(err, fault.NHISecretAccessDenied) {
+		t.Errorf("who was not gets %q, %v", value, err)
+	}
+}
