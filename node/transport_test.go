@@ -353,3 +353,87 @@ func TestContracts(t *testing.T) {
 		t.Errorf("JSON: %d %s", response.StatusCode, text)
 	}
 }
+
+// Contracts know every tenant's principals: neither the administrators nor the
+// workloads of a tenant may call them, whatever group that tenant put them in. What
+// became of a certificate counts on a connection that is older.
+func TestContractsAreThePlatforms(t *testing.T) {
+	ca, dir := wiretest.NewCA(t), t.TempDir()
+	server := creto.ID{TrustDomain: "creto.local", Tenant: creto.DefaultTenant, Kind: creto.KindWorkload, Name: "this-node"}
+	o := options(t.TempDir())
+	o.Config.TLS = writePEM(t, dir, ca.Issue(t, server, nil))
+	o.Config.TLS.ClientCA = filepath.Join(dir, "ca.pem")
+	writeRoot(t, o.Config.TLS.ClientCA, ca)
+	_, home, stop := running(t, o)
+	defer stop()
+	defer home.Close()
+	ctx := t.Context()
+	if _, err := home.AddTenant(ctx, "acme"); err != nil {
+		t.Fatal(err)
+	}
+	acme := home.For("acme")
+	for _, c := range []*client.Client{home, acme} {
+		if _, err := c.AddApprover(ctx, "other", []string{node.NodeGroup}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := acme.AddHuman(ctx, "anna", []string{node.AdminGroup}); err != nil {
+		t.Fatal(err)
+	}
+	token, err := acme.Session(ctx, "anna")
+	if err != nil {
+		t.Fatal(err)
+	}
+	status, err := home.Status(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	peer := server
+	peer.Name = "other"
+	theirs := peer
+	theirs.Tenant = "acme"
+	anonymous := func() (wire.Credentials, error) { return wire.Credentials{Roots: ca.Roots()}, nil }
+	for name, config := range map[string]wire.Config{
+		"an administrator of a tenant": {Source: anonymous, Token: bearer(token.Token)},
+		"a workload of a tenant":       {Source: ca.Source(t, theirs)},
+	} {
+		config.Address, config.Peer = status.Listen, server
+		if err := services(t, config); fault.CodeOf(err) != fault.PermissionDenied {
+			t.Errorf("%s: %v, want PermissionDenied", name, err)
+		}
+	}
+
+	short := ca.Issue(t, peer, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(3 * time.Second) })
+	conn := wiretest.Dial(t, wire.Config{Address: status.Listen, Peer: server, Source: func() (wire.Credentials, error) {
+		return wire.Credentials{Certificate: short, Roots: ca.Roots()}, nil
+	}})
+	provider := remotepqc.New(conn, call.Policy{Attempts: 1})
+	if _, err := provider.Hash(pqc.SHA256, []byte("x")); err != nil {
+		t.Errorf("before the certificate ends: %v", err)
+	}
+	time.Sleep(time.Until(short.Leaf.NotAfter) + time.Second)
+	if _, err := provider.Hash(pqc.SHA256, []byte("x")); fault.CodeOf(err) != fault.Unauthenticated {
+		t.Errorf("after the certificate ended, on the old connection: %v, want Unauthenticated", err)
+	}
+}
+
+// A node stops at once, also while another one watches it.
+func TestStopWhileWatched(t *testing.T) {
+	o := options(t.TempDir())
+	_, c, stop := running(t, o)
+	defer c.Close()
+	conn := wiretest.Dial(t, wire.Config{Address: "unix:" + filepath.Join(o.DataDir, client.SocketName)})
+	heard, ended := make(chan struct{}, 1), make(chan error, 1)
+	go func() {
+		ended <- remotenhi.New(conn, call.Policy{}).Watch(t.Context(), func(uint64) { heard <- struct{}{} })
+	}()
+	<-heard
+	start := time.Now()
+	stop()
+	if took := time.Since(start); took > 3*time.Second {
+		t.Errorf("stopping took %v", took)
+	}
+	if err := <-ended; fault.CodeOf(err) != fault.NHIUnavailable {
+		t.Errorf("the watch ended with %v", err)
+	}
+}

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -320,4 +321,29 @@ func TestPlaces(t *testing.T) {
 			t.Errorf("%d places", n)
 		}
 	})
+}
+
+// A client that begins a TLS handshake and does not go on is sent away in time.
+func TestSlowHandshake(t *testing.T) {
+	for _, said := range []string{"", "\x16", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"} {
+		synctest.Test(t, func(t *testing.T) {
+			l := newPipes()
+			s := split(l, &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+				return nil, errors.New("none")
+			}})
+			ended := make(chan error, 1)
+			go func() { ended <- s.run(t.Context()) }()
+			client := l.dial()
+			start := time.Now()
+			go func() { _, _ = io.WriteString(client, said) }()
+			_, _ = io.ReadAll(client)
+			if took := time.Since(start); took != sniffTimeout {
+				t.Errorf("after %q it is sent away after %v", said, took)
+			}
+			_ = l.Close()
+			if err := <-ended; err != nil {
+				t.Errorf("run = %v", err)
+			}
+		})
+	}
 }
