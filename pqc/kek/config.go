@@ -43,7 +43,8 @@ type Config struct {
 }
 
 // minPassphrase is the shortest passphrase that may be chosen, in bytes: NIST SP
-// 800-63B-4, section 3.1.1, for one that is the only factor.
+// 800-63B-4, section 3.1.1, for one that is the only factor. White space around it
+// does not count.
 const minPassphrase = 15
 
 // Problems yields each wrong key of the configuration with what is wrong. The

@@ -86,7 +86,7 @@ func wrapWithPassphrase(cfg Config, key pqc.SymmetricKey, p pqc.Provider) ([]byt
 		return nil, fault.Wrap(op, err)
 	}
 	if n := len(bytes.TrimSpace(passphrase)); n < minPassphrase {
-		return nil, fault.New(op, fault.InvalidArgument, "the passphrase has %d bytes without the white space around it; at least %d are needed, as nothing else protects the key", n, minPassphrase)
+		return nil, fault.New(op, fault.InvalidArgument, "the passphrase has %d bytes; at least %d are needed, as nothing else protects the key", n, minPassphrase)
 	}
 	salt := make([]byte, saltBytes)
 	_, _ = rand.Read(salt) // documented never to return an error
