@@ -5,9 +5,12 @@ import (
 	"compress/gzip"
 	"errors"
 	"io"
+	"net"
 	"net/http"
+	"os"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -125,5 +128,46 @@ func TestConversationsEndWithTheNode(t *testing.T) {
 	}
 	if _, err := stream.Recv(); !errors.Is(err, fault.Unavailable) {
 		t.Errorf("the conversation ended with %v", err)
+	}
+}
+
+// The port leaves half of the process's files to everything else; the socket,
+// which only the owner has, is not bounded.
+func TestPortIsBounded(t *testing.T) {
+	var before syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	few := before
+	few.Cur = 256
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &few); err != nil {
+		t.Skip(err)
+	}
+	n := start(t)
+	n.do(t, "GET", "/health", "", nil) // it runs, with the bound that it found
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	dial := func(network, address string) net.Conn {
+		conn, err := net.Dial(network, address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		return conn
+	}
+	for range few.Cur / 2 {
+		dial("tcp", n.address)
+	}
+	late := dial("tcp", n.address)
+	_ = late.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if _, err := late.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("one more than the port may have: %v, want that it is closed at once", err)
+	}
+	for range few.Cur / 2 {
+		dial("unix", n.socket)
+	}
+	if _, err := n.client(t, n.socket, "").Status(t.Context()); err != nil {
+		t.Errorf("over the socket: %v", err)
 	}
 }
