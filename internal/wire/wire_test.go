@@ -294,3 +294,41 @@ func TestTrace(t *testing.T) {
 		t.Errorf("the callee's trace is %q, %v; want %v", out.GetText(), err, id)
 	}
 }
+
+// Each handshake proves again who the client is: none is taken over from an earlier
+// one, whose roots may be others by now.
+func TestNoResumption(t *testing.T) {
+	ca := wiretest.NewCA(t)
+	shown := ca.Issue(t, wiretest.ID("client"), nil)
+	l, err := tls.Listen("tcp", "127.0.0.1:0", wire.ServerTLS(ca.Source(t, wiretest.ID("server")), tls.RequireAndVerifyClientCert, "h2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Write([]byte("x")) // after the handshake, and what follows it
+			_ = conn.Close()
+		}
+	}()
+	config := &tls.Config{
+		RootCAs: ca.Roots(), NextProtos: []string{"h2"}, Certificates: []tls.Certificate{shown}, ClientSessionCache: tls.NewLRUClientSessionCache(1),
+	}
+	for range 3 {
+		conn, err := tls.Dial("tcp", l.Addr().String(), config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		if conn.ConnectionState().DidResume {
+			t.Error("a session is resumed")
+		}
+		_ = conn.Close()
+	}
+}
