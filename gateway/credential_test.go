@@ -127,6 +127,9 @@ func TestCredentialFailsClosed(t *testing.T) {
 		{"a secret of two lines", []string{anyURL, "access_secret=*"}, func(t *testing.T, h *house) {
 			h.secret(t, "shop-key", canary+"\r\nX-Admin: 1")
 		}, http.StatusConflict, "cannot go into a header", audit.EventSecretAccessed, 1},
+		{"a secret with space behind it", []string{anyURL, "access_secret=*"}, func(t *testing.T, h *house) {
+			h.secret(t, "shop-key", canary+" ")
+		}, http.StatusConflict, "space around it", audit.EventSecretAccessed, 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := newShop(t, nil)
@@ -237,6 +240,26 @@ func TestCredentialEcho(t *testing.T) {
 	}
 	if failures != 3 {
 		t.Errorf("%d answers are recorded as withheld, want 3", failures)
+	}
+}
+
+// Of two credentials for one header the first counts, and the other's secret is
+// not asked for.
+func TestCredentialFirstCounts(t *testing.T) {
+	s := newShop(t, nil)
+	second := shopKey
+	second.Secret, second.Header = "other-key", "AUTHORIZATION"
+	h := open(t, s.with(shopKey, second), nil, anyURL, "access_secret=*")
+	h.secret(t, "shop-key", canary)
+	h.secret(t, "other-key", "another")
+	if status, body := h.ask(t, "GET http://shop.test/orders HTTP/1.1\nHost: a\n\n"); status != http.StatusOK {
+		t.Fatalf("%d %s", status, body)
+	}
+	if got := s.requests()[0].header.Values("Authorization"); fmt.Sprint(got) != "[Bearer "+canary+"]" {
+		t.Errorf("the upstream got %q", got)
+	}
+	if r := h.records(t, creto.AccessSecret, 1)[0]; r.Resource != "Secret::shop-key" {
+		t.Errorf("recorded %+v", r)
 	}
 }
 

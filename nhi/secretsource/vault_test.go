@@ -335,6 +335,25 @@ func TestVaultAppRole(t *testing.T) {
 	refuse(t, open(t, secretsource.VaultConfig{Address: v.URL}), "kv/shop#api_key", fault.NHISecretAccessDenied)
 }
 
+// A token in the environment is another's: no request has it.
+func TestVaultTokenOfTheEnvironment(t *testing.T) {
+	const foreign = "hvs.of-the-environment"
+	t.Setenv("VAULT_TOKEN", foreign)
+	v := newVault(t, httptest.NewServer)
+	check(t, open(t, role(v)), "kv/shop#api_key", canary)
+	check(t, open(t, secretsource.VaultConfig{Address: v.URL}), "kv/shop#api_key", canary)
+	v.locked(func() {
+		if len(v.headers) < 3 {
+			t.Errorf("%d requests were made", len(v.headers))
+		}
+		for i, h := range v.headers {
+			if h.Get("X-Vault-Token") == foreign {
+				t.Errorf("%s has it", v.requests[i])
+			}
+		}
+	})
+}
+
 // Run keeps a token with a short lease alive, gets another one when it cannot,
 // and leaves none behind.
 func TestVaultRun(t *testing.T) {
