@@ -99,6 +99,7 @@ func TestAuthenticate(t *testing.T) {
 	type world struct {
 		options                     node.Options
 		address, admin, user, agent string
+		tenant                      string // of an administrator of another tenant
 	}
 	open := func(o node.Options) world {
 		_, c, stop := running(t, o)
@@ -123,6 +124,17 @@ func TestAuthenticate(t *testing.T) {
 			}
 		}
 		w := world{options: o, address: status.Listen}
+		if _, err := c.AddTenant(ctx, "acme"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.For("acme").AddApprover(ctx, "other", []string{node.NodeGroup}); err != nil {
+			t.Fatal(err)
+		}
+		session, err := c.For("acme").Session(ctx, node.BootstrapHuman)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.tenant = session.Token
 		for name, to := range map[string]*string{"anna": &w.admin, "bob": &w.user} {
 			token, err := c.Session(ctx, name)
 			if err != nil {
@@ -149,6 +161,8 @@ func TestAuthenticate(t *testing.T) {
 	hello := wire.Config{Address: tlsed.address, Source: anonymous, Peer: server}
 	foreign := member(creto.KindWorkload, "other")
 	foreign.TrustDomain = "elsewhere.test"
+	theirs := member(creto.KindWorkload, "other")
+	theirs.Tenant = "acme"
 	for _, test := range []struct {
 		name   string
 		config wire.Config
@@ -159,6 +173,9 @@ func TestAuthenticate(t *testing.T) {
 		{"nobody", wire.Config{Address: plain.address}, fault.Unauthenticated},
 		{"an administrator", withToken(wire.Config{Address: plain.address}, plain.admin), fault.OK},
 		{"another human", withToken(wire.Config{Address: plain.address}, plain.user), fault.PermissionDenied},
+		{"a tenant's administrator", withToken(wire.Config{Address: plain.address}, plain.tenant), fault.PermissionDenied},
+		{"a tenant's administrator over TLS", withToken(hello, tlsed.tenant), fault.PermissionDenied},
+		{"a tenant's node", showing(theirs), fault.PermissionDenied},
 		{"an agent", withToken(wire.Config{Address: plain.address}, plain.agent), fault.Unauthenticated},
 		{"a token of another node", withToken(wire.Config{Address: plain.address}, tlsed.admin), fault.Unauthenticated},
 		{"nobody over TLS", hello, fault.Unauthenticated},
@@ -168,8 +185,8 @@ func TestAuthenticate(t *testing.T) {
 		{"a workload that is no node", showing(member(creto.KindWorkload, "printer")), fault.PermissionDenied},
 		{"a workload that is no node, with a token", withToken(showing(member(creto.KindWorkload, "printer")), tlsed.admin), fault.PermissionDenied},
 		{"a human in the group", showing(member(creto.KindHuman, "nina")), fault.PermissionDenied},
-		{"an unknown workload", showing(member(creto.KindWorkload, "stranger")), fault.NHINotFound},
-		{"a node of elsewhere", showing(foreign), fault.NHINotFound},
+		{"an unknown workload", showing(member(creto.KindWorkload, "stranger")), fault.PermissionDenied},
+		{"a node of elsewhere", showing(foreign), fault.PermissionDenied},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if err := services(t, test.config); fault.CodeOf(err) != test.want {

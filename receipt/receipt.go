@@ -157,6 +157,7 @@ func Verify(ctx context.Context, p pqc.Provider, data []byte, root creto.Digest)
 	if err != nil {
 		return Verified{}, err
 	}
+	verifier := nhi.NewVerifier(p, len(b.Links)) // many records share a chain
 	used := make(map[creto.Digest]bool)
 	spent := make(map[string]int)
 	last := int64(-1)
@@ -169,7 +170,7 @@ func Verify(ctx context.Context, p pqc.Provider, data []byte, root creto.Digest)
 			return Verified{}, broken(op, nil, "record %d at index %d: out of order", i+1, r.Index)
 		}
 		last = r.Index
-		chain, err := chains.verify(ctx, p, roots, entry.Record, used)
+		chain, err := chains.verify(ctx, verifier, roots, entry.Record, used)
 		if err != nil {
 			return Verified{}, broken(op, err, "record %d at index %d (%s): %s", i+1, r.Index, entry.Record.What, fault.Message(err))
 		}
@@ -289,7 +290,7 @@ func (b Bundle) chains() (chains, error) {
 // verify verifies the chain that a record names, as it was in force when the
 // record was made. One that was revoked by then cannot be known: its record
 // would not be in the log.
-func (c chains) verify(ctx context.Context, p pqc.Provider, roots []pqc.PublicKey, r audit.Record, used map[creto.Digest]bool) (nhi.VerifiedChain, error) {
+func (c chains) verify(ctx context.Context, v *nhi.Verifier, roots []pqc.PublicKey, r audit.Record, used map[creto.Digest]bool) (nhi.VerifiedChain, error) {
 	const op fault.Op = "receipt.verify"
 	if r.Chain.IsZero() {
 		return nhi.VerifiedChain{}, nil
@@ -298,7 +299,7 @@ func (c chains) verify(ctx context.Context, p pqc.Provider, roots []pqc.PublicKe
 	if !ok {
 		return nhi.VerifiedChain{}, fault.New(op, fault.SecurityViolation, "the bundle lacks the links of its chain")
 	}
-	chain, err := nhi.VerifyDelegation(ctx, links, roots, p, r.Stamp.Time(), nil)
+	chain, err := v.Verify(ctx, links, roots, r.Stamp.Time(), nil)
 	switch {
 	case err != nil:
 		return nhi.VerifiedChain{}, err
