@@ -363,3 +363,153 @@ func TestBundlesWhileKeysAreReplaced(t *testing.T) {
 		}
 	}
 }
+
+// TestTenantsKeys: a tenant's administrator sees and replaces its agents' keys
+// alone, and revokes nobody else.
+func TestTenantsKeys(t *testing.T) {
+	_, home, stop := running(t, options(t.TempDir()))
+	defer stop()
+	ctx := t.Context()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := home.AddTenant(ctx, "acme")
+	must(err)
+	acme := home.For("acme")
+	for _, c := range []*client.Client{home, acme} {
+		_, err := c.AddAgent(ctx, client.NewAgent{Name: "bot"})
+		must(err)
+	}
+	_, err = home.AddAgent(ctx, client.NewAgent{Name: "only"})
+	must(err)
+	session, err := acme.Session(ctx, node.BootstrapHuman)
+	must(err)
+	status, err := home.Status(ctx)
+	must(err)
+	remote, err := client.New("http://"+status.Listen, creto.NewSecret(session.Token))
+	must(err)
+	all, err := home.Keys(ctx)
+	must(err)
+	platform := 0
+	for _, k := range all.Keys {
+		if k.Owner == "platform" {
+			platform++
+		} else if !strings.Contains(k.Owner, "/default/") {
+			t.Errorf("home sees a key of %s", k.Owner)
+		}
+	}
+	if platform < 3 {
+		t.Errorf("home sees %d keys of the platform", platform)
+	}
+	for who, c := range map[string]*client.Client{"over the socket": acme, "over the port": remote} {
+		keys, err := c.Keys(ctx)
+		must(err)
+		if len(keys.Keys) == 0 {
+			t.Errorf("%s, acme sees none of its keys", who)
+		}
+		for _, k := range keys.Keys {
+			if !strings.HasPrefix(k.Owner, "spiffe://creto.local/acme/") {
+				t.Errorf("%s, acme sees a key of %s", who, k.Owner)
+			}
+		}
+		for _, role := range []string{"root", "checkpoint", "token", "svid", "ca"} {
+			if _, err := c.RotateKey(ctx, client.KeyName{Role: role}); !errors.Is(err, fault.PermissionDenied) {
+				t.Errorf("%s, acme replaces the key %s: %v", who, role, err)
+			}
+		}
+		for _, name := range []client.KeyName{{Agent: "only"}, {Agent: "../default/agent/only"}, {Role: "principal"}, {Role: "encryption"}, {}, {Role: "root", Agent: "bot"}} {
+			if _, err := c.RotateKey(ctx, name); err == nil {
+				t.Errorf("%s, acme replaces %+v", who, name)
+			}
+		}
+		if _, err := c.RotateKey(ctx, client.KeyName{Agent: "bot"}); err != nil {
+			t.Errorf("%s, acme replaces its agent's key: %v", who, err)
+		}
+		if _, err := c.Revoke(ctx, client.Revocation{Delegation: "only"}); !errors.Is(err, fault.NotFound) {
+			t.Errorf("%s, acme revokes the delegation of home's: %v", who, err)
+		}
+	}
+	after, err := home.Keys(ctx)
+	must(err)
+	if len(after.Keys) != len(all.Keys) {
+		t.Errorf("home has %d keys, had %d", len(after.Keys), len(all.Keys))
+	}
+	gone, err := remote.Revoke(ctx, client.Revocation{All: true})
+	if err != nil || !slices.Equal(gone.Agents, []string{"bot"}) {
+		t.Errorf("acme revokes all: %v, %v", gone.Agents, err)
+	}
+	gone, err = acme.Revoke(ctx, client.Revocation{OnBehalfOf: node.BootstrapHuman}) // of acme
+	if err != nil || len(gone.Agents) > 0 {
+		t.Errorf("acme revokes those of its administrator: %v, %v", gone.Agents, err)
+	}
+	for _, name := range []string{"bot", "only"} {
+		if _, err := home.Token(ctx, name, client.NewToken{}); err != nil {
+			t.Errorf("home's %s: %v", name, err)
+		}
+	}
+}
+
+// TestAuditorsOnlyRead: an auditor reads what an administrator does, over the
+// port, and changes nothing; other humans do neither.
+func TestAuditorsOnlyRead(t *testing.T) {
+	_, c, stop := running(t, options(t.TempDir()))
+	defer stop()
+	ctx := t.Context()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := c.AddHuman(ctx, "aud", []string{node.AuditorGroup})
+	must(err)
+	_, err = c.AddHuman(ctx, "bob", nil)
+	must(err)
+	_, err = c.AddAgent(ctx, client.NewAgent{Name: "bot", OnBehalfOf: "bob"})
+	must(err)
+	status, err := c.Status(ctx)
+	must(err)
+	as := func(name string) *client.Client {
+		session, err := c.Session(ctx, name)
+		must(err)
+		remote, err := client.New("http://"+status.Listen, creto.NewSecret(session.Token))
+		must(err)
+		return remote
+	}
+	aud, bob := as("aud"), as("bob")
+	for who, remote := range map[string]*client.Client{"aud": aud, "bob": bob} {
+		for name, err := range map[string]error{
+			"AddAgent":    second(remote.AddAgent(ctx, client.NewAgent{Name: "x"})),
+			"RevokeAgent": remote.RevokeAgent(ctx, "bot"),
+			"Revoke":      second(remote.Revoke(ctx, client.Revocation{All: true})),
+			"RotateKey":   second(remote.RotateKey(ctx, client.KeyName{Role: "root"})),
+			"Token":       second(remote.Token(ctx, "bot", client.NewToken{})),
+			"AddHuman":    second(remote.AddHuman(ctx, who, []string{node.AdminGroup})),
+			"Session":     second(remote.Session(ctx, who)),
+			"Login":       second(remote.Login(ctx, who)),
+			"AddTenant":   second(remote.AddTenant(ctx, "acme")),
+			"Check":       second(remote.Check(ctx, client.Check{Agent: "bot", Action: "call_model", Resource: "m"})),
+			"Decide":      second(remote.Decide(ctx, "x", client.Decide{Approve: true})),
+		} {
+			if !errors.Is(err, fault.PermissionDenied) {
+				t.Errorf("%s's %s = %v, want PermissionDenied", who, name, err)
+			}
+		}
+	}
+	for name, read := range map[string]func(*client.Client) error{
+		"Agents":   func(c *client.Client) error { return second(c.Agents(ctx)) },
+		"Receipts": func(c *client.Client) error { return second(c.Receipts(ctx, client.Query{})) },
+		"Bundle":   func(c *client.Client) error { return second(c.Bundle(ctx, client.Query{})) },
+		"Keys":     func(c *client.Client) error { return second(c.Keys(ctx)) },
+	} {
+		if err := read(aud); err != nil {
+			t.Errorf("an auditor's %s = %v", name, err)
+		}
+		if err := read(bob); !errors.Is(err, fault.PermissionDenied) {
+			t.Errorf("a human's %s = %v, want PermissionDenied", name, err)
+		}
+	}
+}
