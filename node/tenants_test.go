@@ -263,15 +263,7 @@ func TestTenantsLearnNothing(t *testing.T) {
 	}
 
 	// A delegation that waits for home's alice, who has a passkey.
-	d, err := db.Open(ctx, filepath.Join(o.DataDir, "creto.db"))
-	must(err)
-	defer func() { _ = d.Close() }()
-	alice := "spiffe://creto.local/default/human/alice"
-	_, err = d.ExecContext(ctx, "INSERT INTO passkey_user (principal, handle) VALUES ($1, $2)", alice, []byte("handle"))
-	must(err)
-	_, err = d.ExecContext(ctx, "INSERT INTO passkey (principal, credential, rp_id, name, public_key, aaguid, transports, flags, sign_count, created_ns) VALUES ($1, $2, 'localhost', 'key', $3, $4, '', 5, 0, 0)",
-		alice, []byte("credential"), []byte("key"), make([]byte, 16))
-	must(err)
+	passkeyFor(t, o.DataDir, "alice")
 	waiting, err := home.AddAgent(ctx, client.NewAgent{Name: "waits", OnBehalfOf: "alice"})
 	must(err)
 	if waiting.Waits == nil {
@@ -511,5 +503,75 @@ func TestAuditorsOnlyRead(t *testing.T) {
 		if err := read(bob); !errors.Is(err, fault.PermissionDenied) {
 			t.Errorf("a human's %s = %v, want PermissionDenied", name, err)
 		}
+	}
+}
+
+// passkeyFor has a human of the default tenant own a passkey.
+func passkeyFor(t *testing.T, dataDir, human string) {
+	t.Helper()
+	d, err := db.Open(t.Context(), filepath.Join(dataDir, "creto.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = d.Close() }()
+	id := "spiffe://creto.local/default/human/" + human
+	_, err = d.ExecContext(t.Context(), "INSERT INTO passkey_user (principal, handle) VALUES ($1, $2)", id, []byte(human))
+	if err == nil {
+		_, err = d.ExecContext(t.Context(), "INSERT INTO passkey (principal, credential, rp_id, name, public_key, aaguid, transports, flags, sign_count, created_ns) VALUES ($1, $2, 'localhost', 'key', $3, $4, '', 5, 0, 0)",
+			id, []byte("credential"), []byte("key"), make([]byte, 16))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestNobodyAnswersForAHumanOverThePort: an administrator over TCP holds no data
+// directory, so that no delegation of a human's is made without that human.
+func TestNobodyAnswersForAHumanOverThePort(t *testing.T) {
+	o := options(t.TempDir())
+	_, c, stop := running(t, o)
+	defer stop()
+	ctx := t.Context()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"alice", "bob"} {
+		_, err := c.AddHuman(ctx, name, nil)
+		must(err)
+	}
+	passkeyFor(t, o.DataDir, "alice")
+	status, err := c.Status(ctx)
+	must(err)
+	session, err := c.Session(ctx, node.BootstrapHuman)
+	must(err)
+	remote, err := client.New("http://"+status.Listen, creto.NewSecret(session.Token))
+	must(err)
+	for _, human := range []string{"alice", "bob", ""} { // bob, and who asks, can prove nothing
+		for _, proof := range []string{"bootstrap", "", "x"} {
+			in := client.NewAgent{Name: "bot", OnBehalfOf: human, Proof: proof}
+			if human == "alice" && proof != "bootstrap" {
+				continue
+			}
+			if _, err := remote.AddAgent(ctx, in); !errors.Is(err, fault.PermissionDenied) {
+				t.Errorf("over the port, AddAgent for %q by %q = %v, want PermissionDenied", human, proof, err)
+			}
+		}
+	}
+	agents, err := c.Agents(ctx)
+	if err != nil || len(agents) > 0 {
+		t.Errorf("there are %v, %v", agents, err)
+	}
+	waiting, err := remote.AddAgent(ctx, client.NewAgent{Name: "bot", OnBehalfOf: "alice"})
+	if err != nil || waiting.Waits == nil {
+		t.Errorf("over the port, AddAgent for alice = %+v, %v; want that it waits", waiting, err)
+	}
+	if _, err := c.Token(ctx, "bot", client.NewToken{}); !errors.Is(err, fault.NotFound) {
+		t.Errorf("Token of an agent that waits = %v, want NotFound", err)
+	}
+	if _, err := remote.Delegate(ctx, client.NewAgent{Name: "bot", OnBehalfOf: "alice", Proof: "bootstrap"}); !errors.Is(err, fault.PermissionDenied) {
+		t.Errorf("over the port, Delegate for alice by bootstrap = %v, want PermissionDenied", err)
 	}
 }

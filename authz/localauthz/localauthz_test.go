@@ -285,3 +285,29 @@ func TestMessageToOneself(t *testing.T) {
 		}
 	}
 }
+
+// TestTenantsDirectory: what is not in one tenant's directory is a mistake, and
+// the node's own tenant has none below the others.
+func TestTenantsDirectory(t *testing.T) {
+	for _, name := range []string{"tenants/stray.cedar", "tenants/" + creto.DefaultTenant + "/agents/bot.cedar"} {
+		dir := t.TempDir()
+		write(t, dir, name, "permit (principal, action, resource);")
+		if _, err := open(t, dir, nil, nil, nil); !errors.Is(err, fault.InvalidArgument) || !strings.Contains(fault.Message(err), name) {
+			t.Errorf("a policy in %s: %v, want InvalidArgument", name, err)
+		}
+	}
+	dir := t.TempDir()
+	write(t, dir, "agents/tenants.cedar", "permit (principal, action, resource);") // of an agent of that name
+	write(t, dir, "tenants/acme/agents/bot.cedar", "forbid (principal, action, resource);")
+	a, err := open(t, dir, nil, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := a.Bind(t.Context(), nhitest.Chain(t, localpqc.New(), time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC), nhi.Everything(), "alice", "bot"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d, err := a.Check(t.Context(), s, authz.Request{Action: creto.CallModel, Resource: creto.Resource{Type: "Model", ID: "m"}}); err != nil || d.Kind != authz.Allow {
+		t.Errorf("Check = %+v, %v; want what the tenant's own policies say", d, err)
+	}
+}
