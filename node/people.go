@@ -87,13 +87,30 @@ func (n *Node) delegateFor(ctx context.Context, issuer, agent creto.ID, grant nh
 	return nil, n.adminEvent(ctx, audit.EventDelegationIssued, "Agent::"+agent.Name, chain)
 }
 
+// actsForCaller refuses to pass on, over TCP, what an agent has of a human who is
+// not the caller: they have not been asked.
+func (n *Node) actsForCaller(ctx context.Context, agent creto.ID, remote bool) error {
+	const op fault.Op = "node.actsForCaller"
+	if !remote {
+		return nil
+	}
+	chain, err := n.authority.Chain(ctx, agent)
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
+	if caller := creto.CallerOf(ctx); chain.Human() != caller {
+		return fault.New(op, fault.PermissionDenied, "%s acts for %s; over TCP, %s may pass on only what acts for themselves", agent.Name, chain.Human().Name, caller.Name)
+	}
+	return nil
+}
+
 // waitsFor reports whether a delegation by issuer waits for them: a human who
 // can prove who they are must, unless the holder of the data directory answers
 // for them and says so. Over TCP nobody is that holder.
 func (n *Node) waitsFor(ctx context.Context, issuer creto.ID, in client.NewAgent) (bool, error) {
 	const op fault.Op = "node.waitsFor"
 	if issuer.Kind != creto.KindHuman {
-		return false, nil
+		return false, n.actsForCaller(ctx, issuer, in.Remote)
 	}
 	usable, err := n.passkeys.Usable(ctx, issuer)
 	if err != nil {
