@@ -26,6 +26,10 @@ func keyIDOf(algorithm Algorithm, key []byte) KeyID {
 	if err != nil {
 		panic("pqc: a key has no canonical form: " + err.Error()) // it is text and bytes
 	}
+	return keyIDOfEncoded(encoded)
+}
+
+func keyIDOfEncoded(encoded []byte) KeyID {
 	sum := sha3.Sum256(encoded)
 	return KeyID(hex.EncodeToString(sum[:keyIDBytes]))
 }
@@ -102,10 +106,10 @@ func (k PublicKey) MarshalCBOR() ([]byte, error) {
 // Errors: InvalidArgument (Permanent).
 func (k *PublicKey) UnmarshalCBOR(data []byte) error {
 	var raw identified
-	if err := canon.Unmarshal(data, &raw); err != nil {
+	if err := canon.UnmarshalPart(data, &raw); err != nil {
 		return err
 	}
-	*k = NewPublicKey(raw.Algorithm, raw.Bytes)
+	*k = PublicKey{Algorithm: raw.Algorithm, ID: keyIDOfEncoded(data), Bytes: raw.Bytes}
 	return nil
 }
 
@@ -152,10 +156,10 @@ func (k EncapsulationKey) MarshalCBOR() ([]byte, error) {
 // Errors: InvalidArgument (Permanent).
 func (k *EncapsulationKey) UnmarshalCBOR(data []byte) error {
 	var raw identified
-	if err := canon.Unmarshal(data, &raw); err != nil {
+	if err := canon.UnmarshalPart(data, &raw); err != nil {
 		return err
 	}
-	*k = NewEncapsulationKey(raw.Algorithm, raw.Bytes)
+	*k = EncapsulationKey{Algorithm: raw.Algorithm, ID: keyIDOfEncoded(data), Bytes: raw.Bytes}
 	return nil
 }
 

@@ -57,6 +57,15 @@ func Marshal(v any) ([]byte, error) {
 	return data, fault.WrapAs("canon.Marshal", fault.Internal, err, "%T has no canonical form", v)
 }
 
+// UnmarshalPart reads a value inside another one, for a type's own
+// cbor.Unmarshaler. Whether the bytes are canonical is found by Unmarshal of the
+// whole, which encodes it again.
+//
+// Errors: InvalidArgument (Permanent).
+func UnmarshalPart(data []byte, v any) error {
+	return fault.WrapAs("canon.UnmarshalPart", fault.InvalidArgument, decoder.Unmarshal(data, v), "not a canonical encoding")
+}
+
 // Unmarshal reads data into the struct that v points to. It accepts canonical
 // bytes only: no unknown or repeated keys, no trailing bytes, no other encoding
 // of the same value.
