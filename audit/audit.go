@@ -174,7 +174,10 @@ type Entry struct {
 type Checkpoint struct {
 	Size int64
 	Root [32]byte
+	// Note has the log's own signatures.
 	Note []byte
+	// Others are further lines of the note, such as witnesses' cosignatures.
+	Others []byte
 }
 
 // Filter selects records. Empty fields select everything.

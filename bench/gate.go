@@ -103,11 +103,11 @@ func build(ctx context.Context, policies, depth int, limited bool) (h *house, er
 	if h.authority, err = localnhi.Open(ctx, localnhi.Config{TrustDomain: "bench.local", Tenant: product.DefaultTenant}, d, p, h.clock, kek); err != nil {
 		return nil, err
 	}
-	signer, err := h.authority.CheckpointKey(ctx)
+	signer, err := h.authority.CheckpointSigner(ctx, "bench.local/log")
 	if err != nil {
 		return nil, err
 	}
-	if h.log, err = localaudit.Open(ctx, localaudit.Config{Dir: h.dir, Origin: "bench.local/log"}, d, p, h.clock, signer, silent); err != nil {
+	if h.log, err = localaudit.Open(ctx, localaudit.Config{Dir: h.dir}, d, p, h.clock, signer, silent); err != nil {
 		return nil, err
 	}
 	h.close = func() error { return errors.Join(h.log.Close(), d.Close(), os.RemoveAll(h.dir)) }

@@ -47,18 +47,18 @@ permit (principal == Creto::Agent::"bot", action == Creto::Action::"http_request
 // house is a gate with everything real behind it, and the means to make the log
 // fail and to watch the meter.
 type house struct {
-	gate       *gate.Gate
-	authority  *localnhi.Authority
-	clock      *consensustest.Manual
-	policies   string // the directory
-	authorizer *localauthz.Authorizer
-	log        *log
-	desk       *oversight.Desk
-	quota      *metering.Quota
-	meter      *meter
-	alice, bot creto.ID
-	chains     map[creto.Digest][]nhi.SignedLink
-	key        nhi.SignedCertificate
+	gate         *gate.Gate
+	authority    *localnhi.Authority
+	clock        *consensustest.Manual
+	policies     string // the directory
+	authorizer   *localauthz.Authorizer
+	log          *log
+	desk         *oversight.Desk
+	quota        *metering.Quota
+	meter        *meter
+	alice, bot   creto.ID
+	chains       map[creto.Digest][]nhi.SignedLink
+	certificates []nhi.SignedCertificate
 }
 
 type auditLog = audit.Log
@@ -126,12 +126,12 @@ func build(t testing.TB) *house {
 	must(err)
 	h.authority, err = localnhi.Open(ctx, localnhi.Config{TrustDomain: "test.local", Tenant: creto.DefaultTenant}, d, p, h.clock, kek)
 	must(err)
-	signer, err := h.authority.CheckpointKey(ctx)
+	signer, err := h.authority.CheckpointSigner(ctx, origin)
 	must(err)
 	certificates, err := h.authority.Certificates(ctx, origin)
 	must(err)
-	h.key = certificates[0]
-	local, err := localaudit.Open(ctx, localaudit.Config{Dir: dir, Origin: origin, RingBytes: 1 << 20}, d, p, h.clock, signer, silent)
+	h.certificates = certificates
+	local, err := localaudit.Open(ctx, localaudit.Config{Dir: dir, RingBytes: 1 << 20}, d, p, h.clock, signer, silent)
 	must(err)
 	t.Cleanup(func() {
 		if err := errors.Join(local.Close(), d.Close()); err != nil {
@@ -284,7 +284,7 @@ func (h *house) check(t testing.TB) {
 	links := func(_ context.Context, _ creto.ID, digest creto.Digest) ([]nhi.SignedLink, error) {
 		return h.chains[digest], nil
 	}
-	bundle, err := receipt.Make(t.Context(), h.log, links, receipt.Keys{Root: root, Certificates: []nhi.SignedCertificate{h.key}}, page)
+	bundle, err := receipt.Make(t.Context(), h.log, links, receipt.Keys{Root: root, Certificates: h.certificates}, page)
 	if err != nil {
 		t.Fatal(err)
 	}

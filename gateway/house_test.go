@@ -91,10 +91,10 @@ func open(t testing.TB, cfg gateway.Config, models []inference.Model, allow ...s
 	h := &house{}
 	h.authority, err = localnhi.Open(ctx, localnhi.Config{TrustDomain: "test.local", Tenant: creto.DefaultTenant}, d, p, clock, kek)
 	check(err)
-	signer, err := h.authority.CheckpointKey(ctx)
+	signer, err := h.authority.CheckpointSigner(ctx, "test.local/log")
 	check(err)
 	quiet := slog.New(slog.DiscardHandler)
-	h.log, err = localaudit.Open(ctx, localaudit.Config{Dir: filepath.Join(dir, "audit"), Origin: "test.local/log", Flush: 10 * time.Millisecond}, d, p, clock, signer, quiet)
+	h.log, err = localaudit.Open(ctx, localaudit.Config{Dir: filepath.Join(dir, "audit"), Flush: 10 * time.Millisecond}, d, p, clock, signer, quiet)
 	check(err)
 
 	var alice creto.ID

@@ -13,6 +13,7 @@ import (
 
 	"creto.dev"
 	"creto.dev/audit"
+	"creto.dev/audit/audittest"
 	"creto.dev/audit/localaudit"
 	"creto.dev/authz"
 	"creto.dev/consensus/consensustest"
@@ -22,7 +23,6 @@ import (
 	"creto.dev/metering"
 	"creto.dev/nhi"
 	"creto.dev/nhi/nhitest"
-	"creto.dev/pqc"
 	"creto.dev/pqc/localpqc"
 )
 
@@ -46,11 +46,11 @@ func open(t testing.TB) *house {
 	h := &house{db: d, clock: &consensustest.Manual{}}
 	h.clock.Set(at)
 	p := localpqc.New()
-	key, err := p.SigningKeyFromSeed(pqc.MLDSA65Ed25519, make([]byte, pqc.CompositeSeedSize))
+	signer, err := audittest.Signer(p, "test.local/log")
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.log, err = localaudit.Open(t.Context(), localaudit.Config{Dir: dir, Origin: "test.local/log", RingBytes: 4 << 20}, d, p, h.clock, key, slog.New(slog.DiscardHandler))
+	h.log, err = localaudit.Open(t.Context(), localaudit.Config{Dir: dir, RingBytes: 4 << 20}, d, p, h.clock, signer, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,9 @@ import (
 const (
 	// RoleCheckpoint: the key signs the audit log's heads.
 	RoleCheckpoint = "checkpoint"
+	// RoleCheckpointEd25519: likewise, with plain Ed25519 for what knows
+	// nothing else (audit.NoteEd25519).
+	RoleCheckpointEd25519 = "checkpoint-ed25519"
 	// RoleRoot: the key is as good a root as the one that says so, since it
 	// replaced it or was replaced by it.
 	RoleRoot = "root"

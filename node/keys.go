@@ -71,7 +71,7 @@ func (n *Node) RotateKey(ctx context.Context, name client.KeyName) (client.Key, 
 	case localnhi.RoleRoot:
 		err = n.publishRoot()
 	case nhi.RoleCheckpoint:
-		signer, signerErr := n.authority.CheckpointKey(ctx)
+		signer, signerErr := n.authority.CheckpointSigner(ctx, n.logOrigin())
 		if err = signerErr; err == nil {
 			n.log.Rekey(signer)
 		}

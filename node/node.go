@@ -192,7 +192,7 @@ func (n *Node) openPlatform(ctx context.Context) error {
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
-	signer, err := n.authority.CheckpointKey(ctx)
+	signer, err := n.authority.CheckpointSigner(ctx, n.logOrigin())
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
@@ -200,7 +200,7 @@ func (n *Node) openPlatform(ctx context.Context) error {
 		return fault.Wrap(op, err)
 	}
 	n.log, err = localaudit.Open(ctx, localaudit.Config{
-		Dir: filepath.Join(n.options.DataDir, "audit"), Origin: n.logOrigin(), Batch: cfg.Integrations.Audit.BatchSize,
+		Dir: filepath.Join(n.options.DataDir, "audit"), Batch: cfg.Integrations.Audit.BatchSize,
 		Flush: time.Duration(cfg.Integrations.Audit.FlushIntervalMS) * time.Millisecond, Slots: cfg.Integrations.Audit.LocalBufferMaxSize,
 	}, n.db, n.pqc, n.clock, signer, n.options.Log)
 	if err != nil {

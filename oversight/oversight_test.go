@@ -18,6 +18,7 @@ import (
 
 	"creto.dev"
 	"creto.dev/audit"
+	"creto.dev/audit/audittest"
 	"creto.dev/audit/localaudit"
 	"creto.dev/authz"
 	"creto.dev/consensus/consensustest"
@@ -28,7 +29,6 @@ import (
 	"creto.dev/nhi"
 	"creto.dev/nhi/nhitest"
 	"creto.dev/oversight"
-	"creto.dev/pqc"
 	"creto.dev/pqc/localpqc"
 )
 
@@ -81,11 +81,11 @@ func open(t testing.TB) *house {
 	h := &house{db: d, clock: &consensustest.Manual{}}
 	h.clock.Set(at)
 	p := localpqc.New()
-	key, err := p.SigningKeyFromSeed(pqc.MLDSA65Ed25519, make([]byte, pqc.CompositeSeedSize))
+	signer, err := audittest.Signer(p, "test.local/log")
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := localaudit.Open(t.Context(), localaudit.Config{Dir: dir, Origin: "test.local/log", RingBytes: 1 << 20}, d, p, h.clock, key, slog.New(slog.DiscardHandler))
+	l, err := localaudit.Open(t.Context(), localaudit.Config{Dir: dir, RingBytes: 1 << 20}, d, p, h.clock, signer, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,16 @@ import (
 // maxRoots bounds how often a trust domain's root can have been replaced.
 const maxRoots = 64
 
+// own is how many of the certificates, the first ones, are for the log's keys.
+func (k Keys) own() int {
+	if len(k.Certificates) > 1 {
+		if c, err := k.Certificates[1].Certificate(); err == nil && c.Role == nhi.RoleCheckpointEd25519 {
+			return 2
+		}
+	}
+	return min(1, len(k.Certificates))
+}
+
 // roots returns the keys that may have signed the links of humans, and the
 // fingerprint that all of them hang on: pinned, or that of the root that signs
 // now if nothing is pinned. A root that was replaced and its successor certify
@@ -38,12 +48,7 @@ func (k Keys) roots(p pqc.Provider, pinned creto.Digest) ([]pqc.PublicKey, creto
 	if pinned == current {
 		trust(k.Root)
 	}
-	var crossed []nhi.SignedCertificate
-	for i, cert := range k.Certificates {
-		if i > 0 { // the first is the log's
-			crossed = append(crossed, cert)
-		}
-	}
+	crossed := k.Certificates[k.own():]
 	// A pinned root that signs no more is found as the subject of what its
 	// successor signed.
 	for _, signed := range crossed {

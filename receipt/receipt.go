@@ -8,6 +8,7 @@ package receipt
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"fmt"
 	"slices"
 
@@ -34,8 +35,8 @@ type Keys struct {
 	// Root is the key that signs now.
 	Root pqc.PublicKey `cbor:"1,keyasint"`
 	// Certificates are first the root's word for the key that signs the log's
-	// heads, then those of the roots for each other, as the authority gives
-	// them.
+	// heads, and for its Ed25519 one, which bundles of the first days do not
+	// have; then those of the roots for each other, as the authority gives them.
 	Certificates []nhi.SignedCertificate `cbor:"2,keyasint"`
 }
 
@@ -225,9 +226,21 @@ func (b Bundle) head(p pqc.Provider) (head, error) {
 	if err != nil || cert.Version != 1 || cert.Role != nhi.RoleCheckpoint {
 		return head{}, broken(op, err, "key: the log's key is not certified by the root")
 	}
-	checkpoint, err := audit.VerifyCheckpoint(p, b.Checkpoint, cert.Name, cert.Key)
+	keys := audit.LogKeys{Origin: cert.Name, Key: cert.Key}
+	if b.Keys.own() > 1 {
+		plain, err := b.Keys.Certificates[1].Verify(p, b.Keys.Root)
+		if err != nil || plain.Version != 1 || plain.Name != cert.Name || plain.Key.Algorithm != audit.NoteEd25519 || len(plain.Key.Bytes) != ed25519.PublicKeySize {
+			return head{}, broken(op, err, "key: the log's Ed25519 key is not certified by the root")
+		}
+		keys.Ed25519 = plain.Key.Bytes
+	}
+	checkpoint, err := audit.VerifyCheckpoint(p, b.Checkpoint, keys)
 	if err != nil {
 		return head{}, broken(op, err, "checkpoint: %s", fault.Message(err))
+	}
+	// A bundle proves each of its bytes, and whoever reads it knows no witness.
+	if len(checkpoint.Others) > 0 {
+		return head{}, broken(op, nil, "checkpoint: it has lines that nothing vouches for")
 	}
 	return head{origin: cert.Name, size: checkpoint.Size, root: checkpoint.Root}, nil
 }

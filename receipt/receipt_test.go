@@ -3,6 +3,7 @@ package receipt_test
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -70,9 +71,13 @@ func build(t testing.TB) *world {
 	}
 	w := &world{clock: &consensustest.Manual{}, chains: make(map[creto.Digest]nhi.VerifiedChain)}
 	w.clock.Set(at)
-	signer, public := key(t, 1)
+	signing, _ := key(t, 1)
+	signer, err := audit.NewSigner(p, signing, ed25519.NewKeyFromSeed(bytes.Repeat([]byte{3}, ed25519.SeedSize)), origin)
+	if err != nil {
+		t.Fatal(err)
+	}
 	root, rootPublic := key(t, 2)
-	w.log, err = localaudit.Open(t.Context(), localaudit.Config{Dir: dir, Origin: origin, RingBytes: 1 << 20}, d, p, w.clock, signer, slog.New(slog.DiscardHandler))
+	w.log, err = localaudit.Open(t.Context(), localaudit.Config{Dir: dir, RingBytes: 1 << 20}, d, p, w.clock, signer, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,11 +86,17 @@ func build(t testing.TB) *world {
 			t.Error(err)
 		}
 	})
-	certificate, err := nhi.SignCertificate(p, root, nhi.Certificate{Role: nhi.RoleCheckpoint, Name: origin, Key: public, NotBefore: at.Unix()})
-	if err != nil {
-		t.Fatal(err)
+	w.keys = receipt.Keys{Root: rootPublic}
+	for _, c := range []nhi.Certificate{
+		{Role: nhi.RoleCheckpoint, Name: origin, Key: signer.Keys().Key, NotBefore: at.Unix()},
+		{Role: nhi.RoleCheckpointEd25519, Name: origin, Key: pqc.NewPublicKey(audit.NoteEd25519, signer.Keys().Ed25519), NotBefore: at.Unix()},
+	} {
+		certificate, err := nhi.SignCertificate(p, root, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.keys.Certificates = append(w.keys.Certificates, certificate)
 	}
-	w.keys = receipt.Keys{Root: rootPublic, Certificates: []nhi.SignedCertificate{certificate}}
 	if w.root, err = nhi.Fingerprint(rootPublic); err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package audittest
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"strings"
@@ -19,8 +20,18 @@ import (
 type Harness struct {
 	Log      audit.Log
 	Provider pqc.Provider
-	Origin   string
-	Key      pqc.PublicKey // of the checkpoints
+	Keys     audit.LogKeys // of the checkpoints
+}
+
+// Signer returns a signer of heads whose keys are always the same.
+//
+// Errors: those of p and of audit.NewSigner.
+func Signer(p pqc.Provider, origin string) (*audit.Signer, error) {
+	key, err := p.SigningKeyFromSeed(pqc.MLDSA65Ed25519, make([]byte, pqc.CompositeSeedSize))
+	if err != nil {
+		return nil, err
+	}
+	return audit.NewSigner(p, key, ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)), origin)
 }
 
 // Run tests the logs that open returns, a fresh one a case.
@@ -84,14 +95,14 @@ func testProofs(t *testing.T, h Harness) {
 	if err != nil || checkpoint.Size < records {
 		t.Fatalf("Checkpoint = size %d, %v; want at least %d", checkpoint.Size, err, records)
 	}
-	got, err := audit.VerifyCheckpoint(h.Provider, checkpoint.Note, h.Origin, h.Key)
+	got, err := audit.VerifyCheckpoint(h.Provider, checkpoint.Note, h.Keys)
 	if err != nil || got.Root != checkpoint.Root || got.Size != checkpoint.Size {
 		t.Fatalf("VerifyCheckpoint = %+v, %v", got, err)
 	}
 	for i := 0; i < len(checkpoint.Note); i += 61 {
 		flipped := bytes.Clone(checkpoint.Note)
 		flipped[i] ^= 1
-		if _, err := audit.VerifyCheckpoint(h.Provider, flipped, h.Origin, h.Key); err == nil {
+		if _, err := audit.VerifyCheckpoint(h.Provider, flipped, h.Keys); err == nil {
 			t.Fatalf("a checkpoint with byte %d flipped verifies", i)
 		}
 	}

@@ -28,8 +28,6 @@ import (
 type Config struct {
 	// Dir holds the ring file. Required.
 	Dir string
-	// Origin names the log in its checkpoints. Required.
-	Origin string
 	// Batch is how many records are drained at once. 0 means 100.
 	Batch int
 	// Flush is the longest that a record waits to be drained. 0 means 1 s.
@@ -46,7 +44,7 @@ type Log struct {
 	db     *sql.DB
 	pqc    pqc.Provider
 	clock  consensus.Clock
-	signer pqc.SigningKey
+	signer *audit.Signer
 	log    *slog.Logger
 	front  *front
 	// arrived has room for one note that there is something to drain.
@@ -69,7 +67,7 @@ type head struct {
 // Open opens the log and finds what an earlier life accepted.
 //
 // Errors: AuditUnavailable (Degraded).
-func Open(ctx context.Context, cfg Config, d *sql.DB, p pqc.Provider, clock consensus.Clock, signer pqc.SigningKey, log *slog.Logger) (*Log, error) {
+func Open(ctx context.Context, cfg Config, d *sql.DB, p pqc.Provider, clock consensus.Clock, signer *audit.Signer, log *slog.Logger) (*Log, error) {
 	const op fault.Op = "localaudit.Open"
 	if cfg.Batch == 0 {
 		cfg.Batch = 100

@@ -20,16 +20,15 @@ import (
 	"creto.dev/consensus/localconsensus"
 	"creto.dev/fault"
 	"creto.dev/internal/db"
-	"creto.dev/pqc"
 	"creto.dev/pqc/localpqc"
 )
 
 const origin = "test.local/log"
 
 type opened struct {
-	log *localaudit.Log
-	db  *sql.DB
-	key pqc.PublicKey
+	log  *localaudit.Log
+	db   *sql.DB
+	keys audit.LogKeys
 }
 
 // open opens the log in dir, with a signing key that does not change.
@@ -45,23 +44,19 @@ func open(t testing.TB, dir string, edit func(*localaudit.Config)) opened {
 		t.Fatal(err)
 	}
 	p := localpqc.New()
-	key, err := p.SigningKeyFromSeed(pqc.MLDSA65Ed25519, make([]byte, pqc.CompositeSeedSize))
+	signer, err := audittest.Signer(p, origin)
 	if err != nil {
 		t.Fatal(err)
 	}
-	public, err := p.Public(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg := localaudit.Config{Dir: filepath.Join(dir, "audit"), Origin: origin, RingBytes: 1 << 20}
+	cfg := localaudit.Config{Dir: filepath.Join(dir, "audit"), RingBytes: 1 << 20}
 	if edit != nil {
 		edit(&cfg)
 	}
-	l, err := localaudit.Open(t.Context(), cfg, d, p, clock, key, slog.New(slog.DiscardHandler))
+	l, err := localaudit.Open(t.Context(), cfg, d, p, clock, signer, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return opened{log: l, db: d, key: public}
+	return opened{log: l, db: d, keys: signer.Keys()}
 }
 
 func TestLog(t *testing.T) {
@@ -76,7 +71,7 @@ func TestLog(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		return audittest.Harness{Log: o.log, Provider: localpqc.New(), Origin: origin, Key: o.key}
+		return audittest.Harness{Log: o.log, Provider: localpqc.New(), Keys: o.keys}
 	})
 }
 
@@ -192,11 +187,11 @@ func victim(dir string) {
 		panic(err)
 	}
 	p := localpqc.New()
-	key, err := p.SigningKeyFromSeed(pqc.MLDSA65Ed25519, make([]byte, pqc.CompositeSeedSize))
+	signer, err := audittest.Signer(p, origin)
 	if err != nil {
 		panic(err)
 	}
-	l, err := localaudit.Open(ctx, localaudit.Config{Dir: filepath.Join(dir, "audit"), Origin: origin, RingBytes: 1 << 20, Flush: 5 * time.Millisecond}, d, p, clock, key, slog.New(slog.DiscardHandler))
+	l, err := localaudit.Open(ctx, localaudit.Config{Dir: filepath.Join(dir, "audit"), RingBytes: 1 << 20, Flush: 5 * time.Millisecond}, d, p, clock, signer, slog.New(slog.DiscardHandler))
 	if err != nil {
 		panic(err)
 	}

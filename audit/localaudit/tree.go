@@ -11,7 +11,6 @@ import (
 	"creto.dev/fault"
 	"creto.dev/internal/db"
 	"creto.dev/internal/logkey"
-	"creto.dev/pqc"
 )
 
 // maxDrain bounds one transaction.
@@ -128,7 +127,7 @@ func (l *Log) root(ctx context.Context, size int64) ([32]byte, error) {
 }
 
 // Rekey has signer sign the heads from now on.
-func (l *Log) Rekey(signer pqc.SigningKey) {
+func (l *Log) Rekey(signer *audit.Signer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.signer, l.last = signer, audit.Checkpoint{}
@@ -149,7 +148,7 @@ func (l *Log) Checkpoint(ctx context.Context) (audit.Checkpoint, error) {
 	if err != nil {
 		return audit.Checkpoint{}, err
 	}
-	checkpoint, err := audit.SignCheckpoint(l.pqc, l.signer, l.cfg.Origin, l.head.size, root)
+	checkpoint, err := l.signer.Sign(l.head.size, root)
 	if err != nil {
 		return audit.Checkpoint{}, fault.Wrap(op, err)
 	}

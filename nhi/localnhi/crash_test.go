@@ -40,7 +40,7 @@ func TestRotationEndsAnywhere(t *testing.T) {
 			t.Run(role+" "+statement, func(t *testing.T) {
 				h := newHouse(t)
 				bot := h.agent(t, "bot", h.alice, nhi.Everything())
-				_, err := h.CheckpointKey(t.Context())
+				_, err := h.CheckpointSigner(t.Context(), "test.local/log")
 				h.must(t, err)
 				owner := localnhi.Platform
 				if role == localnhi.RolePrincipal {
@@ -75,7 +75,7 @@ func TestRotationEndsAnywhere(t *testing.T) {
 					_, _, err = a.IssueToken(t.Context(), bot, localnhi.TokenRequest{})
 					h.must(t, err)
 					certificates, err := a.Certificates(t.Context(), "log")
-					if err != nil || len(certificates) != 1 {
+					if err != nil || len(certificates) != 2 {
 						t.Errorf("%s there are %d certificates, %v; want the log's alone", name, len(certificates), err)
 					}
 				}
@@ -168,7 +168,7 @@ func TestRootsOfAllGenerations(t *testing.T) {
 			}
 		}
 		certificates, err := a.Certificates(t.Context(), "log")
-		if err != nil || len(certificates) != 1+2*len(agents) {
+		if err != nil || len(certificates) != 2+2*len(agents) {
 			t.Errorf("%s there are %d certificates, %v", life, len(certificates), err)
 		}
 	}
@@ -220,7 +220,7 @@ func TestKeysAreSealedInTheirPlace(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := newHouse(t)
 			h.agent(t, "bot", h.alice, nhi.Everything())
-			_, err := h.CheckpointKey(t.Context())
+			_, err := h.CheckpointSigner(t.Context(), "test.local/log")
 			h.must(t, err)
 			if name == "an agent's as root" {
 				_, err := h.db.ExecContext(t.Context(), "DELETE FROM signing_key WHERE role = 'root'")

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"creto.dev"
+	"creto.dev/audit"
 	"creto.dev/fault"
 	"creto.dev/internal/canon"
 	"creto.dev/internal/db"
@@ -45,6 +46,8 @@ func algorithmOf(role string) pqc.Algorithm {
 	switch role {
 	case RoleToken:
 		return pqc.Ed25519
+	case nhi.RoleCheckpointEd25519:
+		return audit.NoteEd25519
 	case RoleSVID:
 		return ecdsaP256
 	case RoleCA:
@@ -134,7 +137,7 @@ func (a *Authority) newKey(ctx context.Context, tx *sql.Tx, owner, role string) 
 func (a *Authority) generate(ctx context.Context, algorithm pqc.Algorithm) (seed, public []byte, err error) {
 	const op fault.Op = "localnhi.generate"
 	switch algorithm {
-	case pqc.Ed25519:
+	case pqc.Ed25519, audit.NoteEd25519:
 		public, private, err := ed25519.GenerateKey(rand.Reader)
 		if err != nil {
 			return nil, nil, fault.WrapAs(op, fault.CryptoInternal, err, "")
@@ -193,6 +196,7 @@ func (a *Authority) Keys(ctx context.Context, owner string) ([]KeyInfo, error) {
 // SPIFFE id or "platform". The old key's secret is destroyed; what it signed
 // still verifies: tokens until they end, links and records for good. A new root
 // and the old one certify each other, so that whoever pinned either trusts both.
+// The two keys of the log's heads are replaced together.
 //
 // Errors: NHIPublicKeyNotFound (Permanent) if there is no such key.
 func (a *Authority) Rotate(ctx context.Context, owner, role string) (KeyInfo, error) {
@@ -201,23 +205,24 @@ func (a *Authority) Rotate(ctx context.Context, owner, role string) (KeyInfo, er
 	if err != nil {
 		return KeyInfo{}, fault.Wrap(op, err)
 	}
+	var plain secret // what signs the log's heads beside the other
+	if role == nhi.RoleCheckpoint {
+		if plain, err = a.key(ctx, owner, nhi.RoleCheckpointEd25519); err != nil {
+			return KeyInfo{}, fault.Wrap(op, err)
+		}
+	}
 	var next secret
-	err = db.Tx(ctx, a.db, func(tx *sql.Tx) error {
-		now, err := a.now(ctx)
-		if err != nil {
+	err = db.Tx(ctx, a.db, func(tx *sql.Tx) (err error) {
+		if next, err = a.replace(ctx, tx, old); err != nil {
 			return err
 		}
-		result, err := tx.ExecContext(ctx, "UPDATE signing_key SET retired_ns = $1, sealed = $2 WHERE kid = $3 AND retired_ns = 0", now.UnixNano(), []byte{}, string(old.ID))
-		if err != nil {
-			return db.Classify(op, err)
+		switch role {
+		case RoleRoot:
+			return a.crossCertify(ctx, tx, old, next)
+		case nhi.RoleCheckpoint:
+			_, err = a.replace(ctx, tx, plain)
 		}
-		if n, err := result.RowsAffected(); err != nil || n != 1 {
-			return fault.New(op, fault.FailedPrecondition, "the key was replaced at the same time")
-		}
-		if next, err = a.newKey(ctx, tx, owner, role); err != nil || role != RoleRoot {
-			return err
-		}
-		return a.crossCertify(ctx, tx, old, next)
+		return err
 	})
 	if err != nil {
 		return KeyInfo{}, fault.Wrap(op, err)
@@ -231,6 +236,23 @@ func (a *Authority) Rotate(ctx context.Context, owner, role string) (KeyInfo, er
 		err = a.loadSVIDKeys(ctx)
 	}
 	return next.KeyInfo, fault.Wrap(op, err)
+}
+
+// replace retires a key, destroying its secret, and makes the next.
+func (a *Authority) replace(ctx context.Context, tx *sql.Tx, old secret) (secret, error) {
+	const op fault.Op = "localnhi.replace"
+	now, err := a.now(ctx)
+	if err != nil {
+		return secret{}, err
+	}
+	result, err := tx.ExecContext(ctx, "UPDATE signing_key SET retired_ns = $1, sealed = $2 WHERE kid = $3 AND retired_ns = 0", now.UnixNano(), []byte{}, string(old.ID))
+	if err != nil {
+		return secret{}, db.Classify(op, err)
+	}
+	if n, err := result.RowsAffected(); err != nil || n != 1 {
+		return secret{}, fault.New(op, fault.FailedPrecondition, "the key was replaced at the same time")
+	}
+	return a.newKey(ctx, tx, old.Owner, old.Role)
 }
 
 // existing is key without making one.
@@ -328,34 +350,46 @@ func (a *Authority) Root() (pqc.PublicKey, creto.Digest, error) {
 	return public, fingerprint, err
 }
 
-// CheckpointKey returns the key that signs the heads of the log.
+// CheckpointSigner returns what signs the heads of the log called origin.
 //
-// Errors: those of opening a key.
-func (a *Authority) CheckpointKey(ctx context.Context) (pqc.SigningKey, error) {
-	const op fault.Op = "localnhi.CheckpointKey"
+// Errors: those of opening a key, and of audit.NewSigner.
+func (a *Authority) CheckpointSigner(ctx context.Context, origin string) (*audit.Signer, error) {
+	const op fault.Op = "localnhi.CheckpointSigner"
 	s, err := a.key(ctx, Platform, nhi.RoleCheckpoint)
 	if err != nil {
-		return pqc.SigningKey{}, fault.Wrap(op, err)
+		return nil, fault.Wrap(op, err)
+	}
+	plain, err := a.key(ctx, Platform, nhi.RoleCheckpointEd25519)
+	if err != nil {
+		return nil, fault.Wrap(op, err)
 	}
 	key, err := a.signer(s)
-	return key, fault.Wrap(op, err)
+	if err != nil {
+		return nil, fault.Wrap(op, err)
+	}
+	signer, err := audit.NewSigner(a.pqc, key, ed25519.NewKeyFromSeed(plain.seed), origin)
+	return signer, fault.Wrap(op, err)
 }
 
-// Certificates returns the root's word for the key that signs the heads of the
-// log called origin, and then that of the roots for each other.
+// Certificates returns the root's word for the two keys that sign the heads of
+// the log called origin, and then that of the roots for each other.
 //
 // Errors: those of opening a key.
 func (a *Authority) Certificates(ctx context.Context, origin string) ([]nhi.SignedCertificate, error) {
 	const op fault.Op = "localnhi.Certificates"
-	s, err := a.key(ctx, Platform, nhi.RoleCheckpoint)
-	if err != nil {
-		return nil, fault.Wrap(op, err)
-	}
-	own, err := nhi.SignCertificate(a.pqc, a.rootKey().secret, nhi.Certificate{
-		Role: nhi.RoleCheckpoint, Name: origin, Key: pqc.NewPublicKey(s.Algorithm, s.Public), NotBefore: s.Created.Unix(),
-	})
-	if err != nil {
-		return nil, fault.Wrap(op, err)
+	var own []nhi.SignedCertificate
+	for _, role := range []string{nhi.RoleCheckpoint, nhi.RoleCheckpointEd25519} {
+		s, err := a.key(ctx, Platform, role)
+		if err != nil {
+			return nil, fault.Wrap(op, err)
+		}
+		cert, err := nhi.SignCertificate(a.pqc, a.rootKey().secret, nhi.Certificate{
+			Role: role, Name: origin, Key: pqc.NewPublicKey(s.Algorithm, s.Public), NotBefore: s.Created.Unix(),
+		})
+		if err != nil {
+			return nil, fault.Wrap(op, err)
+		}
+		own = append(own, cert)
 	}
 	cross, err := collect(ctx, a.db, func(rows *sql.Rows) (c nhi.SignedCertificate, err error) {
 		var body []byte
@@ -364,7 +398,7 @@ func (a *Authority) Certificates(ctx context.Context, origin string) ([]nhi.Sign
 		}
 		return c, err
 	}, "SELECT body FROM key_certificate ORDER BY digest")
-	return append([]nhi.SignedCertificate{own}, cross...), unavailable(op, err)
+	return append(own, cross...), unavailable(op, err)
 }
 
 // PublicKeys implements nhi.Authority.
