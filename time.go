@@ -31,10 +31,24 @@ type Timestamp struct {
 	Source Source `cbor:"3,keyasint" json:"source"`
 	// Node names the node that made the stamp.
 	Node string `cbor:"4,keyasint" json:"node"`
+	// Uncertainty is how far Physical may be from what consensus would have
+	// said, in nanoseconds: absent in a stamp of consensus, above 0 in a local
+	// one, [UncertaintyUnknown] in one of a node that never reached consensus.
+	Uncertainty int64 `cbor:"5,keyasint,omitempty" json:"uncertainty,omitempty"`
 }
 
-// LogicalOf joins a term and a counter.
-func LogicalOf(term, counter uint64) uint64 { return term<<termShift | counter }
+// UncertaintyUnknown is the Uncertainty of a local stamp that nothing bounds.
+const UncertaintyUnknown = -1
+
+// The largest term and counter that fit into Timestamp.Logical.
+const (
+	MaxTerm    = 1<<(64-termShift) - 1
+	MaxCounter = 1<<termShift - 1
+)
+
+// LogicalOf joins a term of at most [MaxTerm] and a counter of at most
+// [MaxCounter]. Whoever counts keeps to these: what is beyond is cut off.
+func LogicalOf(term, counter uint64) uint64 { return term<<termShift | counter&MaxCounter }
 
 // Term returns the term of the stamp's Logical part.
 func (t Timestamp) Term() uint64 { return t.Logical >> termShift }
@@ -54,15 +68,19 @@ func (t Timestamp) String() string {
 	return s
 }
 
-// Order is a total order for sorting: Logical first, then Physical, Node and
-// Source. A local stamp carries the last Logical that its node saw, so it sorts
-// behind that one, which is a convention and no claim: see [HappenedBefore].
+// Order is a total order for sorting: negative if a sorts before b, 0 only if
+// they are the same stamp. Logical comes first, then consensus before local,
+// then Physical, Node and Uncertainty. It agrees with [HappenedBefore] wherever
+// that is certain. A local stamp carries the last Logical that its node saw, so
+// it sorts behind that one and before the next of consensus, which is a
+// convention and no claim (B-12).
 func Order(a, b Timestamp) int {
 	return cmp.Or(
 		cmp.Compare(a.Logical, b.Logical),
+		cmp.Compare(a.Source, b.Source), // "consensus" < "local"
 		cmp.Compare(a.Physical, b.Physical),
 		cmp.Compare(a.Node, b.Node),
-		cmp.Compare(a.Source, b.Source),
+		cmp.Compare(a.Uncertainty, b.Uncertainty),
 	)
 }
 

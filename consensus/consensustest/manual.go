@@ -2,7 +2,6 @@ package consensustest
 
 import (
 	"context"
-	"slices"
 	"sync"
 	"time"
 
@@ -34,7 +33,7 @@ func (m *Manual) Set(t time.Time) {
 func (m *Manual) Advance(d time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.now = m.now.Add(d)
+	m.now = m.reading().Add(d)
 }
 
 // Fail makes every call return ConsensusUnavailable until it is undone.
@@ -44,12 +43,20 @@ func (m *Manual) Fail(down bool) {
 	m.down = down
 }
 
+// reading is where the clock stands. The caller holds mu.
+func (m *Manual) reading() time.Time {
+	if m.now.IsZero() {
+		return time.Unix(0, 0)
+	}
+	return m.now
+}
+
 func (m *Manual) stamp() (creto.Timestamp, error) {
 	if m.down {
 		return creto.Timestamp{}, fault.New("consensustest.Now", fault.ConsensusUnavailable, "the clock was made to fail")
 	}
 	m.counter++
-	return creto.Timestamp{Logical: creto.LogicalOf(1, m.counter), Physical: m.now.UnixNano(), Source: creto.SourceConsensus, Node: "test"}, nil
+	return creto.Timestamp{Logical: creto.LogicalOf(1, m.counter), Physical: m.reading().UnixNano(), Source: creto.SourceConsensus, Node: "test"}, nil
 }
 
 // Now implements consensus.Clock.
@@ -63,7 +70,7 @@ func (m *Manual) Now(context.Context) (creto.Timestamp, error) {
 func (m *Manual) Register(_ context.Context, id consensus.EventID) (creto.Timestamp, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if s, ok := m.events[id]; ok {
+	if s, ok := m.events[id]; ok && !m.down {
 		return s, nil
 	}
 	s, err := m.stamp()
@@ -81,15 +88,23 @@ func (m *Manual) Register(_ context.Context, id consensus.EventID) (creto.Timest
 func (m *Manual) OrderEvents(_ context.Context, ids []consensus.EventID) ([]consensus.Ordered, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	const op fault.Op = "consensustest.OrderEvents"
+	if m.down {
+		return nil, fault.New(op, fault.ConsensusUnavailable, "the clock was made to fail")
+	}
+	distinct, err := consensus.Distinct(ids)
+	if err != nil {
+		return nil, err
+	}
 	var ordered []consensus.Ordered
-	for _, id := range ids {
+	for _, id := range distinct {
 		s, ok := m.events[id]
 		if !ok {
-			return nil, fault.New("consensustest.OrderEvents", fault.ConsensusOrderingConflict, "the event %s was never registered", id)
+			return nil, consensus.Unregistered(op, id)
 		}
 		ordered = append(ordered, consensus.Ordered{ID: id, Stamp: s})
 	}
-	slices.SortFunc(ordered, func(a, b consensus.Ordered) int { return creto.Order(a.Stamp, b.Stamp) })
+	consensus.Sort(ordered)
 	return ordered, nil
 }
 
