@@ -102,7 +102,8 @@ type Node struct {
 	policyMistake atomic.Pointer[string]
 	rotating      sync.RWMutex // held for writing while a key of the platform is replaced
 	requests      inflight
-	closers       []func() error // what Close calls, the last first
+	closers       []func() error                // what Close calls, the last first
+	background    []func(context.Context) error // what else Run runs
 }
 
 // Open opens every part of a node, and takes its port, in an order in which
@@ -174,10 +175,12 @@ func (n *Node) openPlatform(ctx context.Context) error {
 		return fault.Wrap(op, err)
 	}
 	n.pqc = localpqc.New()
-	var err error
-	if n.clock, err = localconsensus.Open(ctx, n.db, nodeName()); err != nil {
+	local, err := localconsensus.Open(ctx, n.db, nodeName())
+	if err != nil {
 		return fault.Wrap(op, err)
 	}
+	n.onClose(local.Close)
+	n.clock, n.background = local, append(n.background, local.Run)
 	key, err := kek.Open(ctx, cfg.Keys, filepath.Join(n.options.DataDir, keysDir), n.pqc)
 	if err != nil {
 		return fault.Wrap(op, err)
@@ -329,6 +332,9 @@ func (n *Node) announce(ctx context.Context) error {
 // Errors: the first part's that failed.
 func (n *Node) Run(ctx context.Context) error {
 	group, running := errgroup.WithContext(ctx)
+	for _, run := range n.background {
+		group.Go(func() error { return run(running) })
+	}
 	group.Go(func() error { return n.authorizer.Run(running) })
 	group.Go(func() error { return n.desk.Run(running) })
 	if n.vault != nil {

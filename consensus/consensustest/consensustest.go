@@ -19,7 +19,8 @@ import (
 // Run tests a clock. Each call of open opens the same clock again, after the
 // life before ended without a farewell.
 func Run(t *testing.T, open func(*testing.T) consensus.Clock) {
-	clock := open(t)
+	reopen := func() consensus.Clock { return open(t) } // a life lasts for the whole test
+	clock := reopen()
 	t.Run("stamps increase", func(t *testing.T) { testIncrease(t, clock) })
 	t.Run("stamps say who made them", func(t *testing.T) { testSource(t, clock) })
 	t.Run("stamps of concurrent callers are unique and in the order of the calls", func(t *testing.T) { testConcurrent(t, clock) })
@@ -27,13 +28,13 @@ func Run(t *testing.T, open func(*testing.T) consensus.Clock) {
 	t.Run("stamps increase across a restart", func(t *testing.T) {
 		for range 3 {
 			before := now(t, clock)
-			clock = open(t)
+			clock = reopen()
 			mustFollow(t, before, now(t, clock))
 		}
 	})
 	t.Run("events keep their first stamp", func(t *testing.T) {
 		id, first := testFirstStamp(t, clock)
-		clock = open(t)
+		clock = reopen()
 		if again, err := clock.Register(t.Context(), id); err != nil || again != first {
 			t.Errorf("Register in another life = %+v, %v; want %+v", again, err, first)
 		}
