@@ -113,6 +113,8 @@ const (
 	Path = "path"
 	// Status is an HTTP status.
 	Status = "status"
+	// Witness is the name of a witness of the log.
+	Witness = "witness"
 	// PID is a process id.
 	PID = "pid"
 	// Key is the name of a configuration key.
