@@ -127,15 +127,16 @@ func readHead(path, origin string) (tlog.Tree, error) {
 	return c.Tree, nil
 }
 
-// refusal is an answer other than a cosignature.
-type refusal struct {
-	status int
-	reason string
-	known  int64 // of a conflict
+// Refusal is an answer other than a cosignature: an HTTP status and why; of a
+// conflict, the size of the last head.
+type Refusal struct {
+	Status int
+	Reason string
+	Known  int64
 }
 
-func refuse(status int, format string, args ...any) *refusal {
-	return &refusal{status: status, reason: fmt.Sprintf(format, args...)}
+func refuse(status int, format string, args ...any) *Refusal {
+	return &Refusal{Status: status, Reason: fmt.Sprintf(format, args...)}
 }
 
 // ServeHTTP implements POST /add-checkpoint.
@@ -159,15 +160,15 @@ func (w *Witness) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	case no == nil:
 		rw.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		_, _ = rw.Write(line) // a log that left asks again
-	case no.status == http.StatusConflict:
+	case no.Status == http.StatusConflict:
 		rw.Header().Set("Content-Type", "text/x.tlog.size")
-		rw.WriteHeader(no.status)
-		_, _ = fmt.Fprintf(rw, "%d\n", no.known)
+		rw.WriteHeader(no.Status)
+		_, _ = fmt.Fprintf(rw, "%d\n", no.Known)
 	default:
-		http.Error(rw, no.reason, no.status)
+		http.Error(rw, no.Reason, no.Status)
 	}
 	if no != nil {
-		w.log.LogAttrs(r.Context(), slog.LevelWarn, "head not cosigned", slog.Int(logkey.Status, no.status), slog.String(logkey.Error, no.reason))
+		w.log.LogAttrs(r.Context(), slog.LevelWarn, "head not cosigned", slog.Int(logkey.Status, no.Status), slog.String(logkey.Error, no.Reason))
 	}
 }
 
@@ -204,7 +205,7 @@ func parseRequest(body []byte) (request, bool) {
 // Cosign takes the body of a request and returns the signature line. When it
 // does, the head survives a power cut, so that no other one of its size, and no
 // smaller one, is ever cosigned.
-func (w *Witness) Cosign(body []byte) ([]byte, *refusal) {
+func (w *Witness) Cosign(body []byte) ([]byte, *Refusal) {
 	r, ok := parseRequest(body)
 	if !ok {
 		return nil, refuse(http.StatusBadRequest, "the request is not of the form of tlog-witness")
@@ -247,13 +248,13 @@ func (w *Witness) Cosign(body []byte) ([]byte, *refusal) {
 }
 
 // extends reports whether the tree next is that of l, with records added or not.
-func (l *watched) extends(r request, next tlog.Tree) *refusal {
+func (l *watched) extends(r request, next tlog.Tree) *Refusal {
 	unprovable := refuse(http.StatusUnprocessableEntity, "the checkpoint of size %d does not extend the one of size %d", next.N, r.old)
 	switch {
 	case r.old > next.N:
 		return refuse(http.StatusBadRequest, "the old size %d is larger than the checkpoint's %d", r.old, next.N)
 	case r.old != l.head.N:
-		return &refusal{http.StatusConflict, fmt.Sprintf("the last head has size %d, not %d", l.head.N, r.old), l.head.N}
+		return &Refusal{http.StatusConflict, fmt.Sprintf("the last head has size %d, not %d", l.head.N, r.old), l.head.N}
 	case next.N == 0 && next.Hash != sha256.Sum256(nil), r.old == 0 && len(r.proof) > 0:
 		return unprovable
 	case r.old > 0 && tlog.CheckTree(r.proof, next.N, next.Hash, l.head.N, l.head.Hash) != nil:
