@@ -63,6 +63,7 @@ const (
 	EventSecretRemoved      = "secret_removed"
 	EventPolicyChanged      = "policy_changed"
 	EventNodeStarted        = "node_started"
+	EventSplitView          = "split_view" // the log is not the one that was published
 )
 
 // What became of an access to a secret (R-AUD-26): the detail DetailEvent of the

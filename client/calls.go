@@ -56,6 +56,11 @@ func (c *Client) Revoke(ctx context.Context, r Revocation) (out Revoked, err err
 	return out, c.do(ctx, "POST", "/revocations", r, &out)
 }
 
+// LogKeys returns the keys of the audit log's heads.
+func (c *Client) LogKeys(ctx context.Context) (keys LogKeys, err error) {
+	return keys, c.do(ctx, "GET", "/keys/log", nil, &keys)
+}
+
 // Keys lists the public keys.
 func (c *Client) Keys(ctx context.Context) (keys Keys, err error) {
 	return keys, c.do(ctx, "GET", "/keys", nil, &keys)
@@ -170,6 +175,12 @@ func (c *Client) Receipts(ctx context.Context, q Query) (list []Receipt, err err
 // Bundle returns the bundle of the records that q selects.
 func (c *Client) Bundle(ctx context.Context, q Query) (data []byte, err error) {
 	return data, c.do(ctx, "GET", "/bundle?"+q.values().Encode(), nil, &data)
+}
+
+// Log reads what a log has to be checked with: "checkpoint", or a path below
+// "tile/" (C2SP tlog-tiles).
+func (c *Client) Log(ctx context.Context, path string) (data []byte, err error) {
+	return data, c.call(ctx, "GET", "/log/"+path, nil, &data)
 }
 
 // maxReportBytes bounds a node's health report.

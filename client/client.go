@@ -154,6 +154,16 @@ type Keys struct {
 	Keys []Key        `json:"keys"`
 }
 
+// LogKeys are what the audit log's heads are verified with, as verifier keys of
+// C2SP signed-note.
+type LogKeys struct {
+	Origin string `json:"origin"`
+	// Ed25519 is what witnesses and monitors take; Composite what receipts hang
+	// on.
+	Ed25519   string `json:"ed25519"`
+	Composite string `json:"composite"`
+}
+
 // KeyName names a key to replace: a role of the platform, or an agent.
 type KeyName struct {
 	Role  string `json:"role,omitempty"`
@@ -372,11 +382,16 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (*http.R
 	return response, fault.WrapAs(op, fault.Unavailable, err, "no node answers at %s", c.address)
 }
 
-// do calls the administrator's API. out is filled from JSON, or is a *[]byte for
-// the body as it is.
+// do calls the administrator's API.
 func (c *Client) do(ctx context.Context, method, path string, in, out any) error {
+	return c.call(ctx, method, "/api/v1"+path, in, out)
+}
+
+// call sends a request. out is filled from JSON, or is a *[]byte for the body as
+// it is.
+func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
 	const op fault.Op = "client.do"
-	response, err := c.send(ctx, method, "/api/v1"+path, in)
+	response, err := c.send(ctx, method, path, in)
 	if err != nil {
 		return fault.Wrap(op, err)
 	}

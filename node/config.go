@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"creto.dev"
+	"creto.dev/audit/witness"
 	"creto.dev/call"
 	"creto.dev/login"
 	"creto.dev/pqc/kek"
@@ -30,6 +31,7 @@ type Config struct {
 	Secrets      SecretsConfig      `toml:"secrets"`
 	Inference    InferenceConfig    `toml:"inference"`
 	Log          LogConfig          `toml:"log"`
+	Audit        PublicationConfig  `toml:"audit"`
 	Integrations IntegrationsConfig `toml:"integrations"`
 }
 
@@ -224,6 +226,27 @@ func (c LogConfig) SlogLevel() slog.Level {
 	return level
 }
 
+// The values of PublicationConfig.Publish.
+const (
+	PublishNone   = "none"
+	PublishProofs = "proofs"
+	PublishAll    = "all"
+)
+
+// PublicationConfig is who may read and who watches the audit log.
+type PublicationConfig struct {
+	// Publish is what everybody may read below /log/: none, proofs (checkpoint
+	// and hashes), or all (the records too).
+	Publish string `toml:"publish"`
+	// PublishInterval is how often a new head is published.
+	PublishInterval Duration `toml:"publish_interval"`
+	// CheckpointFile gets a copy of each published head; "" means none.
+	CheckpointFile string `toml:"checkpoint_file"`
+	// Witnesses cosign each published head, and WitnessQuorum of them must.
+	Witnesses     []witness.Peer `toml:"witnesses"`
+	WitnessQuorum int            `toml:"witness_quorum"`
+}
+
 // IntegrationsConfig is where each contract is served: in this process, unless
 // an endpoint says otherwise.
 type IntegrationsConfig struct {
@@ -368,6 +391,7 @@ func Default() Config {
 		Secrets:   SecretsConfig{Vault: SecretVaultConfig{AppRoleMount: "approle", Timeout: Duration(2 * time.Second), Attempts: 3}},
 		Inference: InferenceConfig{Timeout: Duration(10 * time.Minute)},
 		Log:       LogConfig{Level: "info", Format: "text"},
+		Audit:     PublicationConfig{Publish: PublishNone, PublishInterval: Duration(5 * time.Second)},
 		Integrations: IntegrationsConfig{
 			NHI:   nhi,
 			Authz: AuthzConfig{RemoteConfig: with(10, 3), CacheEnabled: true, CacheTTLSeconds: 60, CacheMaxEntries: 10_000},

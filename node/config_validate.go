@@ -100,6 +100,13 @@ func (c Config) problems() []configProblem {
 	}
 	k.secrets(c.Secrets, c.Identity.Tenant)
 	k.inference(c.Inference)
+	k.oneOf("audit.publish", c.Audit.Publish, PublishNone, PublishProofs, PublishAll)
+	k.within("audit.publish_interval", c.Audit.PublishInterval, time.Second, time.Hour)
+	k.absolute("audit.checkpoint_file", c.Audit.CheckpointFile)
+	for _, problem := range c.Audit.publisher().Problems() {
+		key, text, _ := strings.Cut(problem, ": ")
+		k.addf("audit."+key, "%s", text)
+	}
 	k.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	k.oneOf("log.format", c.Log.Format, "text", "json")
 	k.integrations(c.Integrations)

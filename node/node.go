@@ -21,6 +21,7 @@ import (
 	"creto.dev"
 	"creto.dev/audit"
 	"creto.dev/audit/localaudit"
+	"creto.dev/audit/witness"
 	"creto.dev/authz"
 	"creto.dev/authz/localauthz"
 	"creto.dev/client"
@@ -78,6 +79,7 @@ type Node struct {
 	clock       consensus.Clock
 	authority   *localnhi.Authority
 	log         *localaudit.Log
+	publisher   *witness.Publisher
 	quota       *metering.Quota
 	authorizer  *localauthz.Authorizer
 	desk        *oversight.Desk
@@ -210,7 +212,7 @@ func (n *Node) openPlatform(ctx context.Context) error {
 		return fault.Wrap(op, err)
 	}
 	n.onClose(n.log.Close)
-	return nil
+	return n.openPublisher()
 }
 
 // openSecurity opens policies and quotas.
@@ -345,6 +347,7 @@ func (n *Node) Run(ctx context.Context) error {
 	defer stop()
 	logged := make(chan error, 1)
 	go func() { logged <- n.log.Run(logging) }()
+	group.Go(func() error { return n.publisher.Run(running) })
 	group.Go(func() error { return n.runs.run(running) })
 	group.Go(func() error {
 		parts := serve.Parts{
@@ -352,6 +355,7 @@ func (n *Node) Run(ctx context.Context) error {
 			Register: n.register, Authenticate: n.authenticate, Ready: func(ctx context.Context) bool { return n.health.Ready(ctx).OK() },
 			Doors: n.requests.count(n.gateway.Doors(n.bearer)), Console: n.requests.count(n.console.Handler()),
 			Tokens: n.requests.count(n.tokens.Handler()), Health: n.health.Handler(n.mayKnow),
+			Log: n.requests.count(serve.TileServer(publishedLog{n}, n.mayReadLog)),
 		}
 		if n.tls != nil {
 			parts.TLS = n.tls.source
@@ -445,6 +449,9 @@ func (n *Node) checks() []health.Check {
 		ping("consensus", false, n.clock.Ping, "Consensus service slow", "Consensus service unavailable"),
 		ping("audit", false, n.log.Ping, "Audit service slow", "Audit service unavailable"),
 		{Name: "authz", Critical: true, Probe: n.authzHealth},
+	}
+	if c := n.options.Config.Audit; len(c.Witnesses) > 0 || c.CheckpointFile != "" {
+		list = append(list, health.Check{Name: "audit_published", Probe: func(context.Context) health.Status { return n.publisher.Status() }})
 	}
 	if len(n.models) > 0 { // none configured is not reported (B-28)
 		list = append(list, health.Check{Name: "inference", Probe: n.inferenceHealth})

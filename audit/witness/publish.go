@@ -114,6 +114,7 @@ func NewPublisher(cfg Config, l Log, alarm func(context.Context, Alarm), log *sl
 		return nil, fault.New(op, fault.InvalidArgument, "%s", problems[0])
 	}
 	p := &Publisher{cfg: cfg, log: l, alarm: alarm, slog: log, trouble: make(map[string]trouble), http: &http.Client{
+		Transport:     http.DefaultTransport.(*http.Transport).Clone(),
 		Timeout:       requestTimeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
@@ -168,6 +169,7 @@ func (p *Publisher) Run(ctx context.Context) error {
 			p.raise(ctx, Alarm{By: p.cfg.File, Reason: fault.Message(err)})
 		}
 	}
+	defer p.http.CloseIdleConnections()
 	ticker := time.NewTicker(p.cfg.Interval)
 	defer ticker.Stop()
 	for {

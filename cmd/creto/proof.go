@@ -132,8 +132,8 @@ func (a *app) auditCommand() *cobra.Command {
 		},
 	}
 	queryFlags(query, &q)
-	c := &cobra.Command{Use: "audit", Short: "Query the audit log"}
-	c.AddCommand(query)
+	c := &cobra.Command{Use: "audit", Short: "Query the audit log, and check it"}
+	c.AddCommand(query, a.auditKeyCommand(), a.auditCheckpointCommand(), a.auditConsistencyCommand())
 	return c
 }
 

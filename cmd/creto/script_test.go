@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -57,7 +58,7 @@ func TestScript(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"node": scriptNode, "node-stop": scriptNodeStop, "node-kill": scriptNodeKill, "upstream": scriptUpstream,
-			"until": scriptUntil, "let": scriptLet, "signal": scriptSignal, "flip": scriptFlip,
+			"until": scriptUntil, "let": scriptLet, "signal": scriptSignal, "flip": scriptFlip, "witness": scriptWitness,
 		},
 	})
 }
@@ -98,10 +99,38 @@ func scriptNodeKill(ts *testscript.TestScript, _ bool, _ []string) {
 // scriptEnv is the environment of a script that servers get.
 func scriptEnv(ts *testscript.TestScript) []string {
 	var env []string
-	for _, name := range []string{"PATH", "HOME", "XDG_DATA_HOME", "TMPDIR", "LANG", "UPSTREAM"} {
+	for _, name := range []string{"PATH", "HOME", "XDG_DATA_HOME", "TMPDIR", "LANG", "UPSTREAM", "WITNESS", "WITNESS_KEY", "HEADS"} {
 		env = append(env, name+"="+ts.Getenv(name))
 	}
 	return env
+}
+
+// scriptWitness starts a witness of the logs with these keys, in the directory
+// that comes first.
+func scriptWitness(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) < 2 {
+		ts.Fatalf("usage: witness DIR VKEY...")
+	}
+	line := []string{"--json", "--data", args[0], "witness", "serve", "--listen", "localhost:0"}
+	for _, key := range args[1:] {
+		line = append(line, "--log", key)
+	}
+	c := exec.Command(filepath.Join(bin, "creto"), line...)
+	c.Env, c.Dir = scriptEnv(ts), ts.MkAbs(".")
+	out, err := c.StdoutPipe()
+	ts.Check(err)
+	ts.Check(c.Start())
+	ts.Defer(func() {
+		ts.Check(c.Process.Signal(syscall.SIGTERM))
+		ts.Check(c.Wait())
+	})
+	var said struct {
+		Listen string `json:"listen"`
+		VKey   string `json:"vkey"`
+	}
+	ts.Check(json.NewDecoder(out).Decode(&said))
+	ts.Setenv("WITNESS", "http://"+said.Listen)
+	ts.Setenv("WITNESS_KEY", said.VKey)
 }
 
 func scriptUpstream(ts *testscript.TestScript, _ bool, _ []string) {

@@ -28,6 +28,7 @@ type Admin interface {
 	RevokeAgent(ctx context.Context, name string) error
 	Revoke(ctx context.Context, r client.Revocation) (client.Revoked, error)
 	Keys(ctx context.Context) (client.Keys, error)
+	LogKeys(ctx context.Context) (client.LogKeys, error)
 	RotateKey(ctx context.Context, k client.KeyName) (client.Key, error)
 	Token(ctx context.Context, agent string, want client.NewToken) (client.Token, error)
 	X509SVID(ctx context.Context, want client.NewSVID) (client.X509SVID, error)
@@ -141,6 +142,7 @@ func api(a Admin) http.Handler {
 	}))
 	on("POST /api/v1/revocations", answer(func(r *http.Request, in client.Revocation) (client.Revoked, error) { return a.Revoke(r.Context(), in) }))
 	on("GET /api/v1/keys", answer(func(r *http.Request, _ none) (client.Keys, error) { return a.Keys(r.Context()) }))
+	on("GET /api/v1/keys/log", answer(func(r *http.Request, _ none) (client.LogKeys, error) { return a.LogKeys(r.Context()) }))
 	on("POST /api/v1/keys/rotate", answer(func(r *http.Request, in client.KeyName) (client.Key, error) { return a.RotateKey(r.Context(), in) }))
 	on("POST /api/v1/agents/{name}/token", answer(func(r *http.Request, in client.NewToken) (client.Token, error) {
 		return a.Token(r.Context(), r.PathValue("name"), in)

@@ -57,6 +57,9 @@ type Parts struct {
 	Tokens  http.Handler
 	Console http.Handler
 	Health  http.Handler
+	// Log serves the audit log to those who check it, below /log/; nil serves
+	// nothing there.
+	Log http.Handler
 	// Register registers the contracts that are served over gRPC, and over
 	// HTTP/1.1 as JSON. It is called more than once. nil means none.
 	Register func(grpc.ServiceRegistrar)
@@ -285,6 +288,9 @@ func (s *Server) shared(mux *http.ServeMux, contracts http.Handler) {
 	}
 	for _, path := range []string{"/health", "/livez", "/readyz"} {
 		mux.Handle(path, s.parts.Health)
+	}
+	if s.parts.Log != nil {
+		mux.Handle(logPrefix, s.parts.Log)
 	}
 	mux.Handle("GET /{$}", http.RedirectHandler("/console", http.StatusSeeOther))
 	mux.Handle("/", contracts)

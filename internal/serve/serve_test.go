@@ -90,6 +90,10 @@ func (a *admin) Revoke(ctx context.Context, r client.Revocation) (client.Revoked
 	return client.Revoked{Agents: []string{"bot"}}, a.note(ctx, "Revoke", r)
 }
 
+func (a *admin) LogKeys(context.Context) (client.LogKeys, error) {
+	return client.LogKeys{Origin: "test.local/log"}, nil
+}
+
 func (a *admin) Keys(ctx context.Context) (client.Keys, error) {
 	return client.Keys{Keys: []client.Key{{ID: "1"}}}, a.note(ctx, "Keys")
 }
