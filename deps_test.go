@@ -43,8 +43,9 @@ var layers = []layer{
 	{"3e", "inference"},
 	{"3f", "gate receipt"},
 	{"4", "internal/durable"},
-	{"4", "internal/db"},   // the enablement layer and the engines keep tables; contracts do not
-	{"4", "sandbox/guest"}, // what runs inside; it knows nothing of Creto
+	{"4", "internal/journal"}, // a queue of bytes
+	{"4", "internal/db"},      // the enablement layer and the engines keep tables; contracts do not
+	{"4", "sandbox/guest"},    // what runs inside; it knows nothing of Creto
 	{"4", "metering oversight sandbox messaging"},
 	{"5", "pqc/pqctest consensus/consensustest"}, // a suite may use the fakes of contracts below its own
 	{"5", "nhi/nhitest"},

@@ -5,6 +5,7 @@ package audit
 
 import (
 	"context"
+	"time"
 
 	"creto.dev"
 	"creto.dev/pqc"
@@ -14,8 +15,13 @@ import (
 // retry is the same record.
 type RecordID = creto.UUID
 
-// MaxRecordBytes bounds a record's canonical encoding.
-const MaxRecordBytes = 64 << 10
+// MaxRecordBytes bounds a record's canonical encoding as its maker hands it in;
+// MaxLeafBytes what becomes of it in the tree, where personal fields are sealed
+// ([Record.Seal]): an entry of a C2SP tlog-tiles bundle has 16 bits for its length.
+const (
+	MaxRecordBytes = 60 << 10
+	MaxLeafBytes   = 1<<16 - 1
+)
 
 // Outcome says how an action ended (R-AUD-8).
 type Outcome string
@@ -63,7 +69,21 @@ const (
 	EventSecretRemoved      = "secret_removed"
 	EventPolicyChanged      = "policy_changed"
 	EventNodeStarted        = "node_started"
-	EventSplitView          = "split_view" // the log is not the one that was published
+	EventSplitView          = "split_view"     // the log is not the one that was published
+	EventAuditGap           = "audit_gap"      // informational records that were only counted (R-OQ-2), or that a damaged disk lost
+	EventSubjectErased      = "subject_erased" // a person's key is gone (R-GAP-11)
+	EventSegmentSealed      = "segment_sealed" // the oldest records left the database; their hashes stay
+)
+
+// The events that an action's record stands for beside its own name: what
+// [Record.Event] returns.
+const (
+	EventAuthzDenied     = "authz_denied"
+	EventQuotaExceeded   = "quota_exceeded"
+	EventInferenceCalled = "inference_called"
+	EventEgressAttempted = "egress_attempted"
+	EventMessageSent     = "message_sent"
+	EventDeliveryDenied  = "delivery_denied"
 )
 
 // What became of an access to a secret (R-AUD-26): the detail DetailEvent of the
@@ -150,6 +170,36 @@ type Record struct {
 	// what became of it: "valid" or "invalid" (X-8).
 	Signature       *pqc.Signature `cbor:"18,keyasint,omitempty" json:"-"`
 	SignatureStatus string         `cbor:"19,keyasint,omitempty" json:"signature_status,omitempty"`
+	// Personal is what a leaf holds of people: boxes whose content [Record.Open]
+	// puts back. Whoever makes a record leaves it empty.
+	Personal []Personal `cbor:"20,keyasint,omitempty" json:"personal,omitempty"`
+}
+
+// Event returns what the record is called in R-AUD-22…27: authz_denied for any
+// action that was refused, inference_called for a model call, and so on; What
+// where that is the event's own name.
+func (r Record) Event() string {
+	if event := r.Detail[DetailEvent]; event != "" {
+		return event
+	}
+	_, action := creto.ResourceType(r.What)
+	switch {
+	case action && r.Outcome == Denied && r.Decision != nil && r.Decision.Kind == EventQuotaExceeded:
+		return EventQuotaExceeded
+	case r.What == creto.SendMessage && r.Outcome == Denied:
+		return EventDeliveryDenied
+	case action && r.Outcome == Denied:
+		return EventAuthzDenied
+	}
+	switch r.What {
+	case creto.CallModel:
+		return EventInferenceCalled
+	case creto.HTTPRequest, creto.NetworkEgress:
+		return EventEgressAttempted
+	case creto.SendMessage:
+		return EventMessageSent
+	}
+	return r.What
 }
 
 // SecurityRelevant reports whether the record must be on disk before its action
@@ -164,10 +214,12 @@ func (r Record) SecurityRelevant() bool {
 
 // Entry is a record in the tree.
 type Entry struct {
+	// Record is what the leaf says, with personal fields as far as their keys
+	// exist and the reader may see them.
 	Record Record
 	// Index is the leaf's index.
 	Index int64
-	// Leaf is the canonical encoding.
+	// Leaf is the leaf: the canonical encoding of the sealed record.
 	Leaf []byte
 }
 
@@ -185,15 +237,29 @@ type Checkpoint struct {
 type Filter struct {
 	// Tenant is whose records: those of its principals. "" means everybody's,
 	// which only the platform itself may ask for.
-	Tenant  string
-	Actor   string // a principal's name or SPIFFE id
-	What    string
-	Outcome Outcome
-	// Before selects records of a smaller index; 0 means from the newest.
+	Tenant string
+	Actor  string // who acted: a principal's name or SPIFFE id
+	Human  string // who acted, or on whose behalf: a human's name or SPIFFE id
+	// What is an action or an event, by [Record.What] or [Record.Event].
+	What     string
+	Resource string // as Type::id; with a last * what begins so
+	Outcome  Outcome
+	// Since and Until bound the physical part of the stamps: since ≤ t < until.
+	// The zero time is no bound.
+	Since, Until time.Time
+	// Before is the index of a record: the page goes on behind it. 0 means from
+	// the newest.
 	Before int64
-	// Limit bounds the page. 0 means 50; the most is 1,000.
+	// Oldest has the page go by index, from From on, and not by time from the
+	// newest.
+	Oldest bool
+	From   int64
+	// Limit bounds the page. 0 means 50; the most is MaxPage.
 	Limit int
 }
+
+// MaxPage is the most entries that a query returns.
+const MaxPage = 1000
 
 // Log accepts records and proves that they are in it. Safe for concurrent use.
 //
@@ -204,10 +270,18 @@ type Log interface {
 	// in the tree is assigned later. The log keeps no reference to r. A second
 	// record with the same id is not added again.
 	//
+	// When the log has no room at all, a security-relevant record fails, and
+	// another one is counted in an audit_gap record that follows (R-OQ-2).
+	//
 	// Errors: AuditValidationFailed (Permanent) if r is incomplete or larger
 	// than MaxRecordBytes; AuditUnavailable (Degraded) if there was no room
 	// until ctx ended.
 	Log(ctx context.Context, r Record) (RecordID, error)
+
+	// LogBatch is Log for several records (R-AUD-6). The result has one error,
+	// or nil, for each; those that are security relevant share one sync.
+	// Records without an id get one, which the caller sees in rs.
+	LogBatch(ctx context.Context, rs []Record) []error
 
 	// LogSigned is Log for a record that its actor signed, and always durable.
 	// The signature is over SigningBytes for pqc.PurposeRecord. If it does
@@ -220,11 +294,22 @@ type Log interface {
 	// Entry returns a record that has its place in the tree, waiting for it
 	// until ctx ends if it was accepted a moment ago.
 	//
-	// Errors: AuditNotFound (Permanent).
+	// Errors: AuditNotFound (Permanent); DataLoss (Security) if what is stored
+	// is not what was logged.
 	Entry(ctx context.Context, id RecordID) (Entry, error)
 
-	// Query returns a page of records, the newest first.
+	// Query returns a page of records, the newest first by the physical part of
+	// their stamps and then by index, unless f.Oldest. Every record accepted
+	// before the call is considered.
+	//
+	// Errors: InvalidArgument (Permanent) for a filter that makes no sense;
+	// DataLoss (Security) as for Entry.
 	Query(ctx context.Context, f Filter) ([]Entry, error)
+
+	// Wait returns the size of the tree once that is more than size.
+	//
+	// Errors: AuditTimeout (Transient) if ctx ended first.
+	Wait(ctx context.Context, size int64) (int64, error)
 
 	// Checkpoint returns a signed head that includes every record accepted
 	// before the call.
@@ -234,10 +319,53 @@ type Log interface {
 	// that size.
 	//
 	// Errors: AuditNotFound (Permanent) if the tree has no such leaf or was
-	// never of that size.
+	// never of that size; DataLoss (Security) if the stored tree is damaged.
 	Proof(ctx context.Context, index, size int64) ([][32]byte, error)
+
+	// Consistency returns the RFC 6962 proof that the tree of size from is the
+	// beginning of the tree of size to; empty if from is 0 or to.
+	//
+	// Errors: those of Proof.
+	Consistency(ctx context.Context, from, to int64) ([][32]byte, error)
 
 	// Ping reports whether the log can accept and prove. It adds nothing
 	// (B-16).
+	//
+	// Errors: AuditUnavailable (Degraded), also once four fifths of the room
+	// for waiting records are taken; AuditProofVerificationFailed (Security) or
+	// DataLoss (Security) if the newest record cannot be proven.
 	Ping(ctx context.Context) error
+}
+
+// Follow calls see with every entry that f selects, in the order of the tree,
+// from f.From on, waiting for new ones until ctx ends or see returns an error,
+// which it returns.
+//
+// Errors: those of Query and Wait; see's.
+func Follow(ctx context.Context, log Log, f Filter, see func(Entry) error) error {
+	f.Oldest = true
+	if f.Limit == 0 {
+		f.Limit = MaxPage
+	}
+	size := f.From
+	for {
+		var err error
+		if size, err = log.Wait(ctx, size); err != nil {
+			return err
+		}
+		for more := true; more; {
+			page, err := log.Query(ctx, f)
+			if err != nil {
+				return err
+			}
+			for _, e := range page {
+				if err := see(e); err != nil {
+					return err
+				}
+				f.From = e.Index + 1
+			}
+			more = len(page) == f.Limit
+		}
+		f.From = max(f.From, size) // everything below was considered
+	}
 }

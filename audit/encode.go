@@ -11,7 +11,8 @@ import (
 	"creto.dev/internal/canon"
 )
 
-// Encode returns the record's leaf.
+// Encode returns the record's canonical bytes: what waits for the tree, and the
+// leaf if the record is sealed.
 //
 // Errors: AuditValidationFailed (Permanent).
 func (r Record) Encode() ([]byte, error) {
@@ -27,8 +28,12 @@ func (r Record) Encode() ([]byte, error) {
 	if err != nil {
 		return nil, fault.WrapAs(op, fault.AuditValidationFailed, err, "the record cannot be encoded")
 	}
-	if len(leaf) > MaxRecordBytes {
-		return nil, fault.New(op, fault.AuditValidationFailed, "the record is %d bytes, limit %d", len(leaf), MaxRecordBytes)
+	limit := MaxRecordBytes
+	if r.Personal != nil {
+		limit = MaxLeafBytes
+	}
+	if len(leaf) > limit {
+		return nil, fault.New(op, fault.AuditValidationFailed, "the record is %d bytes, limit %d", len(leaf), limit)
 	}
 	return leaf, nil
 }
@@ -56,11 +61,11 @@ func (r Record) invalidText() (string, bool) {
 }
 
 // SigningBytes returns what an actor signs: the record without stamp and
-// signature.
+// signature, its personal fields in clear.
 //
 // Errors: AuditValidationFailed (Permanent).
 func (r Record) SigningBytes() ([]byte, error) {
-	r.Stamp, r.Signature, r.SignatureStatus = creto.Timestamp{}, nil, ""
+	r.Stamp, r.Signature, r.SignatureStatus, r.Personal = creto.Timestamp{}, nil, "", nil
 	data, err := canon.Marshal(r)
 	return data, fault.WrapAs("audit.SigningBytes", fault.AuditValidationFailed, err, "the record cannot be encoded")
 }
@@ -85,4 +90,21 @@ func VerifyProof(leaf []byte, index, size int64, root [32]byte, proof [][32]byte
 	}
 	err := tlog.CheckRecord(hashes, size, tlog.Hash(root), index, tlog.RecordHash(leaf))
 	return fault.WrapAs("audit.VerifyProof", fault.AuditProofVerificationFailed, err, "the inclusion proof does not lead to the root")
+}
+
+// VerifyConsistency checks that the tree of size from and root fromRoot is the
+// beginning of the one of size to (RFC 6962, section 2.1.2).
+//
+// Errors: AuditProofVerificationFailed (Security).
+func VerifyConsistency(from int64, fromRoot [32]byte, to int64, toRoot [32]byte, proof [][32]byte) error {
+	const op fault.Op = "audit.VerifyConsistency"
+	if from == 0 && len(proof) == 0 {
+		return nil // the empty tree is the beginning of every tree
+	}
+	hashes := make(tlog.TreeProof, len(proof))
+	for i, h := range proof {
+		hashes[i] = tlog.Hash(h)
+	}
+	err := tlog.CheckTree(hashes, to, tlog.Hash(toRoot), from, tlog.Hash(fromRoot))
+	return fault.WrapAs(op, fault.AuditProofVerificationFailed, err, "the tree of %d records is not the beginning of the tree of %d", from, to)
 }

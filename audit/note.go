@@ -128,6 +128,18 @@ func (s *Signer) Sign(size int64, root [32]byte) (Checkpoint, error) {
 	return Checkpoint{Size: size, Root: root, Note: s.keys.join(text, ed25519.Sign(s.plain, text), sig.Bytes)}, nil
 }
 
+// SignRecord signs a record that is the log's own.
+//
+// Errors: those of Record.SigningBytes and of pqc.Provider.Sign.
+func (s *Signer) SignRecord(r Record) (pqc.Signature, error) {
+	message, err := r.SigningBytes()
+	if err != nil {
+		return pqc.Signature{}, err
+	}
+	sig, err := s.provider.Sign(pqc.PurposeRecord, message, s.key)
+	return sig, fault.Wrap("audit.Signer.SignRecord", err)
+}
+
 // VerifyCheckpoint reads a note and checks the log's own signatures: the
 // composite one, and the Ed25519 one if the key is known. Both must be there in
 // the exact bytes, and the order, that Sign makes. Other lines, such as those of

@@ -24,6 +24,7 @@ import (
 	"creto.dev/consensus/localconsensus"
 	"creto.dev/gate"
 	"creto.dev/internal/db"
+	"creto.dev/internal/journal"
 	"creto.dev/internal/logkey"
 	"creto.dev/metering"
 	"creto.dev/nhi"
@@ -107,7 +108,7 @@ func build(ctx context.Context, policies, depth int, limited bool) (h *house, er
 	if err != nil {
 		return nil, err
 	}
-	if h.log, err = localaudit.Open(ctx, localaudit.Config{Dir: h.dir}, d, p, h.clock, signer, silent); err != nil {
+	if h.log, err = localaudit.Open(ctx, localaudit.Config{Journal: journal.Config{Dir: h.dir}}, d, p, h.clock, signer, kek, silent); err != nil {
 		return nil, err
 	}
 	h.close = func() error { return errors.Join(h.log.Close(), d.Close(), os.RemoveAll(h.dir)) }

@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"net/http"
 	"net/url"
 
 	"creto.dev/fault"
+	"creto.dev/fault/faulthttp"
 	"creto.dev/health"
 )
 
@@ -181,6 +183,43 @@ func (c *Client) Bundle(ctx context.Context, q Query) (data []byte, err error) {
 // "tile/" (C2SP tlog-tiles).
 func (c *Client) Log(ctx context.Context, path string) (data []byte, err error) {
 	return data, c.call(ctx, "GET", "/log/"+path, nil, &data)
+}
+
+// Proof returns what proves that a record is in the log.
+func (c *Client) Proof(ctx context.Context, record string) (out Proof, err error) {
+	return out, c.do(ctx, "GET", "/audit/records/"+url.PathEscape(record)+"/proof", nil, &out)
+}
+
+// Erase destroys the key of a human's personal fields in the log.
+func (c *Client) Erase(ctx context.Context, e Erasure) (out Erased, err error) {
+	return out, c.do(ctx, "POST", "/audit/erase", e, &out)
+}
+
+// Tail calls see with every record that q selects, from q.From on, as they come,
+// until ctx ends, the node does, or see returns an error, which it returns.
+func (c *Client) Tail(ctx context.Context, q Query, see func(Receipt) error) error {
+	const op fault.Op = "client.Tail"
+	response, err := c.send(ctx, "GET", "/api/v1/audit/tail?"+q.values().Encode(), nil)
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode != http.StatusOK {
+		return fault.Wrap(op, faulthttp.Read(response))
+	}
+	d := json.NewDecoder(response.Body)
+	for {
+		var r *Receipt
+		if err := d.Decode(&r); err != nil {
+			return fault.WrapAs(op, fault.Unavailable, err, "the node's answer broke off; go on with --from INDEX")
+		}
+		if r == nil {
+			continue // nothing new, and the node is there
+		}
+		if err := see(*r); err != nil {
+			return err
+		}
+	}
 }
 
 // maxReportBytes bounds a node's health report.

@@ -327,27 +327,69 @@ type Receipt struct {
 	Record audit.Record `json:"record"`
 }
 
-// Query selects receipts.
+// Proof proves that a record is in the log: RFC 6962 against a signed head.
+type Proof struct {
+	Index int64    `json:"index"`
+	Size  int64    `json:"size"` // of the tree
+	Leaf  []byte   `json:"leaf"`
+	Proof [][]byte `json:"proof"`
+	// Checkpoint is the signed note.
+	Checkpoint string `json:"checkpoint"`
+}
+
+// Erasure names a human who is to be unreadable in the log from now on.
+type Erasure struct {
+	Human string `json:"human"`
+}
+
+// Erased is what became of an Erasure.
+type Erased struct {
+	// Pseudonym is what the log calls the human for ever.
+	Pseudonym creto.ID `json:"pseudonym"`
+}
+
+// Query selects receipts, as audit.Filter does.
 type Query struct {
-	Agent   string
-	What    string
-	Outcome string
-	Before  int64
-	Limit   int
+	Agent    string // who acted
+	Human    string // who acted, or on whose behalf
+	What     string
+	Resource string
+	Outcome  string
+	// Record is one record's id; nothing else counts then but Disclose.
+	Record       string
+	Since, Until time.Time
+	Before       int64
+	// Oldest has the page go by index from From on.
+	Oldest bool
+	From   int64
+	Limit  int
+	// Disclose has a bundle open what is personal in it.
+	Disclose bool
 }
 
 func (q Query) values() url.Values {
 	v := url.Values{}
 	set := func(key, value string) {
-		if value != "" && value != "0" {
+		if value != "" && value != "0" && value != "false" {
 			v.Set(key, value)
 		}
 	}
 	set("agent", q.Agent)
+	set("human", q.Human)
 	set("what", q.What)
+	set("resource", q.Resource)
 	set("outcome", q.Outcome)
+	set("record", q.Record)
+	for key, t := range map[string]time.Time{"since": q.Since, "until": q.Until} {
+		if !t.IsZero() {
+			v.Set(key, t.Format(time.RFC3339Nano))
+		}
+	}
 	set("before", strconv.FormatInt(q.Before, 10))
+	set("oldest", strconv.FormatBool(q.Oldest))
+	set("from", strconv.FormatInt(q.From, 10))
 	set("limit", strconv.Itoa(q.Limit))
+	set("disclose", strconv.FormatBool(q.Disclose))
 	return v
 }
 

@@ -156,7 +156,7 @@ func TestDelegationInBrowser(t *testing.T) {
 		t.Fatal(err)
 	}
 	keys := receipt.Keys{Root: root, Certificates: certificates}
-	bundle, err := receipt.Make(ctx, h.log, h.authority.ChainByDigest, keys, []audit.Entry{entry})
+	bundle, err := receipt.Make(ctx, h.log, h.authority.ChainByDigest, keys, nil, []audit.Entry{entry})
 	if err != nil {
 		t.Fatal(err)
 	}

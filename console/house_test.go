@@ -25,6 +25,7 @@ import (
 	"creto.dev/fault"
 	"creto.dev/gate"
 	"creto.dev/internal/db"
+	"creto.dev/internal/journal"
 	"creto.dev/login"
 	"creto.dev/nhi"
 	"creto.dev/nhi/localnhi"
@@ -89,7 +90,7 @@ func open(t testing.TB, origin string, providers ...login.ProviderConfig) *house
 	signer, err := h.authority.CheckpointSigner(ctx, "test.local/log")
 	check(err)
 	quiet := slog.New(slog.DiscardHandler)
-	h.log, err = localaudit.Open(ctx, localaudit.Config{Dir: filepath.Join(dir, "audit"), Flush: 10 * time.Millisecond}, h.db, p, h.clock, signer, quiet)
+	h.log, err = localaudit.Open(ctx, localaudit.Config{Journal: journal.Config{Dir: filepath.Join(dir, "audit")}, Flush: 10 * time.Millisecond}, h.db, p, h.clock, signer, kek, quiet)
 	check(err)
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	logged := make(chan struct{})

@@ -20,6 +20,7 @@ import (
 	"creto.dev/fault"
 	"creto.dev/gate"
 	"creto.dev/internal/db"
+	"creto.dev/internal/journal"
 	"creto.dev/metering"
 	"creto.dev/nhi"
 	"creto.dev/nhi/localnhi"
@@ -131,7 +132,7 @@ func build(t testing.TB) *house {
 	certificates, err := h.authority.Certificates(ctx, origin)
 	must(err)
 	h.certificates = certificates
-	local, err := localaudit.Open(ctx, localaudit.Config{Dir: dir, RingBytes: 1 << 20}, d, p, h.clock, signer, silent)
+	local, err := localaudit.Open(ctx, localaudit.Config{Journal: journal.Config{Dir: dir, RingBytes: 1 << 20}}, d, p, h.clock, signer, kek, silent)
 	must(err)
 	t.Cleanup(func() {
 		if err := errors.Join(local.Close(), d.Close()); err != nil {
@@ -284,7 +285,7 @@ func (h *house) check(t testing.TB) {
 	links := func(_ context.Context, _ creto.ID, digest creto.Digest) ([]nhi.SignedLink, error) {
 		return h.chains[digest], nil
 	}
-	bundle, err := receipt.Make(t.Context(), h.log, links, receipt.Keys{Root: root, Certificates: h.certificates}, page)
+	bundle, err := receipt.Make(t.Context(), h.log, links, receipt.Keys{Root: root, Certificates: h.certificates}, nil, page)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,6 +25,7 @@ import (
 	"creto.dev/gateway"
 	"creto.dev/inference"
 	"creto.dev/internal/db"
+	"creto.dev/internal/journal"
 	"creto.dev/metering"
 	"creto.dev/nhi"
 	"creto.dev/nhi/localnhi"
@@ -94,7 +95,7 @@ func open(t testing.TB, cfg gateway.Config, models []inference.Model, allow ...s
 	signer, err := h.authority.CheckpointSigner(ctx, "test.local/log")
 	check(err)
 	quiet := slog.New(slog.DiscardHandler)
-	h.log, err = localaudit.Open(ctx, localaudit.Config{Dir: filepath.Join(dir, "audit"), Flush: 10 * time.Millisecond}, d, p, clock, signer, quiet)
+	h.log, err = localaudit.Open(ctx, localaudit.Config{Journal: journal.Config{Dir: filepath.Join(dir, "audit")}, Flush: 10 * time.Millisecond}, d, p, clock, signer, kek, quiet)
 	check(err)
 
 	var alice creto.ID

@@ -15,6 +15,7 @@ import (
 	"creto.dev/consensus/consensustest"
 	"creto.dev/fault"
 	"creto.dev/internal/db"
+	"creto.dev/internal/journal"
 	"creto.dev/login"
 	"creto.dev/nhi"
 	"creto.dev/nhi/localnhi"
@@ -63,7 +64,7 @@ func open(t testing.TB) *house {
 	check(err)
 	signer, err := h.authority.CheckpointSigner(ctx, "test.local/log")
 	check(err)
-	h.log, err = localaudit.Open(ctx, localaudit.Config{Dir: filepath.Join(dir, "audit"), Flush: time.Millisecond}, h.db, p, h.clock, signer, slog.New(slog.DiscardHandler))
+	h.log, err = localaudit.Open(ctx, localaudit.Config{Journal: journal.Config{Dir: filepath.Join(dir, "audit")}, Flush: time.Millisecond}, h.db, p, h.clock, signer, kek, slog.New(slog.DiscardHandler))
 	check(err)
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	logged := make(chan struct{})

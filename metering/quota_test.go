@@ -20,9 +20,11 @@ import (
 	"creto.dev/fault"
 	"creto.dev/gate/gatetest"
 	"creto.dev/internal/db"
+	"creto.dev/internal/journal"
 	"creto.dev/metering"
 	"creto.dev/nhi"
 	"creto.dev/nhi/nhitest"
+	"creto.dev/pqc"
 	"creto.dev/pqc/localpqc"
 )
 
@@ -50,7 +52,7 @@ func open(t testing.TB) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.log, err = localaudit.Open(t.Context(), localaudit.Config{Dir: dir, RingBytes: 4 << 20}, d, p, h.clock, signer, slog.New(slog.DiscardHandler))
+	h.log, err = localaudit.Open(t.Context(), localaudit.Config{Journal: journal.Config{Dir: dir, RingBytes: 4 << 20}}, d, p, h.clock, signer, pqc.NewSymmetricKey(pqc.AES256GCM, make([]byte, pqc.SymmetricKeySize)), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

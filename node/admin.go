@@ -395,8 +395,86 @@ func (n *Node) Receipts(ctx context.Context, q client.Query) ([]client.Receipt, 
 	return out, nil
 }
 
+// filter returns the records of the caller's tenant that q selects.
+func (n *Node) filter(ctx context.Context, q client.Query) audit.Filter {
+	return audit.Filter{
+		Tenant: creto.CallerOf(ctx).Tenant, Actor: q.Agent, Human: q.Human, What: q.What, Resource: q.Resource, Outcome: audit.Outcome(q.Outcome),
+		Since: q.Since, Until: q.Until, Before: q.Before, Oldest: q.Oldest, From: q.From, Limit: q.Limit,
+	}
+}
+
+// entry returns a record of the caller's tenant.
+func (n *Node) entry(ctx context.Context, record string) (audit.Entry, error) {
+	const op fault.Op = "node.entry"
+	id, err := creto.ParseUUID(record)
+	if err != nil {
+		return audit.Entry{}, fault.Wrap(op, err)
+	}
+	e, err := n.log.Entry(ctx, id)
+	if err == nil && e.Record.Who.Tenant != creto.CallerOf(ctx).Tenant {
+		err = fault.New(op, fault.AuditNotFound, "there is no record %s", id)
+	}
+	return e, err
+}
+
+// Proof implements serve.Admin.
+func (n *Node) Proof(ctx context.Context, record string) (client.Proof, error) {
+	const op fault.Op = "node.Proof"
+	e, err := n.entry(ctx, record)
+	if err != nil {
+		return client.Proof{}, err
+	}
+	head, err := n.log.Checkpoint(ctx)
+	if err != nil {
+		return client.Proof{}, fault.Wrap(op, err)
+	}
+	proof, err := n.log.Proof(ctx, e.Index, head.Size)
+	if err != nil {
+		return client.Proof{}, fault.Wrap(op, err)
+	}
+	out := client.Proof{Index: e.Index, Size: head.Size, Leaf: e.Leaf, Checkpoint: string(head.Note)}
+	for _, h := range proof {
+		out.Proof = append(out.Proof, h[:])
+	}
+	return out, nil
+}
+
+// Tail implements serve.Admin.
+func (n *Node) Tail(ctx context.Context, q client.Query, see func(client.Receipt) error) error {
+	f := n.filter(ctx, q)
+	f.Limit = 0
+	return audit.Follow(ctx, n.log, f, func(e audit.Entry) error { return see(client.Receipt{Index: e.Index, Record: e.Record}) })
+}
+
+// Erase implements serve.Admin. Who is erased must have been removed: who may
+// still act would be in the log again at once.
+func (n *Node) Erase(ctx context.Context, e client.Erasure) (client.Erased, error) {
+	const op fault.Op = "node.Erase"
+	caller := creto.CallerOf(ctx)
+	human := creto.ID{TrustDomain: n.options.Config.Identity.TrustDomain, Tenant: caller.Tenant, Kind: creto.KindHuman, Name: e.Human}
+	if err := human.Validate(); err != nil {
+		return client.Erased{}, fault.Wrap(op, err)
+	}
+	active, err := n.Humans(ctx)
+	if err != nil {
+		return client.Erased{}, fault.Wrap(op, err)
+	}
+	if slices.ContainsFunc(active, func(h client.Human) bool { return h.Name == e.Human }) {
+		return client.Erased{}, fault.New(op, fault.FailedPrecondition, "%s can still act; first run: creto human remove %s", e.Human, e.Human)
+	}
+	pseudonym, err := n.log.Erase(ctx, human, caller)
+	return client.Erased{Pseudonym: pseudonym}, err
+}
+
 func (n *Node) entries(ctx context.Context, q client.Query) ([]audit.Entry, error) {
-	return n.log.Query(ctx, audit.Filter{Tenant: creto.CallerOf(ctx).Tenant, Actor: q.Agent, What: q.What, Outcome: audit.Outcome(q.Outcome), Before: q.Before, Limit: q.Limit})
+	if q.Record == "" {
+		return n.log.Query(ctx, n.filter(ctx, q))
+	}
+	e, err := n.entry(ctx, q.Record)
+	if err != nil {
+		return nil, err
+	}
+	return []audit.Entry{e}, nil
 }
 
 // Bundle implements serve.Admin.
@@ -407,10 +485,13 @@ func (n *Node) Bundle(ctx context.Context, q client.Query) ([]byte, error) {
 	}
 	n.rotating.RLock() // the keys and the checkpoint belong together
 	defer n.rotating.RUnlock()
-	slices.Reverse(entries)
 	keys, err := n.keys(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return receipt.Make(ctx, n.log, n.authority.ChainByDigest, keys, entries)
+	var disclose receipt.Disclose
+	if q.Disclose {
+		disclose = n.log.Disclose
+	}
+	return receipt.Make(ctx, n.log, n.authority.ChainByDigest, keys, disclose, entries)
 }

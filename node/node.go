@@ -36,6 +36,7 @@ import (
 	"creto.dev/inference"
 	"creto.dev/inference/provider"
 	"creto.dev/internal/db"
+	"creto.dev/internal/journal"
 	"creto.dev/internal/logkey"
 	"creto.dev/internal/serve"
 	"creto.dev/internal/sts"
@@ -205,14 +206,21 @@ func (n *Node) openPlatform(ctx context.Context) error {
 		return fault.Wrap(op, err)
 	}
 	n.log, err = localaudit.Open(ctx, localaudit.Config{
-		Dir: filepath.Join(n.options.DataDir, "audit"), Batch: cfg.Integrations.Audit.BatchSize,
-		Flush: time.Duration(cfg.Integrations.Audit.FlushIntervalMS) * time.Millisecond, Slots: cfg.Integrations.Audit.LocalBufferMaxSize,
-	}, n.db, n.pqc, n.clock, signer, n.options.Log)
+		Journal: journal.Config{Dir: filepath.Join(n.options.DataDir, "audit"), Slots: cfg.Integrations.Audit.LocalBufferMaxSize},
+		Self:    n.self(), Batch: cfg.Integrations.Audit.BatchSize,
+		Flush:   time.Duration(cfg.Integrations.Audit.FlushIntervalMS) * time.Millisecond,
+		Timeout: time.Duration(cfg.Integrations.Audit.TimeoutMS) * time.Millisecond,
+	}, n.db, n.pqc, n.clock, signer, key, n.options.Log)
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
 	n.onClose(n.log.Close)
 	return n.openPublisher()
+}
+
+// self is who the node's own records are of.
+func (n *Node) self() creto.ID {
+	return creto.ID{TrustDomain: n.options.Config.Identity.TrustDomain, Tenant: n.options.Config.Identity.Tenant, Kind: creto.KindWorkload, Name: "creto"}
 }
 
 // openSecurity opens policies and quotas.
@@ -239,7 +247,7 @@ func (n *Node) openSecurity(ctx context.Context) error {
 
 func (n *Node) policyChanged(ctx context.Context, version creto.Digest, wrong error) {
 	r := audit.Record{
-		Who: n.owner, What: audit.EventPolicyChanged, Resource: "Policies::" + n.policyDir, Outcome: audit.Success,
+		Who: n.self(), What: audit.EventPolicyChanged, Resource: "Policies::" + n.policyDir, Outcome: audit.Success,
 		Decision: &audit.Decision{Version: version},
 	}
 	if wrong != nil {
@@ -322,7 +330,7 @@ func (n *Node) origin() string {
 // announce records the start.
 func (n *Node) announce(ctx context.Context) error {
 	_, err := n.log.Log(ctx, audit.Record{
-		Who: n.owner, What: audit.EventNodeStarted, Resource: "Node::" + nodeName(), Outcome: audit.Success,
+		Who: n.self(), What: audit.EventNodeStarted, Resource: "Node::" + nodeName(), Outcome: audit.Success,
 		Decision: &audit.Decision{Version: n.authorizer.Version()}, Detail: map[string]string{"version": n.options.Version},
 	})
 	return err

@@ -26,9 +26,11 @@ import (
 	"creto.dev/gate"
 	"creto.dev/gate/gatetest"
 	"creto.dev/internal/db"
+	"creto.dev/internal/journal"
 	"creto.dev/nhi"
 	"creto.dev/nhi/nhitest"
 	"creto.dev/oversight"
+	"creto.dev/pqc"
 	"creto.dev/pqc/localpqc"
 )
 
@@ -85,7 +87,7 @@ func open(t testing.TB) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := localaudit.Open(t.Context(), localaudit.Config{Dir: dir, RingBytes: 1 << 20}, d, p, h.clock, signer, slog.New(slog.DiscardHandler))
+	l, err := localaudit.Open(t.Context(), localaudit.Config{Journal: journal.Config{Dir: dir, RingBytes: 1 << 20}}, d, p, h.clock, signer, pqc.NewSymmetricKey(pqc.AES256GCM, make([]byte, pqc.SymmetricKeySize)), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

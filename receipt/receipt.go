@@ -7,6 +7,7 @@ package receipt
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"fmt"
@@ -47,16 +48,23 @@ type Bundle struct {
 	Links      []nhi.SignedLink `cbor:"3,keyasint"` // by digest
 	Checkpoint []byte           `cbor:"4,keyasint"`
 	Keys       Keys             `cbor:"5,keyasint"`
+	// Disclosures open what is personal in the records; without one it stays
+	// sealed. By index and subject.
+	Disclosures []audit.Disclosure `cbor:"6,keyasint,omitempty"`
 }
 
 // ChainByDigest returns the links of a chain that a record names.
 type ChainByDigest func(ctx context.Context, who creto.ID, chain creto.Digest) ([]nhi.SignedLink, error)
 
-// Make returns the bundle of some entries of log.
+// Disclose returns the keys of what is personal in an entry.
+type Disclose func(ctx context.Context, e audit.Entry) ([]audit.Disclosure, error)
+
+// Make returns the bundle of some entries of log. disclose has its readers see
+// what is personal; nil leaves that sealed.
 //
-// Errors: InvalidArgument (Permanent) without entries; those of the log and of
-// chains.
-func Make(ctx context.Context, log audit.Log, chains ChainByDigest, keys Keys, entries []audit.Entry) ([]byte, error) {
+// Errors: InvalidArgument (Permanent) without entries; those of the log, of
+// chains and of disclose.
+func Make(ctx context.Context, log audit.Log, chains ChainByDigest, keys Keys, disclose Disclose, entries []audit.Entry) ([]byte, error) {
 	const op fault.Op = "receipt.Make"
 	if len(entries) == 0 {
 		return nil, fault.New(op, fault.InvalidArgument, "there is no record to prove")
@@ -77,6 +85,13 @@ func Make(ctx context.Context, log audit.Log, chains ChainByDigest, keys Keys, e
 			r.Proof = append(r.Proof, h[:])
 		}
 		b.Receipts = append(b.Receipts, r)
+		if disclose != nil {
+			keys, err := disclose(ctx, e)
+			if err != nil {
+				return nil, fault.Wrap(op, err)
+			}
+			b.Disclosures = append(b.Disclosures, keys...)
+		}
 		if e.Record.Chain.IsZero() {
 			continue
 		}
@@ -94,6 +109,8 @@ func Make(ctx context.Context, log audit.Log, chains ChainByDigest, keys Keys, e
 		b.Links = append(b.Links, link)
 	}
 	slices.SortFunc(b.Links, compareLinks)
+	slices.SortFunc(b.Disclosures, compareDisclosures)
+	b.Disclosures = slices.CompactFunc(b.Disclosures, func(a, b audit.Disclosure) bool { return compareDisclosures(a, b) == 0 })
 	data, err := canon.Marshal(b)
 	return data, fault.Wrap(op, err)
 }
@@ -101,6 +118,10 @@ func Make(ctx context.Context, log audit.Log, chains ChainByDigest, keys Keys, e
 func compareLinks(a, b nhi.SignedLink) int {
 	x, y := a.Digest(), b.Digest()
 	return bytes.Compare(x[:], y[:])
+}
+
+func compareDisclosures(a, b audit.Disclosure) int {
+	return cmp.Or(cmp.Compare(a.Index, b.Index), bytes.Compare(a.Subject[:], b.Subject[:]))
 }
 
 // Parse reads a bundle without verifying anything.
@@ -120,6 +141,8 @@ func Parse(data []byte) (Bundle, error) {
 
 // Verified is what a bundle proves.
 type Verified struct {
+	// Records are what the leaves say, with what is personal as far as the
+	// bundle discloses it.
 	Records []audit.Entry
 	// Chains holds the chain behind each record, in the same order; the zero
 	// chain where a record has none.
@@ -162,8 +185,12 @@ func Verify(ctx context.Context, p pqc.Provider, data []byte, root creto.Digest)
 	used := make(map[creto.Digest]bool)
 	spent := make(map[string]int)
 	last := int64(-1)
+	keys := b.Disclosures
 	for i, r := range b.Receipts {
 		entry, err := r.entry(head)
+		if err == nil {
+			entry.Record, keys, err = disclosed(entry, keys)
+		}
 		if err != nil {
 			return Verified{}, broken(op, err, "record %d at index %d: %s", i+1, r.Index, fault.Message(err))
 		}
@@ -197,6 +224,9 @@ func Verify(ctx context.Context, p pqc.Provider, data []byte, root creto.Digest)
 		if i > 0 && compareLinks(b.Links[i-1], link) >= 0 {
 			return Verified{}, broken(op, nil, "link %d: out of order", i+1)
 		}
+	}
+	if len(keys) > 0 {
+		return Verified{}, broken(op, nil, "disclosure: of the %d one opens nothing of a record, or is out of order", len(b.Disclosures))
 	}
 	return v, nil
 }
@@ -264,6 +294,28 @@ func (r Receipt) entry(h head) (audit.Entry, error) {
 	return audit.Entry{Record: record, Index: r.Index, Leaf: r.Leaf}, record.CheckConsents()
 }
 
+// disclosed opens what the next of the keys are for, and returns the rest of
+// them.
+func disclosed(e audit.Entry, keys []audit.Disclosure) (audit.Record, []audit.Disclosure, error) {
+	n := 0
+	for n < len(keys) && keys[n].Index == e.Index && (n == 0 || compareDisclosures(keys[n-1], keys[n]) < 0) {
+		n++
+	}
+	mine, used := keys[:n], 0
+	r, err := e.Record.Open(func(box audit.Personal) []byte {
+		i := slices.IndexFunc(mine, func(d audit.Disclosure) bool { return d.Subject == box.Subject })
+		if i < 0 {
+			return nil
+		}
+		used++
+		return mine[i].Key
+	})
+	if err == nil && used != n {
+		err = fault.New("receipt.disclosed", fault.SecurityViolation, "a disclosure is of nobody in it")
+	}
+	return r, keys[n:], err
+}
+
 // chains are the chains that the links of a bundle make, by digest; unverified.
 type chains map[creto.Digest][]nhi.SignedLink
 
@@ -320,7 +372,7 @@ func (c chains) verify(ctx context.Context, v *nhi.Verifier, roots []pqc.PublicK
 		return nhi.VerifiedChain{}, fault.New(op, fault.SecurityViolation, "its links make another chain than it names")
 	case chain.Agent() != r.Who:
 		return nhi.VerifiedChain{}, fault.New(op, fault.SecurityViolation, "it names another agent than its chain")
-	case chain.Human() != r.OnBehalfOf:
+	case chain.Human() != r.OnBehalfOf && !audit.IsPseudonym(r.OnBehalfOf): // a pseudonym says less than the chain
 		return nhi.VerifiedChain{}, fault.New(op, fault.SecurityViolation, "it names another human than its chain")
 	}
 	for _, link := range links {

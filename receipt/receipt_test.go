@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/cryptotest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -26,6 +27,7 @@ import (
 	"creto.dev/fault"
 	"creto.dev/internal/canon"
 	"creto.dev/internal/db"
+	"creto.dev/internal/journal"
 	"creto.dev/nhi"
 	"creto.dev/nhi/nhitest"
 	"creto.dev/pqc"
@@ -60,6 +62,8 @@ type world struct {
 	root   creto.Digest
 	chains map[creto.Digest]nhi.VerifiedChain
 	n      byte
+	// sealed leaves what is personal closed in what make makes.
+	sealed bool
 }
 
 func build(t testing.TB) *world {
@@ -77,7 +81,7 @@ func build(t testing.TB) *world {
 		t.Fatal(err)
 	}
 	root, rootPublic := key(t, 2)
-	w.log, err = localaudit.Open(t.Context(), localaudit.Config{Dir: dir, RingBytes: 1 << 20}, d, p, w.clock, signer, slog.New(slog.DiscardHandler))
+	w.log, err = localaudit.Open(t.Context(), localaudit.Config{Journal: journal.Config{Dir: dir, RingBytes: 1 << 20}}, d, p, w.clock, signer, pqc.NewSymmetricKey(pqc.AES256GCM, make([]byte, pqc.SymmetricKeySize)), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,7 +196,11 @@ func (w *world) tryMake(t testing.TB, entries ...audit.Entry) ([]byte, error) {
 		}
 		return chain.Links(), nil
 	}
-	return receipt.Make(t.Context(), w.log, links, w.keys, entries)
+	disclose := w.log.Disclose
+	if w.sealed {
+		disclose = nil
+	}
+	return receipt.Make(t.Context(), w.log, links, w.keys, disclose, entries)
 }
 
 func verify(t testing.TB, data []byte, root creto.Digest) (receipt.Verified, error) {
@@ -201,7 +209,7 @@ func verify(t testing.TB, data []byte, root creto.Digest) (receipt.Verified, err
 }
 
 // part is what a failure must name.
-var part = regexp.MustCompile(`^(bundle|record|link|checkpoint|key)\b`)
+var part = regexp.MustCompile(`^(bundle|record|link|checkpoint|key|disclosure)\b`)
 
 // refused holds a failure to what the contract says of it.
 func refused(t testing.TB, what string, data []byte, root creto.Digest, names string) {
@@ -417,46 +425,123 @@ func TestDishonestLog(t *testing.T) {
 	})
 }
 
-// A bundle of the first day still verifies. UPDATE=1 makes it anew.
+// Without a disclosure a bundle proves all but names no people; with one it names
+// those, and no others.
+func TestDisclosure(t *testing.T) {
+	w := build(t)
+	chain := w.chain(t, "bot")
+	entries := []audit.Entry{w.record(t, chain, consented(t, "c1")), w.record(t, chain, nil)}
+	w.sealed = true
+	closed := w.make(t, entries...)
+	if bytes.Contains(closed, []byte("bob")) {
+		t.Error("a closed bundle names who consented")
+	}
+	v, err := verify(t, closed, w.root)
+	if err != nil || !audit.IsPseudonym(v.Records[0].Record.OnBehalfOf) || v.Chains[0].Human().Name != "alice" {
+		t.Fatalf("Verify = %+v, %v", v, err)
+	}
+	w.sealed = false
+	opened := w.make(t, entries...)
+	v, err = verify(t, opened, w.root)
+	if err != nil || v.Records[0].Record.OnBehalfOf.Name != "alice" || !strings.HasSuffix(v.Records[0].Record.Consents[0].Approver, "/bob") {
+		t.Fatalf("Verify = %+v, %v", v, err)
+	}
+	b, err := receipt.Parse(opened)
+	if err != nil {
+		t.Fatal(err)
+	}
+	edit := func(change func(*receipt.Bundle)) []byte {
+		c := b
+		c.Disclosures = slices.Clone(b.Disclosures)
+		change(&c)
+		data, err := canon.Marshal(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	for name, change := range map[string]func(*receipt.Bundle){
+		"another record's key": func(b *receipt.Bundle) { b.Disclosures[0].Key = b.Disclosures[2].Key },
+		"a short key":          func(b *receipt.Bundle) { b.Disclosures[0].Key = b.Disclosures[0].Key[:16] },
+		"another person":       func(b *receipt.Bundle) { b.Disclosures[0].Subject[0] ^= 1 },
+		"another record":       func(b *receipt.Bundle) { b.Disclosures[2].Index = 7 },
+		"twice":                func(b *receipt.Bundle) { b.Disclosures = append(b.Disclosures, b.Disclosures[2]) },
+		"out of order":         func(b *receipt.Bundle) { slices.Reverse(b.Disclosures) },
+	} {
+		refused(t, name, edit(change), w.root, "")
+	}
+	one := edit(func(b *receipt.Bundle) { b.Disclosures = b.Disclosures[2:] })
+	if v, err = verify(t, one, w.root); err != nil || !audit.IsPseudonym(v.Records[0].Record.OnBehalfOf) || v.Records[1].Record.OnBehalfOf.Name != "alice" {
+		t.Errorf("Verify of one disclosure = %+v, %v", v, err)
+	}
+	// Once a person is erased nobody can disclose them, and all is proven as before.
+	alice := nhitest.ID(creto.KindHuman, "alice")
+	if _, err := w.log.Erase(t.Context(), alice, nhitest.ID(creto.KindWorkload, "operator")); err != nil {
+		t.Fatal(err)
+	}
+	erased := w.make(t, entries...)
+	if v, err = verify(t, erased, w.root); err != nil || !audit.IsPseudonym(v.Records[0].Record.OnBehalfOf) || strings.Contains(v.Records[0].Record.Consents[0].Approver, "subject.") {
+		t.Errorf("Verify after the erasure = %+v, %v", v, err)
+	}
+	if _, err := verify(t, opened, w.root); err != nil {
+		t.Errorf("what was disclosed before: %v", err)
+	}
+}
+
+// Bundles of the first day still verify. UPDATE=1 makes them anew, but for the
+// open one: it is from before people were sealed.
 func TestGolden(t *testing.T) {
-	const file = "testdata/bundle-v1.cbor"
-	w, data := small(t)
-	if os.Getenv("UPDATE") == "1" {
-		if err := os.MkdirAll("testdata", 0o755); err != nil {
+	cryptotest.SetGlobalRandom(t, 1) // the pseudonyms and keys of people
+	for _, name := range []string{"open", "sealed", "disclosed"} {
+		file := "testdata/bundle-v1-" + name + ".cbor"
+		w := build(t)
+		w.sealed = name == "sealed"
+		chain := w.chain(t, "bot")
+		w.record(t, chain, nil)
+		entry := w.record(t, chain, consented(t, "f47ac10b-58cc-4372-a567-0e02b2c3d479"))
+		w.record(t, chain, nil)
+		data := w.make(t, entry)
+		if os.Getenv("UPDATE") == "1" && name != "open" {
+			if err := os.WriteFile(file, data, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		golden, err := os.ReadFile(file)
+		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(file, data, 0o644); err != nil {
+		v, err := verify(t, golden, w.root)
+		if err != nil || !v.Trusted || len(v.Records) != 1 || v.Records[0].Record.What != creto.CallModel || !v.Chains[0].Valid() {
+			t.Fatalf("%s: Verify = %+v, %v", name, v, err)
+		}
+		if human := v.Records[0].Record.OnBehalfOf; audit.IsPseudonym(human) != (name == "sealed") {
+			t.Errorf("%s: on behalf of %s", name, human)
+		}
+		was, err := receipt.Parse(golden)
+		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	golden, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	v, err := verify(t, golden, w.root)
-	if err != nil || !v.Trusted || len(v.Records) != 1 || v.Records[0].Record.What != creto.CallModel || !v.Chains[0].Valid() {
-		t.Errorf("Verify = %+v, %v", v, err)
-	}
-	was, err := receipt.Parse(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	is, err := receipt.Parse(data)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// Signatures are randomised; what they sign is not.
-	if !bytes.Equal(was.Receipts[0].Leaf, is.Receipts[0].Leaf) || !bytes.Equal(was.Links[0].Body, is.Links[0].Body) {
-		t.Error("the same inputs make another leaf or link than on the first day: the encoding has changed")
+		is, err := receipt.Parse(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Signatures are randomised; what they sign is not.
+		if name != "open" && !bytes.Equal(was.Receipts[0].Leaf, is.Receipts[0].Leaf) || !bytes.Equal(was.Links[0].Body, is.Links[0].Body) {
+			t.Errorf("%s: the same inputs make another leaf or link than on the first day: the encoding has changed", name)
+		}
 	}
 }
 
 func FuzzParseBundle(f *testing.F) {
-	golden, err := os.ReadFile("testdata/bundle-v1.cbor")
-	if err != nil {
-		f.Fatal(err)
+	var goldens [][]byte
+	for _, name := range []string{"open", "sealed", "disclosed"} {
+		golden, err := os.ReadFile("testdata/bundle-v1-" + name + ".cbor")
+		if err != nil {
+			f.Fatal(err)
+		}
+		goldens = append(goldens, golden)
+		f.Add(golden)
 	}
-	f.Add(golden)
 	f.Add([]byte{0xa0})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		b, err := receipt.Parse(data)
@@ -469,14 +554,24 @@ func FuzzParseBundle(f *testing.F) {
 		if again, err := canon.Marshal(b); err != nil || !bytes.Equal(again, data) {
 			t.Errorf("a bundle has two encodings (err %v)", err)
 		}
-		if _, err := verify(t, data, creto.Digest{}); err == nil && !bytes.Equal(data, golden) {
-			t.Error("a bundle that nobody signed verifies")
+		if _, err := verify(t, data, creto.Digest{}); err == nil && !slices.ContainsFunc(goldens, func(g []byte) bool { return bytes.Equal(data, g) }) {
+			// A disclosure may be left out: it proves less, and nothing else.
+			b.Disclosures = nil
+			rest, err := canon.Marshal(b)
+			if err != nil || !slices.ContainsFunc(goldens, func(g []byte) bool {
+				whole, err := receipt.Parse(g)
+				whole.Disclosures = nil
+				bare, errBare := canon.Marshal(whole)
+				return err == nil && errBare == nil && bytes.Equal(bare, rest)
+			}) {
+				t.Error("a bundle that nobody signed verifies")
+			}
 		}
 	})
 }
 
 func ExampleVerify() {
-	data, err := os.ReadFile("testdata/bundle-v1.cbor")
+	data, err := os.ReadFile("testdata/bundle-v1-disclosed.cbor")
 	if err != nil {
 		fmt.Println(err)
 		return

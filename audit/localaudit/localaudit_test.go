@@ -2,6 +2,7 @@ package localaudit_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -20,6 +21,8 @@ import (
 	"creto.dev/consensus/localconsensus"
 	"creto.dev/fault"
 	"creto.dev/internal/db"
+	"creto.dev/internal/journal"
+	"creto.dev/pqc"
 	"creto.dev/pqc/localpqc"
 )
 
@@ -48,11 +51,11 @@ func open(t testing.TB, dir string, edit func(*localaudit.Config)) opened {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := localaudit.Config{Dir: filepath.Join(dir, "audit"), RingBytes: 1 << 20}
+	cfg := localaudit.Config{Journal: journal.Config{Dir: filepath.Join(dir, "audit"), RingBytes: 1 << 20}}
 	if edit != nil {
 		edit(&cfg)
 	}
-	l, err := localaudit.Open(t.Context(), cfg, d, p, clock, signer, slog.New(slog.DiscardHandler))
+	l, err := localaudit.Open(t.Context(), cfg, d, p, clock, signer, pqc.NewSymmetricKey(pqc.AES256GCM, make([]byte, pqc.SymmetricKeySize)), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,15 +65,7 @@ func open(t testing.TB, dir string, edit func(*localaudit.Config)) opened {
 func TestLog(t *testing.T) {
 	audittest.Run(t, func(t *testing.T) audittest.Harness {
 		o := open(t, t.TempDir(), nil)
-		ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
-		done := make(chan error, 1)
-		go func() { done <- o.log.Run(ctx) }()
-		t.Cleanup(func() {
-			stop()
-			if err := errors.Join(<-done, o.log.Close()); err != nil {
-				t.Error(err)
-			}
-		})
+		run(t, o.log)
 		return audittest.Harness{Log: o.log, Provider: localpqc.New(), Keys: o.keys}
 	})
 }
@@ -102,7 +97,7 @@ func TestNextLife(t *testing.T) {
 // The ring goes round many times, with records of every length.
 func TestRingLaps(t *testing.T) {
 	dir := t.TempDir()
-	o := open(t, dir, func(c *localaudit.Config) { c.RingBytes = 8 << 10 })
+	o := open(t, dir, func(c *localaudit.Config) { c.Journal.RingBytes = 8 << 10 })
 	const records = 300
 	for i := range records {
 		r := audittest.Record(creto.CallModel, i)
@@ -123,7 +118,7 @@ func TestRingLaps(t *testing.T) {
 
 // A full log makes its callers wait, and says so when their time is up.
 func TestFull(t *testing.T) {
-	o := open(t, t.TempDir(), func(c *localaudit.Config) { c.Slots = 2 })
+	o := open(t, t.TempDir(), func(c *localaudit.Config) { c.Journal.Slots = 2 })
 	for i := range 2 {
 		if _, err := o.log.Log(t.Context(), audittest.Record(creto.CallModel, i)); err != nil {
 			t.Fatal(err)
@@ -136,14 +131,18 @@ func TestFull(t *testing.T) {
 	}
 }
 
-// A frame that was being written when the process died ends the ring there.
-func TestTornFrame(t *testing.T) {
+// What the disk damaged while it waited is missed, and the log says so in a
+// record that it signs. Nothing else is kept back.
+func TestDamagedFront(t *testing.T) {
 	dir := t.TempDir()
 	first := open(t, dir, nil)
+	var ids []audit.RecordID
 	for i := range 3 {
-		if _, err := first.log.Log(t.Context(), audittest.Record(creto.CallModel, i)); err != nil {
+		id, err := first.log.Log(t.Context(), audittest.Record(creto.CallModel, i))
+		if err != nil {
 			t.Fatal(err)
 		}
+		ids = append(ids, id)
 	}
 	if err := errors.Join(first.log.Close(), first.db.Close()); err != nil {
 		t.Fatal(err)
@@ -153,16 +152,53 @@ func TestTornFrame(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	length := int(ring[0]) | int(ring[1])<<8 // of the first frame; the three have one length
-	second := (16 + length + 7) &^ 7
-	ring[2*second+40] ^= 1 // inside the third
+	second := bytes.Index(ring, []byte("Model::m1"))
+	ring[second] ^= 1
 	if err := os.WriteFile(path, ring, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	o := open(t, dir, nil)
-	if c, err := o.log.Checkpoint(t.Context()); err != nil || c.Size != 2 {
-		t.Errorf("Checkpoint = size %d, %v; want 2", c.Size, err)
+	o := open(t, dir, func(c *localaudit.Config) { c.Flush = time.Millisecond })
+	run(t, o.log)
+	gap := await(t, o.log, audit.EventAuditGap)
+	if gap.Record.Detail["lost"] != "1" || gap.Record.SignatureStatus != "valid" || gap.Record.Who.Name != "creto" {
+		t.Errorf("the gap's record says %+v", gap.Record)
 	}
+	for i, id := range ids {
+		if _, err := o.log.Entry(t.Context(), id); (err == nil) != (i != 1) {
+			t.Errorf("record %d: %v", i, err)
+		}
+	}
+}
+
+// await returns the first entry of an event.
+func await(t *testing.T, l audit.Log, event string) audit.Entry {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	var found audit.Entry
+	err := audit.Follow(ctx, l, audit.Filter{What: event}, func(e audit.Entry) error {
+		found = e
+		return errFound
+	})
+	if !errors.Is(err, errFound) {
+		t.Fatalf("no %s: %v", event, err)
+	}
+	return found
+}
+
+var errFound = errors.New("found")
+
+// run runs the log until the test ends.
+func run(t *testing.T, l *localaudit.Log) {
+	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
+	done := make(chan error, 1)
+	go func() { done <- l.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := errors.Join(<-done, l.Close()); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // childEnv makes the test binary the victim of TestKill.
@@ -191,7 +227,7 @@ func victim(dir string) {
 	if err != nil {
 		panic(err)
 	}
-	l, err := localaudit.Open(ctx, localaudit.Config{Dir: filepath.Join(dir, "audit"), RingBytes: 1 << 20, Flush: 5 * time.Millisecond}, d, p, clock, signer, slog.New(slog.DiscardHandler))
+	l, err := localaudit.Open(ctx, localaudit.Config{Journal: journal.Config{Dir: filepath.Join(dir, "audit"), RingBytes: 1 << 20}, Flush: 5 * time.Millisecond}, d, p, clock, signer, pqc.NewSymmetricKey(pqc.AES256GCM, make([]byte, pqc.SymmetricKeySize)), slog.New(slog.DiscardHandler))
 	if err != nil {
 		panic(err)
 	}
@@ -274,7 +310,7 @@ func FuzzParseRecord(f *testing.F) {
 }
 
 func BenchmarkLog(b *testing.B) {
-	o := open(b, b.TempDir(), func(c *localaudit.Config) { c.RingBytes = 64 << 20; c.Slots = 1 << 20 })
+	o := open(b, b.TempDir(), func(c *localaudit.Config) { c.Journal.RingBytes = 64 << 20; c.Journal.Slots = 1 << 20 })
 	ctx, stop := context.WithCancel(b.Context())
 	go func() { _ = o.log.Run(ctx) }()
 	defer stop()

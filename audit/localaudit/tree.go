@@ -3,134 +3,263 @@ package localaudit
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"log/slog"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
 
 	"golang.org/x/mod/sumdb/tlog"
 
+	"creto.dev"
 	"creto.dev/audit"
 	"creto.dev/fault"
 	"creto.dev/internal/db"
+	"creto.dev/internal/journal"
 	"creto.dev/internal/logkey"
 )
 
 // maxDrain bounds one transaction.
 const maxDrain = 1000
 
-// drain moves everything that waits in the ring into the tree. Rows, hashes and
+// drain moves everything that waits in the journal into the tree. Rows, tiles and
 // head commit together, so a crash repeats a batch or has done it, and a record
 // that is there already is passed over.
 func (l *Log) drain(ctx context.Context) error {
+	const op fault.Op = "localaudit.drain"
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for {
-		frames := l.front.pending(l.head.sequence, l.head.position, maxDrain)
+		frames, missing, err := l.journal.Pending(maxDrain)
+		l.missed += missing
+		if err == nil && len(frames) > 0 {
+			err = l.insert(ctx, frames)
+		}
+		if err == nil && len(frames) > 0 {
+			err = l.journal.Release(frames[len(frames)-1].Sequence)
+		}
+		if err != nil {
+			if !l.failed && ctx.Err() == nil {
+				l.log.LogAttrs(ctx, slog.LevelError, "audit records wait: the database refuses them", slog.Any(logkey.Error, err))
+			}
+			l.failed = true
+			return unavailable(op, err)
+		}
+		if l.failed && len(frames) > 0 {
+			l.failed = false
+			l.log.LogAttrs(ctx, slog.LevelInfo, "audit records enter the tree again", slog.Int(logkey.Records, len(frames)))
+		}
 		if len(frames) == 0 {
 			return nil
 		}
-		next := l.head
-		err := db.Tx(ctx, l.db, func(tx *sql.Tx) error { return l.insert(ctx, tx, frames, &next) })
-		if err != nil {
-			return unavailable("localaudit.drain", err)
-		}
-		l.head = next
-		l.front.release(next.position, len(frames))
 	}
 }
 
-func (l *Log) insert(ctx context.Context, tx *sql.Tx, frames []frame, next *head) error {
-	const op fault.Op = "localaudit.insert"
-	hashes := &hashStore{ctx: ctx, query: tx, fresh: make(map[int64]tlog.Hash)}
-	row, err := tx.PrepareContext(ctx, `INSERT INTO audit_record (leaf, id, at_ns, tenant, actor, what, resource, outcome, body)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (id) DO NOTHING`)
-	if err != nil {
-		return db.Classify(op, err)
+// frontSequence returns the last frame that the tree has of a queue.
+func frontSequence(ctx context.Context, q querier, id creto.UUID) (uint64, error) {
+	var sequence int64
+	err := q.QueryRowContext(ctx, "SELECT sequence FROM audit_front WHERE id = $1", id[:]).Scan(&sequence)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, nil
 	}
-	defer func() { _ = row.Close() }()
-	node, err := tx.PrepareContext(ctx, "INSERT INTO audit_hash (position, hash) VALUES ($1, $2)")
+	return uint64(sequence), db.Classify("localaudit.frontSequence", err)
+}
+
+// insert appends a batch to the tree. The caller holds mu.
+func (l *Log) insert(ctx context.Context, frames []journal.Frame) error {
+	id := l.journal.ID()
+	var next edge
+	var batch []row
+	err := db.Tx(ctx, l.db, func(tx *sql.Tx) error {
+		// Another node that shares the database may have appended meanwhile.
+		var err error
+		if next, err = l.currentEdge(ctx, tx); err != nil {
+			return err
+		}
+		done, err := frontSequence(ctx, tx, id)
+		if err != nil {
+			return err
+		}
+		batch, err = l.rows(ctx, tx, frames, done)
+		if err != nil {
+			return err
+		}
+		if err := insertRows(ctx, tx, batch, next.size); err != nil {
+			return err
+		}
+		if next, err = grow(ctx, tx, next, batch); err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, "INSERT INTO audit_front (id, sequence) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET sequence = $2",
+			id[:], int64(frames[len(frames)-1].Sequence))
+		return db.Classify("localaudit.insert", err)
+	})
+	l.people.settle(err == nil)
 	if err != nil {
-		return db.Classify(op, err)
+		return err
 	}
-	defer func() { _ = node.Close() }()
+	if next.size > l.edge.size {
+		close(l.grown)
+		l.grown = make(chan struct{})
+	}
+	l.edge = next
+	return nil
+}
+
+// currentEdge returns the edge of the stored head.
+func (l *Log) currentEdge(ctx context.Context, tx *sql.Tx) (edge, error) {
+	var size int64
+	err := tx.QueryRowContext(ctx, "SELECT size FROM audit_head WHERE only = 1").Scan(&size)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return edge{}, nil
+	case err != nil:
+		return edge{}, db.Classify("localaudit.currentEdge", err)
+	case size == l.edge.size:
+		return l.edge.clone(), nil
+	}
+	return loadEdge(ctx, tx)
+}
+
+// row is a record on its way into the tree.
+type row struct {
+	record audit.Record
+	event  string
+	human  string
+	leaf   []byte
+}
+
+// rows seals the records of frames that are not in the tree.
+func (l *Log) rows(ctx context.Context, tx *sql.Tx, frames []journal.Frame, done uint64) ([]row, error) {
+	records := make([]audit.Record, 0, len(frames))
 	for _, f := range frames {
-		next.sequence, next.position = f.sequence, f.next
-		leaf := append([]byte(nil), f.payload...)
-		r, err := audit.DecodeRecord(leaf)
+		if f.Sequence <= done {
+			continue
+		}
+		r, err := audit.DecodeRecord(f.Payload)
 		if err != nil {
-			// Encode lets no such leaf in. One that is here all the same must not
+			// Encode lets no such record in. One that is here all the same must not
 			// keep what follows out of the tree.
-			l.log.LogAttrs(ctx, slog.LevelError, "frame of the audit front is no record and was left out", slog.Uint64(logkey.Sequence, f.sequence), slog.Any(logkey.Error, err))
+			l.log.LogAttrs(ctx, slog.LevelError, "a frame of the audit log's front is no record and was left out", slog.Uint64(logkey.Sequence, f.Sequence), slog.Any(logkey.Error, err))
+			l.missed++
 			continue
 		}
-		result, err := row.ExecContext(ctx, next.size, r.ID[:], r.Stamp.Physical, r.Who.Tenant, r.Who.String(), r.What, r.Resource, string(r.Outcome), leaf)
-		if err != nil {
-			return db.Classify(op, err)
-		}
-		if n, err := result.RowsAffected(); err != nil || n == 0 {
-			if err != nil {
-				return db.Classify(op, err)
-			}
-			continue // a retry of a record that is in the tree
-		}
-		stored, err := tlog.StoredHashes(next.size, leaf, hashes)
-		if err != nil {
-			return fault.Wrap(op, err)
-		}
-		first := tlog.StoredHashIndex(0, next.size)
-		for i, h := range stored {
-			if _, err := node.ExecContext(ctx, first+int64(i), h[:]); err != nil {
-				return db.Classify(op, err)
-			}
-			hashes.fresh[first+int64(i)] = h
-		}
-		next.size++
+		records = append(records, r)
 	}
-	_, err = tx.ExecContext(ctx, "UPDATE audit_head SET size = $1, sequence = $2, position = $3 WHERE only = 1", next.size, int64(next.sequence), next.position)
-	return db.Classify(op, err)
-}
-
-// querier is a database or a transaction.
-type querier interface {
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
-}
-
-// hashStore reads stored hashes, those of this transaction from memory.
-type hashStore struct {
-	ctx   context.Context //nolint:containedctx // tlog.HashReader has no ctx; the store lives for one call
-	query querier
-	fresh map[int64]tlog.Hash
-}
-
-// ReadHashes implements tlog.HashReader.
-func (s *hashStore) ReadHashes(positions []int64) ([]tlog.Hash, error) {
-	const op fault.Op = "localaudit.ReadHashes"
-	hashes := make([]tlog.Hash, len(positions))
-	for i, p := range positions {
-		if h, ok := s.fresh[p]; ok {
-			hashes[i] = h
-			continue
+	known, err := knownIDs(ctx, tx, records)
+	if err != nil {
+		return nil, err
+	}
+	rows := make([]row, 0, len(records))
+	for _, r := range records {
+		if known[r.ID] {
+			continue // a retry
 		}
-		var raw []byte
-		if err := s.query.QueryRowContext(s.ctx, "SELECT hash FROM audit_hash WHERE position = $1", p).Scan(&raw); err != nil {
+		known[r.ID] = true
+		sealed, err := r.Seal(func(id creto.ID) (audit.Subject, error) { return l.people.subject(ctx, tx, id) })
+		if err != nil {
+			return nil, err
+		}
+		leaf, err := sealed.Encode()
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, newRow(sealed, leaf))
+	}
+	return rows, nil
+}
+
+// newRow returns the row of a leaf, which says r.
+func newRow(r audit.Record, leaf []byte) row {
+	human := r.OnBehalfOf
+	if r.Who.Kind == creto.KindHuman {
+		human = r.Who
+	}
+	return row{record: r, event: r.Event(), human: human.String(), leaf: leaf}
+}
+
+// knownIDs returns which of the records are in the tree.
+func knownIDs(ctx context.Context, tx *sql.Tx, records []audit.Record) (map[audit.RecordID]bool, error) {
+	const op fault.Op = "localaudit.knownIDs"
+	known := make(map[audit.RecordID]bool, len(records))
+	if len(records) == 0 {
+		return known, nil
+	}
+	args := make([]any, len(records))
+	for i, r := range records {
+		args[i] = r.ID[:]
+	}
+	rows, err := tx.QueryContext(ctx, "SELECT id FROM audit_record WHERE id IN ("+placeholders(1, len(args))+")", args...)
+	if err != nil {
+		return nil, db.Classify(op, err)
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var id []byte
+		if err := rows.Scan(&id); err != nil {
 			return nil, db.Classify(op, err)
 		}
-		if len(raw) != tlog.HashSize {
-			return nil, fault.New(op, fault.DataLoss, "hash %d of the audit tree is damaged", p)
+		if len(id) == len(audit.RecordID{}) {
+			known[audit.RecordID(id)] = true
 		}
-		copy(hashes[i][:], raw)
 	}
-	return hashes, nil
+	return known, db.Classify(op, rows.Err())
 }
 
-func (l *Log) root(ctx context.Context, size int64) ([32]byte, error) {
-	root, err := tlog.TreeHash(size, &hashStore{ctx: ctx, query: l.db})
-	return root, unavailable("localaudit.root", err)
+// columns are those of a row, in the order of newRow's values.
+const columns = "leaf, id, at_ns, tenant, actor, human, what, event, resource, outcome, checksum, body"
+
+// values returns what a row's columns are.
+func (r row) values(index int64) []any {
+	rec := r.record
+	return []any{index, rec.ID[:], rec.Stamp.Physical, rec.Who.Tenant, rec.Who.String(), r.human, rec.What, r.event, rec.Resource, string(rec.Outcome), leafChecksum(r.leaf), r.leaf}
 }
 
-// Rekey has signer sign the heads from now on.
-func (l *Log) Rekey(signer *audit.Signer) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.signer, l.last = signer, audit.Checkpoint{}
+// insertAtOnce is how many rows one statement inserts.
+const insertAtOnce = 50
+
+// insertRows writes the rows, many with one statement.
+func insertRows(ctx context.Context, tx *sql.Tx, rows []row, size int64) error {
+	const op fault.Op = "localaudit.insertRows"
+	width := strings.Count(columns, ",") + 1
+	for chunk := range slices.Chunk(rows, insertAtOnce) {
+		args := make([]any, 0, len(chunk)*width)
+		groups := make([]string, len(chunk))
+		for i, r := range chunk {
+			groups[i] = "(" + placeholders(len(args)+1, width) + ")"
+			args = append(args, r.values(size)...)
+			size++
+		}
+		if _, err := tx.ExecContext(ctx, "INSERT INTO audit_record ("+columns+") VALUES "+strings.Join(groups, ", "), args...); err != nil {
+			return db.Classify(op, err)
+		}
+	}
+	return nil
+}
+
+// grow appends the rows' hashes to the tree, and writes tiles and head.
+func grow(ctx context.Context, tx *sql.Tx, e edge, rows []row) (edge, error) {
+	if len(rows) == 0 {
+		return e, nil
+	}
+	full := make(map[tileAt][]byte)
+	for _, r := range rows {
+		e.append(tlog.RecordHash(r.leaf), func(at tileAt, hashes []byte) { full[at] = hashes })
+	}
+	for _, at := range slices.SortedFunc(maps.Keys(full), func(a, b tileAt) int { return a.level - b.level }) {
+		if err := saveTile(ctx, tx, at, full[at]); err != nil {
+			return e, err
+		}
+	}
+	for at := range edgeTiles(e.size) {
+		if err := saveTile(ctx, tx, at, e.levels[at.level]); err != nil {
+			return e, err
+		}
+	}
+	root := e.root()
+	_, err := tx.ExecContext(ctx, "INSERT INTO audit_head (only, size, root, first) VALUES (1, $1, $2, 0) ON CONFLICT (only) DO UPDATE SET size = $1, root = $2", e.size, root[:])
+	return e, db.Classify("localaudit.grow", err)
 }
 
 // Checkpoint implements audit.Log.
@@ -141,14 +270,10 @@ func (l *Log) Checkpoint(ctx context.Context) (audit.Checkpoint, error) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.last.Note != nil && l.last.Size == l.head.size {
+	if l.last.Note != nil && l.last.Size == l.edge.size {
 		return l.last, nil
 	}
-	root, err := l.root(ctx, l.head.size)
-	if err != nil {
-		return audit.Checkpoint{}, err
-	}
-	checkpoint, err := l.signer.Sign(l.head.size, root)
+	checkpoint, err := l.signer.Sign(l.edge.size, l.edge.root())
 	if err != nil {
 		return audit.Checkpoint{}, fault.Wrap(op, err)
 	}
@@ -158,20 +283,55 @@ func (l *Log) Checkpoint(ctx context.Context) (audit.Checkpoint, error) {
 
 // Proof implements audit.Log.
 func (l *Log) Proof(ctx context.Context, index, size int64) ([][32]byte, error) {
+	return l.prove(ctx, l.tree(), index, size)
+}
+
+func (l *Log) prove(ctx context.Context, t tree, index, size int64) ([][32]byte, error) {
 	const op fault.Op = "localaudit.Proof"
-	l.mu.Lock()
-	have := l.head.size
-	l.mu.Unlock()
-	if index < 0 || index >= size || size > have {
-		return nil, fault.New(op, fault.AuditNotFound, "the tree of %d records has no leaf %d of a tree of %d", have, index, size)
+	if index < 0 || index >= size || size > t.size {
+		return nil, fault.New(op, fault.AuditNotFound, "the tree of %d records has no leaf %d of a tree of %d", t.size, index, size)
 	}
-	hashes, err := tlog.ProveRecord(size, index, &hashStore{ctx: ctx, query: l.db})
+	hashes, err := tlog.ProveRecord(size, index, t.reader(ctx))
 	if err != nil {
 		return nil, unavailable(op, err)
 	}
+	return plain(hashes), nil
+}
+
+// Consistency implements audit.Log.
+func (l *Log) Consistency(ctx context.Context, from, to int64) ([][32]byte, error) {
+	const op fault.Op = "localaudit.Consistency"
+	t := l.tree()
+	if from < 0 || from > to || to > t.size {
+		return nil, fault.New(op, fault.AuditNotFound, "the tree of %d records was never of size %d before it was of size %d", t.size, from, to)
+	}
+	if from == 0 || from == to {
+		return nil, nil
+	}
+	hashes, err := tlog.ProveTree(to, from, t.reader(ctx))
+	if err != nil {
+		return nil, unavailable(op, err)
+	}
+	return plain(hashes), nil
+}
+
+func plain(hashes []tlog.Hash) [][32]byte {
 	proof := make([][32]byte, len(hashes))
 	for i, h := range hashes {
 		proof[i] = h
 	}
-	return proof, nil
+	return proof
+}
+
+// placeholders returns n of them, from $first on.
+func placeholders(first, n int) string {
+	var b strings.Builder
+	for i := range n {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteByte('$')
+		b.WriteString(strconv.Itoa(first + i))
+	}
+	return b.String()
 }

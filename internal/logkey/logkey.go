@@ -37,6 +37,8 @@ const (
 const (
 	// Sequence is the number of a frame in the audit log's front.
 	Sequence = "sequence"
+	// Records is how many records of the audit log an entry is about.
+	Records = "records"
 	// Op is a fault.Op.
 	Op = "op"
 	// Code is the name of a fault.Code.

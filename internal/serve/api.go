@@ -7,8 +7,11 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"sync"
+	"time"
 
 	"creto.dev"
+	"creto.dev/audit"
 	"creto.dev/client"
 	"creto.dev/fault"
 	"creto.dev/fault/faulthttp"
@@ -51,6 +54,9 @@ type Admin interface {
 	EndRun(ctx context.Context, id string, e client.RunEnded) error
 	Receipts(ctx context.Context, q client.Query) ([]client.Receipt, error)
 	Bundle(ctx context.Context, q client.Query) ([]byte, error)
+	Proof(ctx context.Context, record string) (client.Proof, error)
+	Tail(ctx context.Context, q client.Query, see func(client.Receipt) error) error
+	Erase(ctx context.Context, e client.Erasure) (client.Erased, error)
 }
 
 // remote is what an administrator may do from elsewhere: nothing in another's
@@ -210,10 +216,66 @@ func api(a Admin) http.Handler {
 		w.Header().Set("Content-Type", "application/cbor")
 		_, _ = w.Write(data) // a reader who left needs no answer
 	})
+	on("GET /api/v1/audit/records/{id}/proof", answer(func(r *http.Request, _ none) (client.Proof, error) {
+		return a.Proof(r.Context(), r.PathValue("id"))
+	}))
+	on("POST /api/v1/audit/erase", answer(func(r *http.Request, in client.Erasure) (client.Erased, error) { return a.Erase(r.Context(), in) }))
+	on("GET /api/v1/audit/tail", func(w http.ResponseWriter, r *http.Request) { tail(w, r, a) })
 	on("/", func(w http.ResponseWriter, r *http.Request) {
 		faulthttp.Write(w, r, fault.New("serve.api", fault.NotFound, "there is no %s %s; is this creto older than its client?", r.Method, r.URL.Path))
 	})
 	return mux
+}
+
+// tailHeartbeat is how often a quiet tail says that it is there, and finds out
+// whether its reader is.
+const tailHeartbeat = 15 * time.Second
+
+// tail writes records as lines of JSON for as long as their reader stays; null
+// is a line that says nothing.
+func tail(w http.ResponseWriter, r *http.Request, a Admin) {
+	q, err := queryOf(r)
+	if err != nil {
+		faulthttp.Write(w, r, err)
+		return
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	var mu sync.Mutex // guards w
+	out := http.NewResponseController(w)
+	line := func(v any) error {
+		mu.Lock()
+		defer mu.Unlock()
+		_ = out.SetWriteDeadline(time.Now().Add(tailHeartbeat)) // a reader who stopped reading is gone
+		if err := json.NewEncoder(w).Encode(v); err != nil {
+			return err
+		}
+		return out.Flush()
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.Header().Set("Cache-Control", "no-store")
+	if line(nil) != nil {
+		return
+	}
+	var beating sync.WaitGroup
+	beating.Go(func() {
+		defer cancel()
+		beat := time.NewTicker(tailHeartbeat)
+		defer beat.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-beat.C:
+				if line(nil) != nil {
+					return
+				}
+			}
+		}
+	})
+	_ = a.Tail(ctx, q, func(receipt client.Receipt) error { return line(receipt) }) // the status is sent: the reader sees the end
+	cancel()
+	beating.Wait()
 }
 
 // answer decodes a request strictly, calls, and encodes the answer.
@@ -244,27 +306,40 @@ func answer[In, Out any](call func(*http.Request, In) (Out, error)) http.Handler
 	}
 }
 
-// maxPage is the most that audit.Filter gives at once.
-const maxPage = 1000
-
 func queryOf(r *http.Request) (client.Query, error) {
-	q := client.Query{Agent: r.FormValue("agent"), What: r.FormValue("what"), Outcome: r.FormValue("outcome")}
-	number := func(key string) (int64, error) {
+	q := client.Query{
+		Agent: r.FormValue("agent"), Human: r.FormValue("human"), What: r.FormValue("what"), Resource: r.FormValue("resource"), Outcome: r.FormValue("outcome"),
+		Record: r.FormValue("record"),
+	}
+	var errs []error
+	number := func(key string) int64 {
 		text := r.FormValue(key)
 		if text == "" {
-			return 0, nil
+			return 0
 		}
 		n, err := strconv.ParseInt(text, 10, 64)
 		if err != nil || n < 0 {
-			return 0, fault.New("serve.api", fault.InvalidArgument, "%s=%q is no number", key, text)
+			errs = append(errs, fault.New("serve.api", fault.InvalidArgument, "%s=%q is no number", key, text))
 		}
-		return n, nil
+		return n
 	}
-	limit, err := number("limit")
-	if err != nil {
-		return q, err
+	when := func(key string) time.Time {
+		text := r.FormValue(key)
+		if text == "" {
+			return time.Time{}
+		}
+		t, err := time.Parse(time.RFC3339Nano, text)
+		if err != nil {
+			errs = append(errs, fault.New("serve.api", fault.InvalidArgument, "%s=%q is no time as 2026-01-31T12:00:00Z", key, text))
+		}
+		return t
 	}
-	q.Limit = int(min(limit, maxPage))
-	q.Before, err = number("before")
-	return q, err
+	yes := func(key string) bool { return r.FormValue(key) == "true" }
+	q.Limit = int(min(number("limit"), audit.MaxPage))
+	q.Before, q.From, q.Oldest, q.Disclose = number("before"), number("from"), yes("oldest"), yes("disclose")
+	q.Since, q.Until = when("since"), when("until")
+	if len(errs) > 0 {
+		return q, errs[0]
+	}
+	return q, nil
 }

@@ -233,6 +233,26 @@ func (a *admin) Bundle(ctx context.Context, q client.Query) ([]byte, error) {
 	return []byte{0, 1, 2}, a.note(ctx, "Bundle", q)
 }
 
+func (a *admin) Proof(ctx context.Context, record string) (client.Proof, error) {
+	return client.Proof{Index: 7}, a.note(ctx, "Proof", record)
+}
+
+func (a *admin) Tail(ctx context.Context, q client.Query, see func(client.Receipt) error) error {
+	if err := a.note(ctx, "Tail", q); err != nil {
+		return err
+	}
+	for i := q.From; i < q.From+3; i++ {
+		if err := see(client.Receipt{Index: i}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *admin) Erase(ctx context.Context, e client.Erasure) (client.Erased, error) {
+	return client.Erased{}, a.note(ctx, "Erase", e)
+}
+
 // node is a served fake.
 type node struct {
 	*admin

@@ -1,0 +1,565 @@
+// Package journal is a durable queue in front of something slower: what is
+// appended survives the death of the process at once, and a power cut after
+// Sync, and waits until the consumer says that it has it.
+//
+// In front is a memory-mapped ring file. When the consumer falls behind and the
+// ring is full, what waits there moves to spool files, up to a limit of bytes
+// (R-OQ-2). Payloads have sequence numbers without holes; one that a damaged disk
+// took is missed, and counted.
+package journal
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"creto.dev"
+	"creto.dev/fault"
+)
+
+// Config says where and how large.
+type Config struct {
+	// Dir holds the files; nobody else writes there. Required.
+	Dir string
+	// Slots is how many payloads the ring holds at most. 0 means 10,000
+	// (R-AUD-19).
+	Slots int
+	// RingBytes is the ring's size, allocated on disk when it is made. 0 means
+	// 32 MiB. A ring that exists keeps its size.
+	RingBytes int64
+	// SpoolBytes bounds the spool. 0 means 1 GiB, or a tenth of the free disk if
+	// that is less; -1 means that there is none.
+	SpoolBytes int64
+	// Patience is how long the ring stays full before it moves to the spool. 0
+	// means 50 ms.
+	Patience time.Duration
+	// Scrub has Release overwrite payloads with zeros.
+	Scrub bool
+}
+
+// The defaults, and the room that is left to others on the disk.
+const (
+	defaultSlots     = 10_000
+	defaultRingBytes = 32 << 20
+	defaultPatience  = 50 * time.Millisecond
+	maxSpoolBytes    = 1 << 30
+	freeShare        = 10
+)
+
+// ringName is the ring's file.
+const ringName = "front.ring"
+
+// Journal is an open queue. Append, Sync, Fill and the methods about gaps are
+// safe for concurrent use; Pending and Release are the consumer's.
+type Journal struct {
+	cfg  Config
+	file *os.File
+	ring ring
+
+	mu      sync.Mutex // guards what follows
+	waiting fifo       // in the ring
+	end     int64      // where the next frame goes, if it fits
+	next    uint64     // sequence number of the next frame
+	acked   uint64     // the consumer has everything up to here
+	freed   chan struct{}
+	spool   spool
+	full    bool // the spool has no room either
+
+	pressed chan struct{} // has room for one note that the ring is full
+	synced  atomic.Uint64 // everything below is on disk
+	syncMu  sync.Mutex    // one fdatasync at a time; the others share it
+	broken  atomic.Bool
+}
+
+// Open opens the queue in a directory, or makes it. Resume must follow.
+//
+// Errors: Unavailable (Degraded) if the disk is full or cannot be used; DataLoss
+// (Permanent) if the ring's file is none.
+func Open(cfg Config) (*Journal, error) {
+	const op fault.Op = "journal.Open"
+	if cfg.Slots == 0 {
+		cfg.Slots = defaultSlots
+	}
+	if cfg.RingBytes == 0 {
+		cfg.RingBytes = defaultRingBytes
+	}
+	if cfg.Patience == 0 {
+		cfg.Patience = defaultPatience
+	}
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fault.WrapAs(op, fault.Unavailable, err, "the directory %s cannot be made", cfg.Dir)
+	}
+	j := &Journal{cfg: cfg, freed: make(chan struct{}), pressed: make(chan struct{}, 1)}
+	var err error
+	if j.file, err = os.OpenFile(filepath.Join(cfg.Dir, ringName), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		return nil, fault.WrapAs(op, fault.Unavailable, err, "the front of the log cannot be opened; is its disk read-only?")
+	}
+	if err := j.mapRing(); err != nil {
+		return nil, errors.Join(err, j.file.Close())
+	}
+	if j.spool, err = openSpool(cfg.Dir, cfg.SpoolBytes); err != nil {
+		return nil, errors.Join(err, j.Close())
+	}
+	return j, nil
+}
+
+// mapRing allocates and maps the ring. The blocks are taken here, so that a full
+// disk shows now and never as SIGBUS.
+func (j *Journal) mapRing() error {
+	const op fault.Op = "journal.mapRing"
+	info, err := j.file.Stat()
+	if err != nil {
+		return fault.WrapAs(op, fault.Unavailable, err, "the front of the log cannot be read")
+	}
+	size := headerBytes + j.cfg.RingBytes
+	if info.Size() > headerBytes {
+		size = info.Size()
+	}
+	fresh := info.Size() == 0
+	if err := unix.Fallocate(int(j.file.Fd()), 0, 0, size); err != nil {
+		if fresh { // a part of it would look like a ring
+			_ = j.file.Truncate(0)
+		}
+		return fault.WrapAs(op, fault.Unavailable, err, "the front of the log needs %d MiB; is the disk full or read-only?", size>>20)
+	}
+	data, err := unix.Mmap(int(j.file.Fd()), 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return fault.WrapAs(op, fault.Unavailable, err, "the front of the log cannot be mapped")
+	}
+	j.ring = ring{head: data[:headerBytes], data: data[headerBytes:]}
+	return guard(func() error {
+		if j.ring.blank() {
+			j.ring.format(creto.NewUUID(), size)
+			return nil
+		}
+		return j.ring.check(size)
+	})
+}
+
+// ID names this queue. A queue that was deleted and made again has another.
+func (j *Journal) ID() creto.UUID { return j.ring.id() }
+
+// Acknowledged returns the newest sequence number that Release was told of. After
+// a power cut it may be too small.
+func (j *Journal) Acknowledged() uint64 { return j.ring.get(atAcked) }
+
+// Resume finds everything behind the sequence number that the consumer has last,
+// and returns how many payloads are missing there: those that a power cut took
+// before a Sync, or that a disk damaged. It is called once, before anything else.
+//
+// Errors: Unavailable (Degraded) if the disk cannot be read.
+func (j *Journal) Resume(after uint64) (missing uint64, err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	err = guard(func() error {
+		missing, err = j.recover(after)
+		return err
+	})
+	j.synced.Store(j.next)
+	if err != nil {
+		j.broken.Store(true)
+		return 0, err
+	}
+	// What was found is made durable before anybody builds on it.
+	return missing, j.Sync(j.next - 1)
+}
+
+// recover is Resume with mu held.
+func (j *Journal) recover(after uint64) (missing uint64, err error) {
+	spooled, last, err := j.spool.load(after)
+	if err != nil {
+		return 0, err
+	}
+	found, newest, end := j.ring.frames(max(after, last))
+	j.waiting = newFIFO(j.cfg.Slots)
+	for _, f := range found {
+		j.waiting.push(f)
+	}
+	j.end = end
+	newest = max(newest, after, last)
+	j.next, j.acked = newest+1, after
+	if have := spooled + uint64(len(found)); newest-after > have {
+		missing = newest - after - have
+	}
+	j.ring.set(atNewest, newest)
+	j.ring.stampBoot()
+	return missing, nil
+}
+
+// Close unmaps the ring. The consumer must have ended; whoever still appends
+// gets an error.
+func (j *Journal) Close() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.syncMu.Lock()
+	defer j.syncMu.Unlock()
+	j.broken.Store(true)
+	if j.ring.head == nil {
+		return j.file.Close()
+	}
+	whole := j.ring.head[: len(j.ring.head)+len(j.ring.data) : len(j.ring.head)+len(j.ring.data)]
+	j.ring = ring{}
+	return errors.Join(unix.Munmap(whole), j.file.Close())
+}
+
+// errBroken is what everybody gets once the disk failed.
+func errBroken(op fault.Op) error {
+	return fault.New(op, fault.Unavailable, "the log is closed or its disk failed; repair the disk and restart creto")
+}
+
+// Append copies payload and returns its sequence number. It waits for room until
+// ctx ends, but no longer than patience; with wait false only as long as there
+// may soon be some.
+//
+// Errors: Unavailable (Degraded) without room, or once the disk failed;
+// InvalidArgument (Permanent) for a payload that never fits.
+func (j *Journal) Append(ctx context.Context, payload []byte, patience time.Duration, wait bool) (uint64, error) {
+	const op fault.Op = "journal.Append"
+	need := frameBytes(len(payload))
+	if need > int64(len(j.ring.data))/2 {
+		if j.broken.Load() {
+			return 0, errBroken(op)
+		}
+		return 0, fault.New(op, fault.InvalidArgument, "%d bytes do not fit into a ring of %d", len(payload), len(j.ring.data))
+	}
+	var late <-chan time.Time
+	for {
+		j.mu.Lock()
+		if j.broken.Load() {
+			j.mu.Unlock()
+			return 0, errBroken(op)
+		}
+		sequence, ok, err := j.put(payload, need)
+		freed, full := j.freed, j.full
+		j.mu.Unlock()
+		if err != nil {
+			j.broken.Store(true)
+			return 0, err
+		}
+		if ok {
+			return sequence, nil
+		}
+		select {
+		case j.pressed <- struct{}{}:
+		default:
+		}
+		if full && !wait {
+			return 0, fault.New(op, fault.Unavailable, "the log is full: its database does not keep up, and the spool has no room")
+		}
+		if late == nil {
+			timer := time.NewTimer(patience)
+			defer timer.Stop()
+			late = timer.C
+		}
+		select {
+		case <-freed:
+			continue
+		case <-ctx.Done():
+		case <-late:
+		}
+		return 0, fault.New(op, fault.Unavailable, "the log is full: its database does not keep up")
+	}
+}
+
+// put writes a frame if there is room. The caller holds mu.
+func (j *Journal) put(payload []byte, need int64) (sequence uint64, ok bool, err error) {
+	at, ok := j.room(need)
+	if !ok {
+		return 0, false, nil
+	}
+	sequence = j.next
+	err = guard(func() error {
+		if at != j.end && int64(len(j.ring.data))-j.end >= frameHeader {
+			j.ring.skip(j.end)
+		}
+		j.ring.write(at, sequence, payload)
+		j.ring.set(atNewest, sequence)
+		return nil
+	})
+	if err != nil {
+		return 0, false, err
+	}
+	j.next++
+	j.end = at + need
+	j.waiting.push(slot{sequence: sequence, at: at, length: len(payload)})
+	return sequence, true, nil
+}
+
+// room returns where a frame of that size can go.
+func (j *Journal) room(need int64) (at int64, ok bool) {
+	size := int64(len(j.ring.data))
+	if j.waiting.len() >= j.cfg.Slots {
+		return 0, false
+	}
+	if j.waiting.len() == 0 {
+		if j.end+need > size {
+			return 0, true
+		}
+		return j.end, true
+	}
+	begin := j.waiting.first().at
+	switch {
+	case j.end > begin && j.end+need <= size:
+		return j.end, true
+	case j.end > begin && need <= begin:
+		return 0, true
+	case j.end <= begin && j.end+need <= begin:
+		return j.end, true
+	}
+	return 0, false
+}
+
+// Sync returns when the payload of that sequence number is on disk. Callers at
+// the same time share one fdatasync. A failed one breaks the queue: the kernel
+// may have dropped the pages that it could not write.
+//
+// Errors: Unavailable (Degraded).
+func (j *Journal) Sync(sequence uint64) error {
+	const op fault.Op = "journal.Sync"
+	if j.synced.Load() > sequence {
+		return nil
+	}
+	j.syncMu.Lock()
+	defer j.syncMu.Unlock()
+	if j.synced.Load() > sequence {
+		return nil
+	}
+	if j.broken.Load() {
+		return errBroken(op)
+	}
+	j.mu.Lock()
+	next := j.next
+	j.mu.Unlock()
+	if err := unix.Fdatasync(int(j.file.Fd())); err != nil {
+		j.broken.Store(true)
+		return fault.WrapAs(op, fault.Unavailable, err, "the log's disk failed; repair it and restart creto")
+	}
+	j.synced.Store(next)
+	return nil
+}
+
+// Frame is one payload on its way to the consumer.
+type Frame struct {
+	Sequence uint64
+	Payload  []byte // the consumer's own
+}
+
+// Pending returns up to limit of the oldest payloads, in order, and how many
+// before or between them turned out to be damaged.
+//
+// Errors: Unavailable (Degraded) if the disk cannot be read.
+func (j *Journal) Pending(limit int) (frames []Frame, missing uint64, err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.broken.Load() && j.ring.head == nil {
+		return nil, 0, errBroken("journal.Pending")
+	}
+	if frames, missing, err = j.spool.read(limit, j.acked); err != nil || len(frames) > 0 {
+		return frames, missing, err
+	}
+	err = guard(func() error {
+		for i := 0; i < j.waiting.len() && len(frames) < limit; i++ {
+			s := j.waiting.at(i)
+			payload, ok := j.ring.read(s.at, s.sequence)
+			if !ok {
+				missing++
+				continue
+			}
+			frames = append(frames, Frame{Sequence: s.sequence, Payload: append([]byte(nil), payload...)})
+		}
+		return nil
+	})
+	if err != nil {
+		j.broken.Store(true)
+	}
+	return frames, missing, err
+}
+
+// Release forgets everything up to a sequence number, which the consumer has
+// made durable.
+//
+// Errors: Unavailable (Degraded) if the disk failed.
+func (j *Journal) Release(through uint64) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.ring.head == nil {
+		return errBroken("journal.Release")
+	}
+	err := guard(func() error {
+		for j.waiting.len() > 0 && j.waiting.first().sequence <= through {
+			if s := j.waiting.pop(); j.cfg.Scrub {
+				j.ring.scrub(s)
+			}
+		}
+		if j.waiting.len() == 0 {
+			j.end = 0 // the same pages again: the others need no memory
+		}
+		j.ring.set(atAcked, through)
+		j.ring.set(atPosition, uint64(j.begin()))
+		return nil
+	})
+	if err != nil {
+		j.broken.Store(true)
+		return err
+	}
+	j.acked = through
+	err = j.spool.release(through)
+	j.full = false
+	j.notify()
+	return err
+}
+
+// begin is where the oldest frame of the ring is, or the next will be.
+func (j *Journal) begin() int64 {
+	if j.waiting.len() == 0 {
+		return j.end
+	}
+	return j.waiting.first().at
+}
+
+// notify wakes whoever waits for room. The caller holds mu.
+func (j *Journal) notify() {
+	close(j.freed)
+	j.freed = make(chan struct{})
+}
+
+// Waiting returns how many payloads wait for the consumer.
+func (j *Journal) Waiting() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.waiting.len() + j.spool.waiting()
+}
+
+// Fill returns how much of all the room is taken, from 0 to 1.
+func (j *Journal) Fill() float64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.full {
+		return 1
+	}
+	used, size := j.spool.bytes, j.spool.limit
+	if size == 0 { // no spool: slots or bytes of the ring, whatever is nearer
+		ring := 0.0
+		if n := j.waiting.len(); n > 0 {
+			taken := (j.end - j.waiting.first().at + int64(len(j.ring.data))) % int64(len(j.ring.data))
+			ring = max(float64(taken)/float64(len(j.ring.data)), float64(n)/float64(j.cfg.Slots))
+		}
+		return min(ring, 1)
+	}
+	return min(float64(used)/float64(size), 1)
+}
+
+// Broken reports whether the disk failed, or the queue was closed.
+func (j *Journal) Broken() bool { return j.broken.Load() }
+
+// Run moves what waits in the ring to the spool when the ring has been full for a
+// while, until ctx ends.
+func (j *Journal) Run(ctx context.Context) {
+	timer := time.NewTimer(j.cfg.Patience)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-j.pressed:
+		}
+		timer.Reset(j.cfg.Patience)
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		j.spill()
+	}
+}
+
+// spillAbove is the share of slots or bytes above which a pressed ring is spilled.
+const spillAbove = 0.5
+
+// spill moves the ring's frames behind the spool's. Only once they are on disk
+// there does the ring forget them.
+func (j *Journal) spill() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	n := j.waiting.len()
+	taken := int64(0)
+	for i := range n {
+		taken += frameBytes(j.waiting.at(i).length)
+	}
+	if j.broken.Load() || float64(n) < spillAbove*float64(j.cfg.Slots) && float64(taken) < spillAbove*float64(len(j.ring.data)) {
+		return // the consumer has come back meanwhile
+	}
+	err := guard(func() error {
+		batch := make([]byte, 0, taken)
+		for i := range n {
+			s := j.waiting.at(i)
+			batch = append(batch, j.ring.data[s.at:s.at+frameBytes(s.length)]...)
+		}
+		if !j.spool.fits(int64(len(batch))) {
+			return fault.New("journal.spill", fault.ResourceExhausted, "the spool has no room")
+		}
+		return j.spool.append(batch, j.waiting.first().sequence, j.waiting.at(n-1).sequence, n)
+	})
+	if err != nil {
+		j.full = true // Release, or a disk with room again, undoes it
+		j.notify()
+		return
+	}
+	j.full = false
+	for range n {
+		s := j.waiting.pop()
+		if j.cfg.Scrub {
+			_ = guard(func() error { j.ring.scrub(s); return nil })
+		}
+	}
+	j.notify()
+}
+
+// Gap is what could not be kept.
+type Gap struct {
+	Count       uint64
+	First, Last time.Time
+}
+
+// CountLost notes that something was not appended for want of room. The count
+// survives the process.
+func (j *Journal) CountLost(at time.Time) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.ring.head == nil {
+		return
+	}
+	_ = guard(func() error { j.ring.countLost(at.UnixNano()); return nil })
+}
+
+// Gap returns what CountLost counted since the last ForgetGap.
+func (j *Journal) Gap() Gap {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.ring.head == nil {
+		return Gap{}
+	}
+	return Gap{
+		Count: j.ring.get(atGapCount),
+		First: time.Unix(0, int64(j.ring.get(atGapFirst))).UTC(), Last: time.Unix(0, int64(j.ring.get(atGapLast))).UTC(),
+	}
+}
+
+// ForgetGap takes g from the count, once a record of it was appended.
+func (j *Journal) ForgetGap(g Gap) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.ring.head == nil {
+		return
+	}
+	_ = guard(func() error {
+		j.ring.set(atGapCount, j.ring.get(atGapCount)-g.Count)
+		return nil
+	})
+}

@@ -1,0 +1,275 @@
+package journal_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"creto.dev/fault"
+	"creto.dev/internal/journal"
+)
+
+// open opens a queue whose consumer has everything up to after.
+func open(t testing.TB, cfg journal.Config, after uint64) (*journal.Journal, uint64) {
+	t.Helper()
+	j, err := journal.Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	missing, err := j.Resume(after)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return j, missing
+}
+
+func payload(n uint64) []byte {
+	return bytes.Repeat(binary.BigEndian.AppendUint64(nil, n), 1+int(n*7%40))
+}
+
+func add(t testing.TB, j *journal.Journal, n uint64) {
+	t.Helper()
+	sequence, err := j.Append(t.Context(), payload(n), time.Minute, true)
+	if err != nil || sequence != n {
+		t.Fatalf("Append = %d, %v; want %d", sequence, err, n)
+	}
+}
+
+// take consumes up to limit payloads and checks that they are those behind after.
+func take(t testing.TB, j *journal.Journal, after uint64, limit int) uint64 {
+	t.Helper()
+	frames, missing, err := j.Pending(limit)
+	if err != nil || missing != 0 {
+		t.Fatalf("Pending: %d missing, %v", missing, err)
+	}
+	for _, f := range frames {
+		after++
+		if f.Sequence != after || !bytes.Equal(f.Payload, payload(after)) {
+			t.Fatalf("payload %d has sequence number %d", after, f.Sequence)
+		}
+	}
+	if err := j.Release(after); err != nil {
+		t.Fatal(err)
+	}
+	return after
+}
+
+// Whatever is appended and taken, in whatever rhythm, over many laps, lives and
+// spills, comes out in order and once.
+func TestOrder(t *testing.T) {
+	for seed := range uint64(20) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			random := rand.New(rand.NewPCG(seed, 1))
+			cfg := journal.Config{Dir: t.TempDir(), RingBytes: 4 << 10, Slots: 8 + random.IntN(40), Patience: time.Microsecond, Scrub: seed%2 == 0}
+			j, _ := open(t, cfg, 0)
+			ctx, stop := context.WithCancel(t.Context())
+			var running sync.WaitGroup
+			run := func() { running.Go(func() { j.Run(ctx) }) }
+			run()
+			var added, taken uint64
+			for range 600 {
+				switch n := random.IntN(10); {
+				case n < 6:
+					added++
+					add(t, j, added)
+				case n < 9:
+					taken = take(t, j, taken, 1+random.IntN(9))
+				default: // a life ends without a farewell
+					stop()
+					running.Wait()
+					if err := j.Close(); err != nil {
+						t.Fatal(err)
+					}
+					var missing uint64
+					if j, missing = open(t, cfg, taken); missing != 0 {
+						t.Fatalf("%d are missing after a restart", missing)
+					}
+					ctx, stop = context.WithCancel(t.Context())
+					run()
+				}
+			}
+			for taken < added {
+				taken = take(t, j, taken, 100)
+			}
+			stop()
+			running.Wait()
+			if n := j.Waiting(); n != 0 {
+				t.Errorf("%d wait at the end", n)
+			}
+			if left, _ := filepath.Glob(filepath.Join(cfg.Dir, "spool-*")); len(left) != 0 {
+				t.Errorf("spool files are left: %v", left)
+			}
+		})
+	}
+}
+
+// A consumer that has what the header does not know of: it died between its own
+// commit and Release.
+func TestConsumerAhead(t *testing.T) {
+	cfg := journal.Config{Dir: t.TempDir(), RingBytes: 4 << 10}
+	j, _ := open(t, cfg, 0)
+	for n := range uint64(6) {
+		add(t, j, n+1)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	j, missing := open(t, cfg, 4)
+	if missing != 0 {
+		t.Errorf("%d missing", missing)
+	}
+	if end := take(t, j, 4, 10); end != 6 {
+		t.Errorf("taken up to %d, want 6", end)
+	}
+	add(t, j, 7)
+}
+
+// Damage anywhere costs what it hit, is counted, and keeps nothing else back.
+func TestDamage(t *testing.T) {
+	const frames = 40
+	cfg := journal.Config{Dir: t.TempDir(), RingBytes: 16 << 10}
+	j, _ := open(t, cfg, 0)
+	for n := range uint64(frames) {
+		add(t, j, n+1)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(cfg.Dir, "front.ring")
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 300 {
+		data := bytes.Clone(good)
+		at := random.IntN(len(data))
+		data[at] ^= 1 << random.IntN(8)
+		if random.IntN(4) == 0 { // a page that was never written
+			clear(data[at&^4095 : at&^4095+4096])
+		}
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		j, err := journal.Open(cfg)
+		if errors.Is(err, fault.DataLoss) && at < 4096 {
+			continue // the header; refused, saying so
+		}
+		if err != nil {
+			t.Fatalf("byte %d: %v", at, err)
+		}
+		missing, err := j.Resume(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, more, err := j.Pending(1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		last := uint64(0)
+		for _, f := range got {
+			if f.Sequence <= last || !bytes.Equal(f.Payload, payload(f.Sequence)) {
+				t.Fatalf("byte %d: frame %d is wrong or out of order", at, f.Sequence)
+			}
+			last = f.Sequence
+		}
+		// A header that is gone may count too few when the newest frames went with it.
+		if uint64(len(got))+missing+more < frames && at >= 4096 {
+			t.Errorf("byte %d: %d frames and %d missing, of %d", at, len(got), missing+more, frames)
+		}
+		if _, err := j.Append(t.Context(), []byte("next"), time.Minute, true); err != nil {
+			t.Errorf("byte %d: Append = %v", at, err)
+		}
+		if err := j.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A file that is cut under the map would be SIGBUS.
+func TestBusError(t *testing.T) {
+	cfg := journal.Config{Dir: t.TempDir(), RingBytes: 1 << 20}
+	j, _ := open(t, cfg, 0)
+	add(t, j, 1)
+	if err := os.Truncate(filepath.Join(cfg.Dir, "front.ring"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := j.Append(t.Context(), make([]byte, 1000), time.Minute, true); !errors.Is(err, fault.Unavailable) {
+		t.Errorf("Append = %v, want Unavailable", err)
+	}
+	if !j.Broken() {
+		t.Error("it goes on with a ring that is gone")
+	}
+}
+
+// Without room in ring and spool, whoever may wait does, and whoever may not is
+// told at once.
+func TestFull(t *testing.T) {
+	j, _ := open(t, journal.Config{Dir: t.TempDir(), Slots: 4, SpoolBytes: 1200, Patience: time.Microsecond}, 0)
+	ctx, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { j.Run(ctx) })
+	defer running.Wait()
+	defer stop()
+	var added uint64
+	for {
+		short, cancel := context.WithTimeout(t.Context(), time.Second)
+		_, err := j.Append(short, payload(added+1), time.Minute, false)
+		cancel()
+		if errors.Is(err, fault.Unavailable) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		added++
+	}
+	if fill := j.Fill(); fill != 1 {
+		t.Errorf("Fill = %v, want 1", fill)
+	}
+	for range 3 {
+		j.CountLost(time.Unix(int64(j.Gap().Count), 0))
+	}
+	if g := j.Gap(); g.Count != 3 || !g.First.Equal(time.Unix(0, 0)) || !g.Last.Equal(time.Unix(2, 0)) {
+		t.Errorf("Gap = %+v", g)
+	}
+	short, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, err := j.Append(short, payload(added+1), time.Minute, true); !errors.Is(err, fault.Unavailable) {
+		t.Errorf("Append = %v, want Unavailable", err)
+	}
+	var taken uint64
+	for taken < added {
+		taken = take(t, j, taken, 100)
+	}
+	add(t, j, added+1)
+	j.ForgetGap(j.Gap())
+	if j.Gap().Count != 0 {
+		t.Error("the gap stays")
+	}
+}
+
+func BenchmarkAppend(b *testing.B) {
+	j, _ := open(b, journal.Config{Dir: b.TempDir()}, 0)
+	data := make([]byte, 400)
+	b.ReportAllocs()
+	for b.Loop() {
+		sequence, err := j.Append(b.Context(), data, time.Minute, true)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if sequence%1000 == 0 {
+			if err := j.Release(sequence); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+}
