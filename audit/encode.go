@@ -79,6 +79,9 @@ func DecodeRecord(leaf []byte) (Record, error) {
 	return r, fault.WrapAs("audit.DecodeRecord", fault.AuditValidationFailed, err, "not a record")
 }
 
+// LeafHash returns the hash of a leaf (RFC 6962, section 2.1).
+func LeafHash(leaf []byte) [32]byte { return tlog.RecordHash(leaf) }
+
 // VerifyProof checks that leaf is at index in the tree of that size and root
 // (R-AUD-5; nil is the only yes, B-1).
 //

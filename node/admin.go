@@ -406,12 +406,23 @@ func (n *Node) filter(ctx context.Context, q client.Query) audit.Filter {
 // entry returns a record of the caller's tenant.
 func (n *Node) entry(ctx context.Context, record string) (audit.Entry, error) {
 	const op fault.Op = "node.entry"
+	tenant := creto.CallerOf(ctx).Tenant
+	if index, err := strconv.ParseInt(record, 10, 64); err == nil && index >= 0 {
+		page, err := n.log.Query(ctx, audit.Filter{Tenant: tenant, Oldest: true, From: index, Limit: 1})
+		if err == nil && (len(page) == 0 || page[0].Index != index) {
+			err = fault.New(op, fault.AuditNotFound, "there is no record at %d", index)
+		}
+		if err != nil {
+			return audit.Entry{}, err
+		}
+		return page[0], nil
+	}
 	id, err := creto.ParseUUID(record)
 	if err != nil {
-		return audit.Entry{}, fault.Wrap(op, err)
+		return audit.Entry{}, fault.New(op, fault.InvalidArgument, "%q is neither a record's id nor its index", record)
 	}
 	e, err := n.log.Entry(ctx, id)
-	if err == nil && e.Record.Who.Tenant != creto.CallerOf(ctx).Tenant {
+	if err == nil && e.Record.Who.Tenant != tenant {
 		err = fault.New(op, fault.AuditNotFound, "there is no record %s", id)
 	}
 	return e, err

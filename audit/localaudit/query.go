@@ -6,8 +6,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -223,10 +225,10 @@ func (l *Log) conditions(ctx context.Context, f audit.Filter) (where, error) {
 		}
 	}
 	if !f.Since.IsZero() {
-		w.add("at_ns >= $?", f.Since.UnixNano())
+		w.add("at_ns >= $?", nanos(f.Since))
 	}
 	if !f.Until.IsZero() {
-		w.add("at_ns < $?", f.Until.UnixNano())
+		w.add("at_ns < $?", nanos(f.Until))
 	}
 	if f.Before > 0 {
 		const op fault.Op = "localaudit.conditions"
@@ -242,6 +244,18 @@ func (l *Log) conditions(ctx context.Context, f audit.Filter) (where, error) {
 		w.add("(at_ns < $? OR leaf < $?)", at, f.Before)
 	}
 	return w, nil
+}
+
+// nanos returns t in Unix nanoseconds; the nearest there are for a time beyond
+// the years 1678 to 2262.
+func nanos(t time.Time) int64 {
+	switch {
+	case t.After(time.Unix(0, math.MaxInt64)):
+		return math.MaxInt64
+	case t.Before(time.Unix(0, math.MinInt64)):
+		return math.MinInt64
+	}
+	return t.UnixNano()
 }
 
 // whereActor selects who acted: an agent or workload by name or id, or a human,

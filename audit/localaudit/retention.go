@@ -90,12 +90,10 @@ func (l *Log) sealSegment(ctx context.Context, first int64) error {
 			continue
 		}
 		path := l.archivePath(n)
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err == nil {
+		if err = os.MkdirAll(filepath.Dir(path), 0o700); err == nil {
 			err = durable.Replace(path, bundle)
-			if err != nil {
-				return fault.WrapAs(op, fault.AuditUnavailable, err, "the archive %s cannot be written", l.cfg.Archive)
-			}
-		} else {
+		}
+		if err != nil {
 			return fault.WrapAs(op, fault.AuditUnavailable, err, "the archive %s cannot be written", l.cfg.Archive)
 		}
 	}

@@ -425,7 +425,7 @@ func (d *demo) askAgain(ctx context.Context) error {
 // bundle exports everything, stops the node, and verifies offline.
 func (d *demo) bundle(ctx context.Context) error {
 	path := filepath.Join(d.app.dataDir, "demo.bundle")
-	data, err := d.client.Bundle(ctx, client.Query{Limit: 1000})
+	data, err := d.client.Bundle(ctx, client.Query{Limit: 1000, Disclose: true})
 	if err != nil {
 		return err
 	}

@@ -6,7 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -24,24 +24,27 @@ import (
 const lastReceipts = 20
 
 func (a *app) receiptsCommand() *cobra.Command {
-	var q client.Query
+	var q query
 	var bundle string
 	c := &cobra.Command{
 		Use:   "receipts [last]",
 		Short: "Show what was done, and export what proves it",
 		Long: `Show the newest records of actions and events. With --bundle, write them with
-everything that proves them to a file that creto verify checks offline.`,
+everything that proves them to a file that creto verify checks offline.
+
+In a bundle people are known by pseudonyms, and what was written about them is
+sealed, unless --disclose adds the keys of just these records.`,
 		Args:      cobra.MatchAll(cobra.MaximumNArgs(1), cobra.OnlyValidArgs),
 		ValidArgs: []string{"last"},
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := checkQuery(q); err != nil {
+			if err := q.check(); err != nil {
 				return err
 			}
 			return a.node(func(n *client.Client) error {
 				if bundle != "" {
-					return a.writeBundle(c, n, q, bundle)
+					return a.writeBundle(c, n, q.Query, bundle)
 				}
-				list, err := n.Receipts(c.Context(), q)
+				list, err := n.Receipts(c.Context(), q.Query)
 				if err != nil {
 					return err
 				}
@@ -49,33 +52,11 @@ everything that proves them to a file that creto verify checks offline.`,
 			})
 		},
 	}
-	queryFlags(c, &q)
+	q.flags(c)
+	q.pageFlags(c)
 	c.Flags().StringVar(&bundle, "bundle", "", "write a bundle to `FILE`")
+	c.Flags().BoolVar(&q.Disclose, "disclose", false, "with --bundle, let its readers see whom it is about")
 	return c
-}
-
-func queryFlags(c *cobra.Command, q *client.Query) {
-	c.Flags().StringVar(&q.Agent, "agent", "", "only what `NAME` did")
-	c.Flags().StringVar(&q.What, "what", "", "only this `ACTION` or event")
-	c.Flags().StringVar(&q.Outcome, "outcome", "", "only `success`, failure, denied, timeout or unknown")
-	c.Flags().IntVar(&q.Limit, "limit", lastReceipts, "at most this many, 1 to 1000")
-	c.Flags().Int64Var(&q.Before, "before", 0, "only records before this `INDEX`, for the next page")
-}
-
-// maxReceipts bounds one page, and one bundle.
-const maxReceipts = 1000
-
-// outcomes are what --outcome takes.
-var outcomes = []string{string(audit.Success), string(audit.Failure), string(audit.Denied), string(audit.Timeout), string(audit.Unknown)}
-
-func checkQuery(q client.Query) error {
-	if q.Outcome != "" && !slices.Contains(outcomes, q.Outcome) {
-		return fmt.Errorf("--outcome=%s: choose %s", q.Outcome, strings.Join(outcomes, ", "))
-	}
-	if q.Limit < 1 || q.Limit > maxReceipts || q.Before < 0 {
-		return fmt.Errorf("--limit is 1 to %d and --before no negative number; --before INDEX gives the page behind a record", maxReceipts)
-	}
-	return nil
 }
 
 func (a *app) writeBundle(c *cobra.Command, n *client.Client, q client.Query, path string) error {
@@ -98,44 +79,33 @@ func printReceipts(w io.Writer, list []client.Receipt) {
 	}
 	table(w, "INDEX\tTIME\tWHO\tFOR\tWHAT\tOUTCOME\tWHY", func(w io.Writer) {
 		for _, x := range list {
-			r := x.Record
-			why, _, _ := strings.Cut(r.Why, "; this line would")
-			for _, consent := range r.Consents {
-				why += " consent of " + shortName(consent.Approver)
-				if !consent.Human {
-					why += " (no human decided)"
-				}
-			}
-			fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s %s\t%s\t%s\n", x.Index, r.Stamp.Time().Format("15:04:05.000"), r.Who.Name, r.OnBehalfOf.Name, r.What, oneLine(r.Resource), r.Outcome, oneLine(why))
+			fmt.Fprintln(w, receiptLine(x))
 		}
 	})
 }
 
-// shortName returns the last part of a SPIFFE id.
-func shortName(id string) string { return id[strings.LastIndexByte(id, '/')+1:] }
-
-func (a *app) auditCommand() *cobra.Command {
-	var q client.Query
-	query := &cobra.Command{
-		Use: "query", Short: "Query the audit log, the newest first", Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			if err := checkQuery(q); err != nil {
-				return err
-			}
-			return a.node(func(n *client.Client) error {
-				list, err := n.Receipts(c.Context(), q)
-				if err != nil {
-					return err
-				}
-				return a.print(list, func(w io.Writer) { printReceipts(w, list) })
-			})
-		},
+// receiptLine returns the columns of one record.
+func receiptLine(x client.Receipt) string {
+	r := x.Record
+	why, _, _ := strings.Cut(r.Why, "; this line would")
+	for _, consent := range r.Consents {
+		why += " consent of " + shortName(consent.Approver)
+		if !consent.Human {
+			why += " (no human decided)"
+		}
 	}
-	queryFlags(query, &q)
-	c := &cobra.Command{Use: "audit", Short: "Query the audit log, and check it"}
-	c.AddCommand(query, a.auditKeyCommand(), a.auditCheckpointCommand(), a.auditConsistencyCommand())
-	return c
+	return fmt.Sprintf("%d\t%s\t%s\t%s\t%s %s\t%s\t%s", x.Index, r.Stamp.Time().Format("15:04:05.000"),
+		shortName(r.Who.Name), shortName(r.OnBehalfOf.Name), r.What, oneLine(person(r.Resource)), r.Outcome, oneLine(why))
 }
+
+// shortName returns the last part of a SPIFFE id, for people.
+func shortName(id string) string { return person(id[strings.LastIndexByte(id, '/')+1:]) }
+
+// pseudonym is how a sealed record names somebody (audit.Pseudonym).
+var pseudonym = regexp.MustCompile(`\bsubject\.([0-9a-f]{8})-[0-9a-f-]{27}$`)
+
+// person puts a pseudonym into fewer and plainer words.
+func person(name string) string { return pseudonym.ReplaceAllString(name, "[sealed $1]") }
 
 // exitUntrusted is the code of creto verify for a bundle that is consistent but
 // whose signer nobody vouched for.
@@ -242,7 +212,7 @@ func parseRoot(text string) (creto.Digest, error) {
 func printVerified(w io.Writer, path string, v receipt.Verified) {
 	for i, e := range v.Records {
 		r := e.Record
-		fmt.Fprintf(w, "record %d  %s  %s %s  %s\n", e.Index, r.Stamp, oneLine(r.What), oneLine(r.Resource), oneLine(string(r.Outcome)))
+		fmt.Fprintf(w, "record %d  %s  %s %s  %s\n", e.Index, r.Stamp, oneLine(r.What), oneLine(person(r.Resource)), oneLine(string(r.Outcome)))
 		if chain := v.Chains[i]; chain.Valid() {
 			var names []string
 			for _, p := range chain.Principals() {

@@ -70,9 +70,13 @@ func TestOrder(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 1))
 			cfg := journal.Config{Dir: t.TempDir(), RingBytes: 4 << 10, Slots: 8 + random.IntN(40), Patience: time.Microsecond, Scrub: seed%2 == 0}
 			j, _ := open(t, cfg, 0)
-			ctx, stop := context.WithCancel(t.Context())
-			var running sync.WaitGroup
-			run := func() { running.Go(func() { j.Run(ctx) }) }
+			var stop func()
+			run := func() {
+				ctx, cancel := context.WithCancel(t.Context())
+				var running sync.WaitGroup
+				running.Go(func() { j.Run(ctx) })
+				stop = func() { cancel(); running.Wait() }
+			}
 			run()
 			var added, taken uint64
 			for range 600 {
@@ -84,7 +88,6 @@ func TestOrder(t *testing.T) {
 					taken = take(t, j, taken, 1+random.IntN(9))
 				default: // a life ends without a farewell
 					stop()
-					running.Wait()
 					if err := j.Close(); err != nil {
 						t.Fatal(err)
 					}
@@ -92,7 +95,6 @@ func TestOrder(t *testing.T) {
 					if j, missing = open(t, cfg, taken); missing != 0 {
 						t.Fatalf("%d are missing after a restart", missing)
 					}
-					ctx, stop = context.WithCancel(t.Context())
 					run()
 				}
 			}
@@ -100,7 +102,6 @@ func TestOrder(t *testing.T) {
 				taken = take(t, j, taken, 100)
 			}
 			stop()
-			running.Wait()
 			if n := j.Waiting(); n != 0 {
 				t.Errorf("%d wait at the end", n)
 			}
