@@ -34,8 +34,10 @@ import (
 	"creto.dev/audit/witness"
 	"creto.dev/consensus/localconsensus"
 	"creto.dev/internal/db"
+	"creto.dev/internal/journal"
 	"creto.dev/internal/serve"
 	"creto.dev/node"
+	"creto.dev/pqc"
 	"creto.dev/pqc/localpqc"
 )
 
@@ -73,7 +75,7 @@ func open(t testing.TB) served {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := localaudit.Open(ctx, localaudit.Config{Dir: filepath.Join(dir, "audit")}, d, p, clock, signer, quiet)
+	l, err := localaudit.Open(ctx, localaudit.Config{Journal: journal.Config{Dir: filepath.Join(dir, "audit")}}, d, p, clock, signer, pqc.NewSymmetricKey(pqc.AES256GCM, make([]byte, pqc.SymmetricKeySize)), quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
