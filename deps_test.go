@@ -47,6 +47,7 @@ var layers = []layer{
 	{"4", "internal/db"},      // the enablement layer and the engines keep tables; contracts do not
 	{"4", "sandbox/guest"},    // what runs inside; it knows nothing of Creto
 	{"4", "metering oversight sandbox messaging"},
+	{"5", "internal/db/dbtest"},
 	{"5", "pqc/pqctest consensus/consensustest"}, // a suite may use the fakes of contracts below its own
 	{"5", "nhi/nhitest"},
 	{"5", "audit/audittest"},

@@ -24,7 +24,7 @@ import (
 	"creto.dev/console"
 	"creto.dev/fault"
 	"creto.dev/gate"
-	"creto.dev/internal/db"
+	"creto.dev/internal/db/dbtest"
 	"creto.dev/internal/journal"
 	"creto.dev/login"
 	"creto.dev/nhi"
@@ -79,9 +79,7 @@ func open(t testing.TB, origin string, providers ...login.ProviderConfig) *house
 	}
 	h.clock.Set(at)
 	var err error
-	h.db, err = db.Open(ctx, filepath.Join(dir, "creto.db"))
-	check(err)
-	t.Cleanup(func() { _ = h.db.Close() })
+	h.db = dbtest.OpenIn(t, dir)
 	p := localpqc.New()
 	kek, err := p.GenerateSymmetricKey(pqc.AES256GCM)
 	check(err)

@@ -19,7 +19,7 @@ import (
 	"creto.dev/consensus/consensustest"
 	"creto.dev/fault"
 	"creto.dev/gate"
-	"creto.dev/internal/db"
+	"creto.dev/internal/db/dbtest"
 	"creto.dev/internal/journal"
 	"creto.dev/metering"
 	"creto.dev/nhi"
@@ -121,8 +121,7 @@ func build(t testing.TB) *house {
 	ctx, dir, p, silent := t.Context(), t.TempDir(), localpqc.New(), slog.New(slog.DiscardHandler)
 	h := &house{clock: &consensustest.Manual{}, policies: filepath.Join(dir, "policies"), chains: make(map[creto.Digest][]nhi.SignedLink)}
 	h.clock.Set(at)
-	d, err := db.Open(ctx, filepath.Join(dir, "creto.db"))
-	must(err)
+	d := dbtest.OpenIn(t, dir)
 	kek, err := p.GenerateSymmetricKey(pqc.AES256GCM)
 	must(err)
 	h.authority, err = localnhi.Open(ctx, localnhi.Config{TrustDomain: "test.local", Tenant: creto.DefaultTenant}, d, p, h.clock, kek)

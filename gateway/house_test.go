@@ -24,7 +24,7 @@ import (
 	"creto.dev/gate"
 	"creto.dev/gateway"
 	"creto.dev/inference"
-	"creto.dev/internal/db"
+	"creto.dev/internal/db/dbtest"
 	"creto.dev/internal/journal"
 	"creto.dev/metering"
 	"creto.dev/nhi"
@@ -81,9 +81,7 @@ func open(t testing.TB, cfg gateway.Config, models []inference.Model, allow ...s
 			t.Fatal(err)
 		}
 	}
-	d, err := db.Open(ctx, filepath.Join(dir, "creto.db"))
-	check(err)
-	t.Cleanup(func() { _ = d.Close() })
+	d := dbtest.OpenIn(t, dir)
 	clock, err := localconsensus.Open(ctx, d, "test")
 	check(err)
 	p := localpqc.New()

@@ -14,7 +14,7 @@ import (
 	"creto.dev/audit/localaudit"
 	"creto.dev/consensus/consensustest"
 	"creto.dev/fault"
-	"creto.dev/internal/db"
+	"creto.dev/internal/db/dbtest"
 	"creto.dev/internal/journal"
 	"creto.dev/login"
 	"creto.dev/nhi"
@@ -54,9 +54,7 @@ func open(t testing.TB) *house {
 	h := &house{clock: &consensustest.Manual{}}
 	h.clock.Set(at)
 	var err error
-	h.db, err = db.Open(ctx, filepath.Join(dir, "creto.db"))
-	check(err)
-	t.Cleanup(func() { _ = h.db.Close() })
+	h.db = dbtest.OpenIn(t, dir)
 	p := localpqc.New()
 	kek, err := p.GenerateSymmetricKey(pqc.AES256GCM)
 	check(err)

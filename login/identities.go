@@ -48,8 +48,10 @@ func (p *Providers) human(ctx context.Context, o *provider, id *oidc.IDToken, sa
 		return creto.ID{}, nobody("of another tenant")
 	}
 	var principal string
-	err = p.db.QueryRowContext(ctx, "UPDATE oidc_identity SET used_ns = $4 WHERE tenant = $1 AND issuer = $2 AND subject = $3 RETURNING principal",
-		tenant, id.Issuer, id.Subject, now.Physical).Scan(&principal)
+	err = db.Tx(ctx, p.db, func(tx *sql.Tx) error {
+		return tx.QueryRowContext(ctx, "UPDATE oidc_identity SET used_ns = $4 WHERE tenant = $1 AND issuer = $2 AND subject = $3 RETURNING principal",
+			tenant, id.Issuer, id.Subject, now.Physical).Scan(&principal)
+	})
 	known := err == nil
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return creto.ID{}, db.Classify(op, err)

@@ -86,8 +86,10 @@ func (s *Sessions) Login(ctx context.Context, code string) (string, error) {
 	digest := creto.DigestOf([]byte(code))
 	var human string
 	var method Method
-	err = s.db.QueryRowContext(ctx, "UPDATE login_code SET used = 1 WHERE digest = $1 AND used = 0 AND expires_ns > $2 RETURNING principal, method",
-		digest[:], now.Physical).Scan(&human, &method)
+	err = db.Tx(ctx, s.db, func(tx *sql.Tx) error {
+		return tx.QueryRowContext(ctx, "UPDATE login_code SET used = 1 WHERE digest = $1 AND used = 0 AND expires_ns > $2 RETURNING principal, method",
+			digest[:], now.Physical).Scan(&human, &method)
+	})
 	if errors.Is(err, sql.ErrNoRows) {
 		return "", fault.New(op, fault.Unauthenticated, "this login has been used or is older than %v; get another with: creto human login NAME", loginTTL)
 	}

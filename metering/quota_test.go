@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -19,7 +18,7 @@ import (
 	"creto.dev/consensus/consensustest"
 	"creto.dev/fault"
 	"creto.dev/gate/gatetest"
-	"creto.dev/internal/db"
+	"creto.dev/internal/db/dbtest"
 	"creto.dev/internal/journal"
 	"creto.dev/metering"
 	"creto.dev/nhi"
@@ -41,10 +40,7 @@ type house struct {
 func open(t testing.TB) *house {
 	t.Helper()
 	dir := t.TempDir()
-	d, err := db.Open(t.Context(), filepath.Join(dir, "creto.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := dbtest.OpenIn(t, dir)
 	h := &house{db: d, clock: &consensustest.Manual{}}
 	h.clock.Set(at)
 	p := localpqc.New()

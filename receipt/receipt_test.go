@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"regexp"
 	"runtime"
 	"slices"
@@ -26,7 +25,7 @@ import (
 	"creto.dev/consensus/consensustest"
 	"creto.dev/fault"
 	"creto.dev/internal/canon"
-	"creto.dev/internal/db"
+	"creto.dev/internal/db/dbtest"
 	"creto.dev/internal/journal"
 	"creto.dev/nhi"
 	"creto.dev/nhi/nhitest"
@@ -69,10 +68,7 @@ type world struct {
 func build(t testing.TB) *world {
 	t.Helper()
 	dir, p := t.TempDir(), localpqc.New()
-	d, err := db.Open(t.Context(), filepath.Join(dir, "creto.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := dbtest.OpenIn(t, dir)
 	w := &world{clock: &consensustest.Manual{}, chains: make(map[creto.Digest]nhi.VerifiedChain)}
 	w.clock.Set(at)
 	signing, _ := key(t, 1)

@@ -21,6 +21,7 @@ import (
 	"creto.dev/consensus/localconsensus"
 	"creto.dev/fault"
 	"creto.dev/internal/db"
+	"creto.dev/internal/db/dbtest"
 	"creto.dev/internal/journal"
 	"creto.dev/pqc"
 	"creto.dev/pqc/localpqc"
@@ -37,11 +38,7 @@ type opened struct {
 // open opens the log in dir, with a signing key that does not change.
 func open(t testing.TB, dir string, edit func(*localaudit.Config)) opened {
 	t.Helper()
-	d, err := db.Open(t.Context(), filepath.Join(dir, "creto.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = d.Close() })
+	d := dbtest.OpenIn(t, dir)
 	clock, err := localconsensus.Open(t.Context(), d, "n1")
 	if err != nil {
 		t.Fatal(err)
@@ -201,8 +198,12 @@ func run(t *testing.T, l *localaudit.Log) {
 	})
 }
 
-// childEnv makes the test binary the victim of TestKill.
-const childEnv = "CRETO_TEST_AUDIT_DIR"
+// childEnv makes the test binary the victim of TestKill, and databaseEnv says
+// where its database is.
+const (
+	childEnv    = "CRETO_TEST_AUDIT_DIR"
+	databaseEnv = "CRETO_TEST_AUDIT_DATABASE"
+)
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(childEnv); dir != "" {
@@ -214,7 +215,7 @@ func TestMain(m *testing.M) {
 // victim logs records and prints the id of each one that was acknowledged.
 func victim(dir string) {
 	ctx := context.Background()
-	d, err := db.Open(ctx, filepath.Join(dir, "creto.db"))
+	d, err := db.Open(ctx, os.Getenv(databaseEnv))
 	if err != nil {
 		panic(err)
 	}
@@ -247,7 +248,7 @@ func TestKill(t *testing.T) {
 	acknowledged := make(map[string]bool)
 	for life := range 5 {
 		child := exec.Command(os.Args[0])
-		child.Env = append(os.Environ(), childEnv+"="+dir)
+		child.Env = append(os.Environ(), childEnv+"="+dir, databaseEnv+"="+dbtest.Location(t, dir))
 		out, err := child.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)

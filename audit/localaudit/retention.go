@@ -70,7 +70,7 @@ func (l *Log) nextSegment(ctx context.Context, before time.Time) (first int64, r
 }
 
 func (l *Log) firstLeaf(ctx context.Context) (first int64, err error) {
-	err = l.db.QueryRowContext(ctx, "SELECT first FROM audit_head WHERE only = 1").Scan(&first)
+	err = l.db.QueryRowContext(ctx, "SELECT first FROM audit_head WHERE \"only\" = 1").Scan(&first)
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, nil
 	}
@@ -118,7 +118,7 @@ func (l *Log) sealSegment(ctx context.Context, first int64) error {
 		if _, err := tx.ExecContext(ctx, "DELETE FROM audit_record WHERE leaf >= $1 AND leaf < $2", first, first+segmentLeaves); err != nil {
 			return db.Classify(op, err)
 		}
-		_, err := tx.ExecContext(ctx, "UPDATE audit_head SET first = $1 WHERE only = 1 AND first = $2", first+segmentLeaves, first)
+		_, err := tx.ExecContext(ctx, "UPDATE audit_head SET first = $1 WHERE \"only\" = 1 AND first = $2", first+segmentLeaves, first)
 		return db.Classify(op, err)
 	})
 }

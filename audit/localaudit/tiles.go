@@ -158,7 +158,7 @@ func loadEdge(ctx context.Context, q querier) (edge, error) {
 	const op fault.Op = "localaudit.loadEdge"
 	var e edge
 	var root []byte
-	if err := q.QueryRowContext(ctx, "SELECT size, root FROM audit_head WHERE only = 1").Scan(&e.size, &root); err != nil {
+	if err := q.QueryRowContext(ctx, "SELECT size, root FROM audit_head WHERE \"only\" = 1").Scan(&e.size, &root); err != nil {
 		if errors.Is(err, sql.ErrNoRows) {
 			return edge{}, nil // a new log
 		}

@@ -110,7 +110,7 @@ func (l *Log) insert(ctx context.Context, frames []journal.Frame) error {
 // currentEdge returns the edge of the stored head.
 func (l *Log) currentEdge(ctx context.Context, tx *sql.Tx) (edge, error) {
 	var size int64
-	err := tx.QueryRowContext(ctx, "SELECT size FROM audit_head WHERE only = 1").Scan(&size)
+	err := tx.QueryRowContext(ctx, "SELECT size FROM audit_head WHERE \"only\" = 1").Scan(&size)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return edge{}, nil
@@ -258,7 +258,7 @@ func grow(ctx context.Context, tx *sql.Tx, e edge, rows []row) (edge, error) {
 		}
 	}
 	root := e.root()
-	_, err := tx.ExecContext(ctx, "INSERT INTO audit_head (only, size, root, first) VALUES (1, $1, $2, 0) ON CONFLICT (only) DO UPDATE SET size = $1, root = $2", e.size, root[:])
+	_, err := tx.ExecContext(ctx, "INSERT INTO audit_head (\"only\", size, root, first) VALUES (1, $1, $2, 0) ON CONFLICT (\"only\") DO UPDATE SET size = $1, root = $2", e.size, root[:])
 	return e, db.Classify("localaudit.grow", err)
 }
 

@@ -5,14 +5,13 @@ import (
 	"database/sql"
 	"errors"
 	"math"
-	"path/filepath"
 	"sync"
 	"testing"
 	"time"
 
 	"creto.dev"
 	"creto.dev/fault"
-	"creto.dev/internal/db"
+	"creto.dev/internal/db/dbtest"
 )
 
 // handTime is moved by hand. Safe for concurrent use.
@@ -45,11 +44,7 @@ func (h *handTime) pass(d, step, sleep time.Duration) {
 
 func openDB(t testing.TB) *sql.DB {
 	t.Helper()
-	d, err := db.Open(t.Context(), filepath.Join(t.TempDir(), "creto.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = d.Close() })
+	d := dbtest.Open(t)
 	return d
 }
 

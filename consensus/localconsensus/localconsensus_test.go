@@ -2,22 +2,17 @@ package localconsensus_test
 
 import (
 	"errors"
-	"path/filepath"
 	"testing"
 
 	"creto.dev/consensus"
 	"creto.dev/consensus/consensustest"
 	"creto.dev/consensus/localconsensus"
 	"creto.dev/fault"
-	"creto.dev/internal/db"
+	"creto.dev/internal/db/dbtest"
 )
 
 func TestClock(t *testing.T) {
-	d, err := db.Open(t.Context(), filepath.Join(t.TempDir(), "creto.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = d.Close() })
+	d := dbtest.Open(t)
 	consensustest.Run(t, func(t *testing.T) consensus.Clock {
 		c, err := localconsensus.Open(t.Context(), d, "n1")
 		if err != nil {
@@ -29,11 +24,7 @@ func TestClock(t *testing.T) {
 
 // A clock whose term was taken over hands out no stamp past its mark.
 func TestTakenOver(t *testing.T) {
-	d, err := db.Open(t.Context(), filepath.Join(t.TempDir(), "creto.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = d.Close() })
+	d := dbtest.Open(t)
 	old, err := localconsensus.Open(t.Context(), d, "n1")
 	if err != nil {
 		t.Fatal(err)
@@ -47,11 +38,7 @@ func TestTakenOver(t *testing.T) {
 }
 
 func BenchmarkNow(b *testing.B) {
-	d, err := db.Open(b.Context(), filepath.Join(b.TempDir(), "creto.db"))
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { _ = d.Close() })
+	d := dbtest.Open(b)
 	c, err := localconsensus.Open(b.Context(), d, "n1")
 	if err != nil {
 		b.Fatal(err)

@@ -3,7 +3,6 @@ package remoteconsensus_test
 import (
 	"context"
 	"errors"
-	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -17,7 +16,7 @@ import (
 	"creto.dev/consensus/localconsensus"
 	"creto.dev/consensus/remoteconsensus"
 	"creto.dev/fault"
-	"creto.dev/internal/db"
+	"creto.dev/internal/db/dbtest"
 	consensusv1 "creto.dev/internal/gen/creto/consensus/v1"
 	"creto.dev/internal/wire"
 	"creto.dev/internal/wire/wiretest"
@@ -37,11 +36,7 @@ var wires = map[string]func(testing.TB, func(grpc.ServiceRegistrar)) *grpc.Clien
 func TestClock(t *testing.T) {
 	for name, connect := range wires {
 		t.Run(name, func(t *testing.T) {
-			d, err := db.Open(t.Context(), filepath.Join(t.TempDir(), "creto.db"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { _ = d.Close() })
+			d := dbtest.Open(t)
 			for variant, wrap := range map[string]func(*consensus.Guard) consensus.Clock{
 				"alone": func(g *consensus.Guard) consensus.Clock { return g },
 				"with a fallback": func(g *consensus.Guard) consensus.Clock {

@@ -1,73 +1,84 @@
 // Package db opens the node's SQL database, brings its schema up to date, and
-// classifies its errors. SQLite in the data directory is the default; queries
-// are written so that PostgreSQL runs them too ($1 placeholders, standard
-// types, INSERT … ON CONFLICT).
+// classifies its errors. The database is SQLite in a file, or PostgreSQL. Both
+// run the same queries and migrations, which are written for both: $1
+// placeholders, INSERT … ON CONFLICT, integers and not booleans, no cast from
+// one type to another; a write that returns rows runs in [Tx].
+//
+// Both let in one writer at a time, and whoever waits longer than five seconds
+// for its turn fails: SQLite because it is made so, PostgreSQL because of an
+// advisory lock that every transaction and every statement which writes takes
+// first (D-061). So what a transaction has read does not change until it
+// commits, and no transaction is to be repeated because of another.
 package db
 
 import (
 	"context"
 	"database/sql"
-	"embed"
+	"database/sql/driver"
 	"errors"
+	"io"
 	"io/fs"
-	"net/url"
-	"os"
-	"strconv"
+	"net"
+	"strings"
 	"time"
 
 	"github.com/pressly/goose/v3"
-	"modernc.org/sqlite"
-	sqlite3 "modernc.org/sqlite/lib"
 
 	"creto.dev/fault"
 )
 
-//go:embed migrations/*.sql
-var migrations embed.FS
-
-// busyTimeout is how long a statement waits for another writer.
-const busyTimeout = 5 * time.Second
+// turnTimeout is how long a statement waits for another writer.
+const turnTimeout = 5 * time.Second
 
 // maxConns bounds open connections: one writer at a time, several readers.
 const maxConns = 8
 
-// Open opens the SQLite database in file, creating it when absent, and migrates
-// it. The caller closes it. synchronous=FULL makes a commit survive a power
-// cut, not only the death of the process.
+// Open opens the database at location and migrates it: a URL that begins with
+// postgres:// is PostgreSQL, anything else the file of a SQLite database, which
+// is created when absent. The caller closes it. A commit survives a power cut:
+// a PostgreSQL server that is set to lose commits is refused.
 //
-// Errors: FailedPrecondition (Permanent) if a newer version of Creto wrote the
-// file; Unavailable (Degraded) if it cannot be read or written.
-func Open(ctx context.Context, file string) (*sql.DB, error) {
-	const op fault.Op = "db.Open"
-	query := url.Values{"_txlock": {"immediate"}, "_pragma": {
-		"busy_timeout(" + strconv.FormatInt(busyTimeout.Milliseconds(), 10) + ")", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)",
-	}}
-	// SQLite gives its other files the mode of this one.
-	private, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE, 0o600)
-	if err == nil {
-		err = errors.Join(private.Chmod(0o600), private.Close())
+// A connection to PostgreSQL beyond this machine is encrypted and its server's
+// certificate and name are verified (sslmode=verify-full), unless the URL says
+// sslmode itself. No error holds the URL or its password.
+//
+// Errors: InvalidArgument (Permanent) for a URL that is wrong;
+// FailedPrecondition (Permanent) if a newer version of Creto wrote the database,
+// or if the server, its settings or its user's rights do not do; Unavailable
+// (Degraded) if it cannot be read or written.
+func Open(ctx context.Context, location string) (*sql.DB, error) {
+	if !IsPostgres(location) {
+		return openSQLite(ctx, location)
 	}
+	p, err := parsePostgres(location)
 	if err != nil {
-		return nil, fault.WrapAs(op, fault.Unavailable, err, "the database %s cannot be opened", file)
+		return nil, err
 	}
-	d, err := sql.Open("sqlite", "file:"+(&url.URL{Path: file}).EscapedPath()+"?"+query.Encode())
-	if err != nil {
-		return nil, fault.WrapAs(op, fault.Unavailable, err, "the database cannot be opened")
+	if err := p.migrate(ctx); err != nil {
+		return nil, err
 	}
-	d.SetMaxOpenConns(maxConns)
-	if err := migrate(ctx, d); err != nil {
-		return nil, errors.Join(err, d.Close())
-	}
-	return d, nil
+	return p.pool(""), nil
 }
 
-func migrate(ctx context.Context, d *sql.DB) error {
+// IsPostgres reports whether location is a URL of PostgreSQL and not a file.
+func IsPostgres(location string) bool {
+	return strings.HasPrefix(location, "postgres://") || strings.HasPrefix(location, "postgresql://")
+}
+
+// migrate runs the migrations of dir that d has not seen.
+func migrate(ctx context.Context, d *sql.DB, dialect goose.Dialect, dir fs.FS, options ...goose.ProviderOption) error {
 	const op fault.Op = "db.migrate"
-	dir, err := fs.Sub(migrations, "migrations")
+	if err := d.PingContext(ctx); err != nil {
+		if classified := Classify(op, err); !errors.Is(classified, fault.Internal) {
+			return classified
+		}
+		return fault.WrapAs(op, fault.Unavailable, err, "the database cannot be opened")
+	}
+	dir, err := fs.Sub(dir, "migrations")
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
-	provider, err := goose.NewProvider(goose.DialectSQLite3, d, dir, goose.WithDisableGlobalRegistry(true))
+	provider, err := goose.NewProvider(dialect, d, dir, append(options, goose.WithDisableGlobalRegistry(true))...)
 	if err != nil {
 		return fault.WrapAs(op, fault.Internal, err, "")
 	}
@@ -76,7 +87,10 @@ func migrate(ctx context.Context, d *sql.DB) error {
 		return fault.WrapAs(op, fault.Unavailable, err, "the database cannot be read; is it damaged, or is the disk full?")
 	}
 	if current > newest {
-		return fault.New(op, fault.FailedPrecondition, "the data has schema version %d and this creto knows %d: use the newer creto that wrote it, or another --data directory", current, newest)
+		return fault.New(op, fault.FailedPrecondition, "the data has schema version %d and this creto knows %d: use the newer creto that wrote it, or another --data directory or database", current, newest)
+	}
+	if current == newest {
+		return nil
 	}
 	if _, err := provider.Up(ctx); err != nil {
 		return fault.WrapAs(op, fault.Unavailable, err, "the database cannot be migrated from version %d to %d", current, newest)
@@ -85,7 +99,13 @@ func migrate(ctx context.Context, d *sql.DB) error {
 }
 
 // Tx runs do inside one transaction: committed if do returns nil, rolled back
-// otherwise. do's error is returned as it is.
+// otherwise. do's error is returned as it is. No other write happens between the
+// transaction's first statement and its last; do must therefore make all of its
+// own through the *sql.Tx, or it waits for itself. A statement that failed ends
+// the transaction, whatever do makes of it.
+//
+// Errors: Unavailable (Degraded) also if the connection ended during the commit:
+// whether the transaction was committed is not known then.
 func Tx(ctx context.Context, d *sql.DB, do func(*sql.Tx) error) error {
 	const op fault.Op = "db.Tx"
 	tx, err := d.BeginTx(ctx, nil)
@@ -102,9 +122,11 @@ func Tx(ctx context.Context, d *sql.DB, do func(*sql.Tx) error) error {
 }
 
 // Classify turns a driver's error into a fault: NotFound for no rows,
-// AlreadyExists for a broken uniqueness, Unavailable for a busy, full or
-// unreadable disk, DataLoss for a damaged file, Internal otherwise. A fault and
-// nil stay what they are.
+// AlreadyExists for a broken uniqueness, FailedPrecondition for a broken
+// reference, InvalidArgument for text that the database cannot hold, Unavailable
+// for a lost connection, a turn that did not come, and a busy, full, unreadable
+// or read-only disk or server, DataLoss for damaged data, Internal otherwise. A
+// fault and nil stay what they are.
 func Classify(op fault.Op, err error) error {
 	if err == nil {
 		return nil
@@ -115,17 +137,17 @@ func Classify(op fault.Op, err error) error {
 	if errors.Is(err, sql.ErrNoRows) {
 		return fault.WrapAs(op, fault.NotFound, err, "no such row")
 	}
-	driver, ok := errors.AsType[*sqlite.Error](err)
-	if !ok {
+	if classified := classifySQLite(op, err); classified != nil {
+		return classified
+	}
+	if classified := classifyPostgres(op, err); classified != nil {
+		return classified
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return fault.Wrap(op, err)
 	}
-	switch driver.Code() & 0xff { // the low byte is the primary result code
-	case sqlite3.SQLITE_CONSTRAINT:
-		return fault.WrapAs(op, fault.AlreadyExists, err, "a row with this key exists")
-	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN:
-		return fault.WrapAs(op, fault.Unavailable, err, "the database cannot be written; is the disk full?")
-	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
-		return fault.WrapAs(op, fault.DataLoss, err, "the database is damaged")
+	if _, ok := errors.AsType[net.Error](err); ok || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone) {
+		return fault.WrapAs(op, fault.Unavailable, err, "the connection to the database was lost")
 	}
-	return fault.WrapAs(op, fault.Internal, err, "")
+	return fault.Wrap(op, err)
 }

@@ -11,7 +11,7 @@ import (
 	"creto.dev/internal/db"
 )
 
-func TestOpen(t *testing.T) {
+func TestOpenSQLite(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "a b?c.db") // a name that needs escaping
 	d, err := db.Open(t.Context(), file)
 	if err != nil {

@@ -16,7 +16,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -27,7 +26,7 @@ import (
 	"creto.dev/audit"
 	"creto.dev/consensus/consensustest"
 	"creto.dev/fault"
-	"creto.dev/internal/db"
+	"creto.dev/internal/db/dbtest"
 	"creto.dev/internal/sts"
 	"creto.dev/nhi"
 	"creto.dev/nhi/localnhi"
@@ -89,11 +88,7 @@ type world struct {
 // now is the real one: other people's verifiers look at their own clock.
 func newWorld(t testing.TB, tenant string) *world {
 	t.Helper()
-	d, err := db.Open(t.Context(), filepath.Join(t.TempDir(), "creto.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = d.Close() })
+	d := dbtest.Open(t)
 	p := localpqc.New()
 	kek, err := p.GenerateSymmetricKey(pqc.AES256GCM)
 	if err != nil {

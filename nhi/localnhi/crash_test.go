@@ -8,6 +8,7 @@ import (
 
 	"creto.dev"
 	"creto.dev/fault"
+	"creto.dev/internal/db/dbtest"
 	"creto.dev/nhi"
 	"creto.dev/nhi/localnhi"
 	"creto.dev/pqc"
@@ -17,12 +18,7 @@ import (
 // process ended there: the transaction does not commit.
 func (h *house) breakAt(t *testing.T, when string) (mend func()) {
 	t.Helper()
-	_, err := h.db.ExecContext(t.Context(), "CREATE TRIGGER broken BEFORE "+when+" BEGIN SELECT RAISE(ABORT, 'broken'); END")
-	h.must(t, err)
-	return func() {
-		_, err := h.db.ExecContext(t.Context(), "DROP TRIGGER broken")
-		h.must(t, err)
-	}
+	return dbtest.Break(t, h.db, when)
 }
 
 // TestRotationEndsAnywhere: whatever statement of it fails, the key before stays

@@ -2,14 +2,13 @@ package localnhi_test
 
 import (
 	"errors"
-	"path/filepath"
 	"testing"
 	"time"
 
 	"creto.dev"
 	"creto.dev/consensus/consensustest"
 	"creto.dev/fault"
-	"creto.dev/internal/db"
+	"creto.dev/internal/db/dbtest"
 	"creto.dev/nhi"
 	"creto.dev/nhi/localnhi"
 	"creto.dev/nhi/nhitest"
@@ -19,11 +18,7 @@ import (
 
 func open(t testing.TB) (*localnhi.Authority, *consensustest.Manual, func(kek pqc.SymmetricKey) (*localnhi.Authority, error)) {
 	t.Helper()
-	d, err := db.Open(t.Context(), filepath.Join(t.TempDir(), "creto.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = d.Close() })
+	d := dbtest.Open(t)
 	p := localpqc.New()
 	kek, err := p.GenerateSymmetricKey(pqc.AES256GCM)
 	if err != nil {

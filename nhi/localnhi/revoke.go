@@ -163,7 +163,8 @@ const (
 
 // nextEpoch writes a revocation's row and returns its epoch.
 func nextEpoch(ctx context.Context, tx *sql.Tx, what, kind string, now time.Time) (epoch uint64, err error) {
-	err = tx.QueryRowContext(ctx, "INSERT INTO revocation (principal, at_ns, kind) VALUES ($1, $2, $3) RETURNING epoch", what, now.UnixNano(), kind).Scan(&epoch)
+	err = tx.QueryRowContext(ctx, `INSERT INTO revocation (epoch, principal, at_ns, kind)
+		VALUES ((SELECT coalesce(max(epoch), 0) + 1 FROM revocation), $1, $2, $3) RETURNING epoch`, what, now.UnixNano(), kind).Scan(&epoch)
 	return epoch, db.Classify("localnhi.nextEpoch", err)
 }
 

@@ -3,13 +3,12 @@ package localnhi
 import (
 	"context"
 	"database/sql"
-	"path/filepath"
 	"testing"
 	"time"
 
 	"creto.dev"
 	"creto.dev/consensus/consensustest"
-	"creto.dev/internal/db"
+	"creto.dev/internal/db/dbtest"
 	"creto.dev/pqc"
 	"creto.dev/pqc/localpqc"
 )
@@ -18,11 +17,7 @@ import (
 // earlier epoch stands for. Otherwise a check in between remembers the newer
 // epoch as one for which the older revocation is not true, and never looks again.
 func TestRevocationsAreSeenInOrder(t *testing.T) {
-	d, err := db.Open(t.Context(), filepath.Join(t.TempDir(), "creto.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = d.Close() }()
+	d := dbtest.Open(t)
 	p := localpqc.New()
 	kek, err := p.GenerateSymmetricKey(pqc.AES256GCM)
 	if err != nil {

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -15,7 +14,7 @@ import (
 	"creto.dev/consensus"
 	"creto.dev/consensus/consensustest"
 	"creto.dev/fault"
-	"creto.dev/internal/db"
+	"creto.dev/internal/db/dbtest"
 	"creto.dev/nhi"
 	"creto.dev/nhi/localnhi"
 	"creto.dev/nhi/nhitest"
@@ -49,11 +48,7 @@ type house struct {
 
 func newHouse(t *testing.T) *house {
 	t.Helper()
-	d, err := db.Open(t.Context(), filepath.Join(t.TempDir(), "creto.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = d.Close() })
+	d := dbtest.Open(t)
 	p := localpqc.New()
 	kek, err := p.GenerateSymmetricKey(pqc.AES256GCM)
 	if err != nil {

@@ -185,7 +185,7 @@ func (a *Authority) stored(ctx context.Context, agent creto.ID, key secretKey) (
 	const op fault.Op = "localnhi.stored"
 	var r secretRow
 	err := r.scan(a.db.QueryRowContext(ctx, "SELECT "+secretColumns+" FROM secret WHERE tenant = $1 AND name = $2", key.tenant, string(key.name)).Scan)
-	if errors.Is(err, sql.ErrNoRows) || err == nil && r.sealed == nil {
+	if errors.Is(err, sql.ErrNoRows) || err == nil && r.sealed == nil || key.name.Validate() != nil {
 		return creto.Secret{}, fault.New(op, fault.NHISecretNotFound, "there is no secret %q", key.name)
 	}
 	if err != nil {

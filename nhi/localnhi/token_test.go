@@ -11,7 +11,6 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -21,7 +20,7 @@ import (
 	"creto.dev"
 	"creto.dev/consensus/consensustest"
 	"creto.dev/fault"
-	"creto.dev/internal/db"
+	"creto.dev/internal/db/dbtest"
 	"creto.dev/nhi"
 	"creto.dev/nhi/localnhi"
 	"creto.dev/nhi/nhitest"
@@ -256,11 +255,7 @@ func TestTokenKeyRotation(t *testing.T) {
 // TestProofAfterRestart: a proof that an earlier life may have seen is refused.
 func TestProofAfterRestart(t *testing.T) {
 	const target = "http://localhost:7300/v1/models"
-	d, err := db.Open(t.Context(), filepath.Join(t.TempDir(), "creto.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = d.Close() }()
+	d := dbtest.Open(t)
 	provider, clock := localpqc.New(), &consensustest.Manual{}
 	clock.Set(time.Date(2026, 11, 22, 9, 0, 0, 5e8, time.UTC))
 	kek, err := provider.GenerateSymmetricKey(pqc.AES256GCM)

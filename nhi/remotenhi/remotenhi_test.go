@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -20,7 +19,7 @@ import (
 	"creto.dev/call"
 	"creto.dev/consensus/consensustest"
 	"creto.dev/fault"
-	"creto.dev/internal/db"
+	"creto.dev/internal/db/dbtest"
 	nhiv1 "creto.dev/internal/gen/creto/nhi/v1"
 	"creto.dev/internal/wire"
 	"creto.dev/internal/wire/wiretest"
@@ -37,11 +36,7 @@ const patience = 20 * time.Second
 // local opens an authority of this process.
 func local(t testing.TB) (*localnhi.Authority, *consensustest.Manual) {
 	t.Helper()
-	d, err := db.Open(t.Context(), filepath.Join(t.TempDir(), "creto.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = d.Close() })
+	d := dbtest.Open(t)
 	p := localpqc.New()
 	kek, err := p.GenerateSymmetricKey(pqc.AES256GCM)
 	if err != nil {

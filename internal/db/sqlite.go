@@ -1,0 +1,64 @@
+package db
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"net/url"
+	"os"
+	"strconv"
+
+	"github.com/pressly/goose/v3"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"creto.dev/fault"
+)
+
+// openSQLite opens a file. synchronous=FULL makes a commit survive a power cut,
+// not only the death of the process; secure_delete overwrites what is deleted,
+// so that an erased key is not left in a free page.
+func openSQLite(ctx context.Context, file string) (*sql.DB, error) {
+	const op fault.Op = "db.Open"
+	query := url.Values{"_txlock": {"immediate"}, "_pragma": {
+		"busy_timeout(" + strconv.FormatInt(turnTimeout.Milliseconds(), 10) + ")",
+		"journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)", "secure_delete(1)",
+	}}
+	// SQLite gives its other files the mode of this one.
+	private, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE, 0o600)
+	if err == nil {
+		err = errors.Join(private.Chmod(0o600), private.Close())
+	}
+	if err != nil {
+		return nil, fault.WrapAs(op, fault.Unavailable, err, "the database %s cannot be opened", file)
+	}
+	d, err := sql.Open("sqlite", "file:"+(&url.URL{Path: file}).EscapedPath()+"?"+query.Encode())
+	if err != nil {
+		return nil, fault.WrapAs(op, fault.Unavailable, err, "the database cannot be opened")
+	}
+	d.SetMaxOpenConns(maxConns)
+	if err := migrate(ctx, d, goose.DialectSQLite3, migrations); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+func classifySQLite(op fault.Op, err error) error {
+	driver, ok := errors.AsType[*sqlite.Error](err)
+	if !ok {
+		return nil
+	}
+	switch driver.Code() {
+	case sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_ROWID:
+		return fault.WrapAs(op, fault.AlreadyExists, err, "a row with this key exists")
+	case sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY:
+		return fault.WrapAs(op, fault.FailedPrecondition, err, "a row that this one belongs to, or that belongs to it, forbids it")
+	}
+	switch driver.Code() & 0xff { // the low byte is the primary result code
+	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN:
+		return fault.WrapAs(op, fault.Unavailable, err, "the database cannot be written; is the disk full?")
+	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
+		return fault.WrapAs(op, fault.DataLoss, err, "the database is damaged")
+	}
+	return fault.WrapAs(op, fault.Internal, err, "")
+}
