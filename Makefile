@@ -9,9 +9,10 @@ MAKEFLAGS   += --no-print-directory
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 RUNSC   := v0.0.0-20260905035102-160fafc42237
-DEBIAN  := python3 curl chromium
+DEBIAN  := python3 curl chromium postgresql:/usr/lib/postgresql/*/bin/postgres etcd-server:/usr/bin/etcd iproute2:/usr/bin/ip,/usr/sbin/ip,/sbin/ip strace
 FIPS    := v1.0.0 v1.26.0
 LINT     = go tool -modfile=$(CURDIR)/tools/go.mod golangci-lint run --config $(CURDIR)/.golangci.yml
+SQL      = $(shell go list -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... | grep 'creto.dev/internal/db/dbtest' | cut -d ' ' -f 1 | grep -v /cmd/)
 NESTED  := $(patsubst %/go.mod,%,$(wildcard bench/go.mod examples/*/go.mod))
 
 # FUZZTIME and COUNT stretch `make torture`.
@@ -47,7 +48,7 @@ runsc: ## install gVisor's runsc, if it is missing
 
 debian: ## install Debian packages that tests use, if they are missing
 	$(say) 'Debian packages for the tests'
-	@scripts/install-debian $(DEBIAN)
+	@scripts/install-debian '$(subst $() $(),' ',$(strip $(DEBIAN)))'
 
 demo: build runsc ## the whole path on real input, ending with an offline verification
 	$(say) 'creto demo'
@@ -56,6 +57,8 @@ demo: build runsc ## the whole path on real input, ending with an offline verifi
 test: setup check ## check, then every test with -race, nested modules, benchmarks once
 	$(say) 'tests, with the race detector'
 	@CGO_ENABLED=1 go test -race -timeout 15m ./...
+	$(say) 'what keeps a database, once more on PostgreSQL'
+	@CRETO_TEST_DB=postgres go test -timeout 15m $(SQL)
 	$(say) 'benchmarks, once'
 	@go test -run '^$$' -bench . -benchtime 1x ./...
 	@$(MAKE) fips

@@ -505,6 +505,25 @@ func TestActOutlivesDelegation(t *testing.T) {
 	h.check(t)
 }
 
+// An action that outlives the clock is recorded all the same.
+func TestActOutlivesClock(t *testing.T) {
+	h := build(t)
+	h.delegate(t, h.alice, h.bot, time.Minute)
+	act := func(context.Context) (gate.Result, error) {
+		h.clock.Fail(true)
+		return gate.Result{}, nil
+	}
+	_, err := h.gate.Do(t.Context(), h.caller(t), callModel(), act)
+	h.clock.Fail(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := h.records(t, creto.CallModel)[0]; !r.Stamp.Time().Equal(at) || r.Outcome != audit.Success || r.Detail["ended"] == "" {
+		t.Errorf("the record is %v of %v with %v; want a success of %v that says so", r.Outcome, r.Stamp, r.Detail, at)
+	}
+	h.check(t)
+}
+
 // A decision that a thousand policies made finds room in a record.
 func TestManyPolicies(t *testing.T) {
 	h := build(t)

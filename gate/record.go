@@ -103,12 +103,16 @@ func (p *pass) record(ctx context.Context) audit.Record {
 	return r
 }
 
-// date stamps the record with the present or, if the chain has ended since,
-// with when it was last found in force: a receipt is verified at its stamp.
+// date stamps the record with the present or, if the chain has ended since or
+// the clock has gone away, with when it was last found in force: a receipt is
+// verified at its stamp, and what was done is recorded whatever the clock does.
 func (p *pass) date(ctx context.Context, r *audit.Record) {
 	stamp, err := p.gate.clock.Now(context.WithoutCancel(ctx))
 	if err != nil {
-		return // the log stamps it, or says why not
+		if r.Stamp = p.stamp; p.stamp != (creto.Timestamp{}) { // else the log says why not
+			r.Detail = bounded(map[string]string{"ended": "the clock could not be read"}, r.Detail)
+		}
+		return
 	}
 	r.Stamp = stamp
 	if p.chain.Valid() && !stamp.Time().Before(p.chain.NotAfter()) {

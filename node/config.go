@@ -23,6 +23,7 @@ type Config struct {
 	Console      ConsoleConfig      `toml:"console"`
 	Login        LoginConfig        `toml:"login"`
 	Identity     IdentityConfig     `toml:"identity"`
+	Database     DatabaseConfig     `toml:"database"`
 	Keys         kek.Config         `toml:"keys"`
 	Policy       PolicyConfig       `toml:"policy"`
 	Oversight    OversightConfig    `toml:"oversight"`
@@ -75,6 +76,14 @@ type IdentityConfig struct {
 	Tenant      string `toml:"tenant"`
 	// TokenTTL is how long an access token is valid, at most 15 minutes.
 	TokenTTL Duration `toml:"token_ttl"`
+}
+
+// DatabaseConfig is where the node keeps what is not a file.
+type DatabaseConfig struct {
+	// URL is that of a PostgreSQL database, as postgres://user:password@host/name;
+	// "" means SQLite in the data directory. Beyond this machine the connection is
+	// encrypted and the server verified, unless it says sslmode.
+	URL creto.Secret `toml:"url"`
 }
 
 // PolicyConfig is where the Cedar policies are.

@@ -17,6 +17,7 @@ import (
 
 	"creto.dev"
 	"creto.dev/fault"
+	"creto.dev/internal/db"
 	"creto.dev/nhi"
 	"creto.dev/nhi/secretsource"
 )
@@ -80,6 +81,9 @@ func (c Config) problems() []configProblem {
 	k.origin("console.origin", c.Console.Origin)
 	k.login(c.Login)
 	k.identity(c.Identity)
+	if u := c.Database.URL.Reveal(); u != "" && !db.IsPostgres(u) {
+		k.addf("database.url", "it does not begin with postgres://")
+	}
 	for key, text := range c.Keys.Problems() {
 		k.addf("keys."+key, "%s", text)
 	}

@@ -13,7 +13,7 @@ import (
 // Over TCP an administrator passes on what acts for themselves, and nothing of
 // another human's, who has not been asked.
 func TestDelegationBelowAnother(t *testing.T) {
-	_, owner, stop := running(t, options(t.TempDir()))
+	_, owner, stop := running(t, options(t, t.TempDir()))
 	defer stop()
 	ctx := t.Context()
 	must := func(err error) {

@@ -76,6 +76,7 @@ type Node struct {
 	options     Options
 	lock        *os.File
 	db          *sql.DB
+	hold        *db.Hold // nil with SQLite, which the lock of the data directory holds
 	pqc         pqc.Provider
 	clock       consensus.Clock
 	authority   *localnhi.Authority
@@ -160,11 +161,7 @@ func (n *Node) openData(ctx context.Context) error {
 		return err
 	}
 	n.onClose(n.server.Close)
-	if n.db, err = db.Open(ctx, filepath.Join(dir, "creto.db")); err != nil {
-		return err
-	}
-	n.onClose(n.db.Close)
-	return nil
+	return n.openDatabase(ctx)
 }
 
 // onClose has Close call f, before what was opened earlier.
@@ -184,6 +181,9 @@ func (n *Node) openPlatform(ctx context.Context) error {
 	}
 	n.onClose(local.Close)
 	n.clock, n.background = local, append(n.background, local.Run)
+	if n.hold != nil {
+		n.clock = heldClock{n.clock, n.hold}
+	}
 	key, err := kek.Open(ctx, cfg.Keys, filepath.Join(n.options.DataDir, keysDir), n.pqc)
 	if err != nil {
 		return fault.Wrap(op, err)
@@ -460,6 +460,9 @@ func (n *Node) checks() []health.Check {
 	}
 	if c := n.options.Config.Audit; len(c.Witnesses) > 0 || c.CheckpointFile != "" {
 		list = append(list, health.Check{Name: "audit_published", Probe: func(context.Context) health.Status { return n.publisher.Status() }})
+	}
+	if n.hold != nil {
+		list = append(list, ping("database", true, n.hold.Check, "Database slow", "Database unavailable"))
 	}
 	if len(n.models) > 0 { // none configured is not reported (B-28)
 		list = append(list, health.Check{Name: "inference", Probe: n.inferenceHealth})

@@ -22,14 +22,19 @@ import (
 	"creto.dev"
 	"creto.dev/client"
 	"creto.dev/fault"
+	"creto.dev/internal/db/dbtest"
 	"creto.dev/node"
 	"creto.dev/sandbox"
 )
 
 // options are those of a node in dir, at a free port.
-func options(dir string) node.Options {
+func options(t testing.TB, dir string) node.Options {
+	t.Helper()
 	cfg := node.Default()
 	cfg.Server.Listen = "localhost:0"
+	if dbtest.Engine(t) == dbtest.PostgreSQL {
+		cfg.Database.URL = creto.NewSecret(dbtest.Location(t, dir))
+	}
 	return node.Options{DataDir: dir, Version: "test", Config: cfg, Log: slog.New(slog.DiscardHandler)}
 }
 
@@ -74,7 +79,7 @@ func TestClose(t *testing.T) {
 	before := runtime.NumGoroutine()
 	dir := t.TempDir()
 	for range 3 { // each finds everything given back by the one before
-		n, err := node.Open(t.Context(), options(dir))
+		n, err := node.Open(t.Context(), options(t, dir))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -88,7 +93,7 @@ func TestClose(t *testing.T) {
 
 func TestRun(t *testing.T) {
 	before := runtime.NumGoroutine()
-	o := options(t.TempDir())
+	o := options(t, t.TempDir())
 	for range 2 {
 		_, c, stop := running(t, o)
 		if _, err := c.Status(t.Context()); err != nil {
@@ -128,7 +133,17 @@ func TestOpenFails(t *testing.T) {
 		says  string
 	}{
 		{"port in use", func(_ *testing.T, o *node.Options) { o.Config.Server.Listen = taken.Addr().String() }, "", fault.Unavailable, "choose another with --listen"},
-		{"damaged database", write("creto.db", "this is not a database, whatever its name says"), "creto.db", 0, "database"},
+		{"damaged database", func(t *testing.T, o *node.Options) {
+			t.Helper()
+			write("creto.db", "this is not a database, whatever its name says")(t, o)
+			o.Config.Database.URL = creto.Secret{}
+		}, "creto.db", 0, "database"},
+		{"no server", func(_ *testing.T, o *node.Options) {
+			o.Config.Database.URL = creto.NewSecret("postgres://creto:canary@localhost:1/creto")
+		}, "", fault.Unavailable, "the database cannot be reached"},
+		{"another database", func(_ *testing.T, o *node.Options) {
+			o.Config.Database.URL = creto.NewSecret("mysql://creto:canary@localhost/creto")
+		}, "", fault.InvalidArgument, "database.url: it does not begin with postgres://"},
 		{"damaged key", write("keys/kek", "short\n"), "keys/kek", fault.DataLoss, "restore it from a backup"},
 		{"bad policy", write("policies/x.cedar", "permit ("), "policies/x.cedar", fault.InvalidArgument, "x.cedar"},
 		{"bad configuration", func(_ *testing.T, o *node.Options) { o.Config.Server.Listen = "nonsense" }, "", fault.InvalidArgument, "nonsense"},
@@ -137,7 +152,7 @@ func TestOpenFails(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			before := runtime.NumGoroutine()
-			o := options(t.TempDir())
+			o := options(t, t.TempDir())
 			good := o
 			test.spoil(t, &o)
 			n, err := node.Open(t.Context(), o)
@@ -147,6 +162,9 @@ func TestOpenFails(t *testing.T) {
 			}
 			if test.code != 0 && !errors.Is(err, test.code) || !strings.Contains(fault.Message(err), test.says) {
 				t.Errorf("Open = %v (%q), want %v with %q", err, fault.Message(err), test.code, test.says)
+			}
+			if strings.Contains(err.Error(), "canary") {
+				t.Errorf("Open shows a password: %v", err)
 			}
 			settled(t, before)
 			if test.mend != "" {
@@ -166,12 +184,12 @@ func TestOpenFails(t *testing.T) {
 
 func TestOpenTwice(t *testing.T) {
 	dir := t.TempDir()
-	n, err := node.Open(t.Context(), options(dir))
+	n, err := node.Open(t.Context(), options(t, dir))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = n.Close() }()
-	if _, err := node.Open(t.Context(), options(dir)); !errors.Is(err, fault.FailedPrecondition) {
+	if _, err := node.Open(t.Context(), options(t, dir)); !errors.Is(err, fault.FailedPrecondition) {
 		t.Errorf("a second Open of one directory = %v, want FailedPrecondition", err)
 	}
 	// It has not taken the first one's socket away.
@@ -185,7 +203,7 @@ func TestOpenCanceled(t *testing.T) {
 	before := runtime.NumGoroutine()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if n, err := node.Open(ctx, options(t.TempDir())); err == nil {
+	if n, err := node.Open(ctx, options(t, t.TempDir())); err == nil {
 		_ = n.Close()
 		t.Error("Open under an ended context succeeded")
 	}
@@ -195,7 +213,7 @@ func TestOpenCanceled(t *testing.T) {
 func TestDataDir(t *testing.T) {
 	t.Run("relative", func(t *testing.T) {
 		t.Chdir(t.TempDir())
-		n, err := node.Open(t.Context(), options("some data"))
+		n, err := node.Open(t.Context(), options(t, "some data"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -206,7 +224,7 @@ func TestDataDir(t *testing.T) {
 	})
 	t.Run("private", func(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "data")
-		_, _, stop := running(t, options(dir))
+		_, _, stop := running(t, options(t, dir))
 		defer stop()
 		err := filepath.Walk(dir, func(path string, info os.FileInfo, err error) error {
 			if err == nil && info.Mode().Perm()&0o077 != 0 && filepath.Dir(path) != dir {
@@ -222,7 +240,7 @@ func TestDataDir(t *testing.T) {
 		}
 	})
 	t.Run("what a crash left", func(t *testing.T) {
-		o := options(t.TempDir())
+		o := options(t, t.TempDir())
 		orphan := filepath.Join(o.DataDir, "run", "run-00000000")
 		if err := os.MkdirAll(orphan, 0o700); err != nil {
 			t.Fatal(err)
@@ -260,7 +278,7 @@ func count(t *testing.T, c *client.Client, what string) int {
 
 func TestRuns(t *testing.T) {
 	before := runtime.NumGoroutine()
-	o := options(t.TempDir())
+	o := options(t, t.TempDir())
 	n, c, stop := running(t, o)
 	if _, err := c.AddAgent(t.Context(), client.NewAgent{Name: "bob"}); err != nil {
 		t.Fatal(err)
@@ -358,7 +376,7 @@ func TestRuns(t *testing.T) {
 // TestLog: what is logged holds neither a login nor a token.
 func TestLog(t *testing.T) {
 	var log bytes.Buffer
-	o := options(t.TempDir())
+	o := options(t, t.TempDir())
 	o.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	n, c, stop := running(t, o)
 	login, err := n.BootstrapLogin(t.Context())
@@ -389,7 +407,7 @@ func TestStopUnderLoad(t *testing.T) {
 		arrived <- struct{}{}
 		<-r.Context().Done()
 	}))
-	o := options(t.TempDir())
+	o := options(t, t.TempDir())
 	o.Config.Egress.Hosts = map[string]string{"shop.test": strings.TrimPrefix(upstream.URL, "http://")}
 	_, c, stop := running(t, o)
 	if _, err := c.AddAgent(t.Context(), client.NewAgent{Name: "bob", Allow: []string{"http_request=GET http://shop.test/*", "network_egress=shop.test:80"}}); err != nil {

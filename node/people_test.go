@@ -2,13 +2,13 @@ package node_test
 
 import (
 	"errors"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"creto.dev/client"
 	"creto.dev/fault"
 	"creto.dev/internal/db"
+	"creto.dev/internal/db/dbtest"
 	"creto.dev/login"
 	"creto.dev/node"
 )
@@ -16,7 +16,7 @@ import (
 // A delegation by a human who can prove who they are waits for them, and other
 // tenants do not see it.
 func TestDelegationWaits(t *testing.T) {
-	o := options(t.TempDir())
+	o := options(t, t.TempDir())
 	_, home, stop := running(t, o)
 	defer stop()
 	ctx := t.Context()
@@ -31,7 +31,7 @@ func TestDelegationWaits(t *testing.T) {
 	if err != nil || now.Waits != nil {
 		t.Errorf("without a passkey: %+v, %v", now.Waits, err)
 	}
-	d, err := db.Open(ctx, filepath.Join(o.DataDir, "creto.db"))
+	d, err := db.Open(ctx, dbtest.Location(t, o.DataDir))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -60,7 +60,7 @@ func TestPublish(t *testing.T) {
 		proofs, leaves int
 	}{{node.PublishNone, 401, 401}, {node.PublishProofs, 200, 401}, {node.PublishAll, 200, 200}} {
 		t.Run(test.publish, func(t *testing.T) {
-			o := options(t.TempDir())
+			o := options(t, t.TempDir())
 			o.Config.Audit.Publish = test.publish
 			_, c, stop := running(t, o)
 			if _, err := c.AddHuman(t.Context(), "bob", nil); err != nil {

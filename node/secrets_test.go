@@ -80,7 +80,7 @@ func TestSecretsAreNowhere(t *testing.T) {
 	}
 	t.Setenv("CRETO_SECRET_KEY", envCanary)
 
-	o := options(t.TempDir())
+	o := options(t, t.TempDir())
 	logged := &buffer{}
 	o.Log = slog.New(slog.NewJSONHandler(logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	o.Config.Secrets.Env.Prefix = "CRETO_SECRET_"
@@ -222,7 +222,7 @@ func TestSecretSourcesFail(t *testing.T) {
 		"no source":        func(c *node.Config) { c.Secrets.Names = []node.SecretNameConfig{{Name: "a", From: "env:A"}} },
 		"a bad credential": func(c *node.Config) { c.Egress.Credentials = []node.CredentialConfig{{Host: "a.test"}} },
 	} {
-		o := options(t.TempDir())
+		o := options(t, t.TempDir())
 		spoil(&o.Config)
 		n, err := node.Open(context.WithoutCancel(t.Context()), o)
 		if err == nil {
@@ -293,7 +293,7 @@ func TestSecretTenants(t *testing.T) {
 		seen = append(seen, r.URL.Path+" "+r.Header.Get("X-Key"))
 	}))
 	defer shop.Close()
-	o := options(t.TempDir())
+	o := options(t, t.TempDir())
 	o.Config.Egress.Hosts = map[string]string{"shop.test": shop.Listener.Addr().String()}
 	o.Config.Egress.Credentials = []node.CredentialConfig{
 		{Host: "shop.test", Header: "X-Key", Secret: "key"}, {Host: "shop.test", Header: "X-Key", Secret: "key", Tenant: "acme"},

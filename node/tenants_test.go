@@ -18,6 +18,7 @@ import (
 	"creto.dev/client"
 	"creto.dev/fault"
 	"creto.dev/internal/db"
+	"creto.dev/internal/db/dbtest"
 	"creto.dev/node"
 	"creto.dev/pqc/localpqc"
 	"creto.dev/receipt"
@@ -31,7 +32,7 @@ func TestTenantsAreIsolated(t *testing.T) {
 		_, _ = w.Write([]byte(`{"id":"1","object":"chat.completion","model":"m","choices":[{"index":0,"finish_reason":"stop","message":{"role":"assistant","content":"hello"}}],"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}`))
 	}))
 	defer model.Close()
-	o := options(t.TempDir())
+	o := options(t, t.TempDir())
 	o.Config.Inference.Providers = []node.ProviderConfig{{Name: "m", BaseURL: model.URL + "/v1"}}
 	_, home, stop := running(t, o)
 	defer stop()
@@ -210,7 +211,7 @@ func pending(t *testing.T, c *client.Client) string {
 // elsewhere either: by health, by what is wrong with policies, by introspection,
 // by what waits for a human.
 func TestTenantsLearnNothing(t *testing.T) {
-	o := options(t.TempDir())
+	o := options(t, t.TempDir())
 	_, home, stop := running(t, o)
 	defer stop()
 	ctx := t.Context()
@@ -316,7 +317,7 @@ func TestTenantsLearnNothing(t *testing.T) {
 // TestBundlesWhileKeysAreReplaced: whatever is replaced meanwhile, each bundle
 // verifies under the root that was pinned in the beginning.
 func TestBundlesWhileKeysAreReplaced(t *testing.T) {
-	_, c, stop := running(t, options(t.TempDir()))
+	_, c, stop := running(t, options(t, t.TempDir()))
 	defer stop()
 	ctx := t.Context()
 	status, err := c.Status(ctx)
@@ -359,7 +360,7 @@ func TestBundlesWhileKeysAreReplaced(t *testing.T) {
 // TestTenantsKeys: a tenant's administrator sees and replaces its agents' keys
 // alone, and revokes nobody else.
 func TestTenantsKeys(t *testing.T) {
-	_, home, stop := running(t, options(t.TempDir()))
+	_, home, stop := running(t, options(t, t.TempDir()))
 	defer stop()
 	ctx := t.Context()
 	must := func(err error) {
@@ -447,7 +448,7 @@ func TestTenantsKeys(t *testing.T) {
 // TestAuditorsOnlyRead: an auditor reads what an administrator does, over the
 // port, and changes nothing; other humans do neither.
 func TestAuditorsOnlyRead(t *testing.T) {
-	_, c, stop := running(t, options(t.TempDir()))
+	_, c, stop := running(t, options(t, t.TempDir()))
 	defer stop()
 	ctx := t.Context()
 	must := func(err error) {
@@ -509,7 +510,7 @@ func TestAuditorsOnlyRead(t *testing.T) {
 // passkeyFor has a human of the default tenant own a passkey.
 func passkeyFor(t *testing.T, dataDir, human string) {
 	t.Helper()
-	d, err := db.Open(t.Context(), filepath.Join(dataDir, "creto.db"))
+	d, err := db.Open(t.Context(), dbtest.Location(t, dataDir))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -528,7 +529,7 @@ func passkeyFor(t *testing.T, dataDir, human string) {
 // TestNobodyAnswersForAHumanOverThePort: an administrator over TCP holds no data
 // directory, so that no delegation of a human's is made without that human.
 func TestNobodyAnswersForAHumanOverThePort(t *testing.T) {
-	o := options(t.TempDir())
+	o := options(t, t.TempDir())
 	_, c, stop := running(t, o)
 	defer stop()
 	ctx := t.Context()

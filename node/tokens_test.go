@@ -89,7 +89,7 @@ func exchange(token string, pairs ...string) url.Values {
 // proofs of it alone; others verify what the node signs, at a port that the
 // system chose, before and after a restart.
 func TestTokens(t *testing.T) {
-	o := options(t.TempDir())
+	o := options(t, t.TempDir())
 	_, c, stop := running(t, o)
 	status, err := c.Status(t.Context())
 	if err != nil {
@@ -254,7 +254,7 @@ func TestCertificateBound(t *testing.T) {
 	member := func(kind creto.Kind, name string) creto.ID {
 		return creto.ID{TrustDomain: "creto.local", Tenant: creto.DefaultTenant, Kind: kind, Name: name}
 	}
-	o := options(t.TempDir())
+	o := options(t, t.TempDir())
 	o.Config.TLS = writePEM(t, dir, ca.Issue(t, member(creto.KindWorkload, "this-node"), nil))
 	o.Config.TLS.ClientCA = filepath.Join(dir, "ca.pem")
 	writeRoot(t, o.Config.TLS.ClientCA, ca)
@@ -329,7 +329,7 @@ func csr(t *testing.T) []byte {
 
 // TestSVIDs: administrators issue SVIDs over the API for who has authority.
 func TestSVIDs(t *testing.T) {
-	_, c, stop := running(t, options(t.TempDir()))
+	_, c, stop := running(t, options(t, t.TempDir()))
 	defer stop()
 	defer c.Close()
 	if _, err := c.AddAgent(t.Context(), client.NewAgent{Name: "bob"}); err != nil {

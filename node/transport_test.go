@@ -90,8 +90,8 @@ func TestAuthenticate(t *testing.T) {
 		return creto.ID{TrustDomain: "creto.local", Tenant: creto.DefaultTenant, Kind: kind, Name: name}
 	}
 	server := member(creto.KindWorkload, "this-node")
-	clear := options(t.TempDir())
-	secured := options(t.TempDir())
+	clear := options(t, t.TempDir())
+	secured := options(t, t.TempDir())
 	secured.Config.TLS = writePEM(t, dir, ca.Issue(t, server, nil))
 	secured.Config.TLS.ClientCA = filepath.Join(dir, "ca.pem")
 	writeRoot(t, secured.Config.TLS.ClientCA, ca)
@@ -240,7 +240,7 @@ func TestTLSFiles(t *testing.T) {
 	dir := t.TempDir()
 	first, second := wiretest.NewCA(t), wiretest.NewCA(t)
 	server := wiretest.ID("this-node")
-	o := options(t.TempDir())
+	o := options(t, t.TempDir())
 	log := &lockedBuffer{}
 	o.Log = slog.New(slog.NewTextHandler(log, nil))
 	o.Config.TLS = writePEM(t, dir, first.Issue(t, server, nil))
@@ -311,7 +311,7 @@ func TestTLSConfig(t *testing.T) {
 		{"roots that are none", "localhost:0", false, node.TLSConfig{Cert: good.Cert, Key: good.Key, ClientCA: other}, "tls.client_ca"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			o := options(t.TempDir())
+			o := options(t, t.TempDir())
 			o.Config.Server = node.ServerConfig{Listen: test.listen, AllowPlaintext: test.allow}
 			o.Config.TLS = test.tls
 			n, err := node.Open(t.Context(), o)
@@ -327,7 +327,7 @@ func TestTLSConfig(t *testing.T) {
 
 // A node serves its contracts: to other processes as to itself.
 func TestContracts(t *testing.T) {
-	o := options(t.TempDir())
+	o := options(t, t.TempDir())
 	_, c, stop := running(t, o)
 	defer stop()
 	defer c.Close()
@@ -377,7 +377,7 @@ func TestContracts(t *testing.T) {
 func TestContractsAreThePlatforms(t *testing.T) {
 	ca, dir := wiretest.NewCA(t), t.TempDir()
 	server := creto.ID{TrustDomain: "creto.local", Tenant: creto.DefaultTenant, Kind: creto.KindWorkload, Name: "this-node"}
-	o := options(t.TempDir())
+	o := options(t, t.TempDir())
 	o.Config.TLS = writePEM(t, dir, ca.Issue(t, server, nil))
 	o.Config.TLS.ClientCA = filepath.Join(dir, "ca.pem")
 	writeRoot(t, o.Config.TLS.ClientCA, ca)
@@ -436,7 +436,7 @@ func TestContractsAreThePlatforms(t *testing.T) {
 
 // A node stops at once, also while another one watches it.
 func TestStopWhileWatched(t *testing.T) {
-	o := options(t.TempDir())
+	o := options(t, t.TempDir())
 	_, c, stop := running(t, o)
 	defer c.Close()
 	conn := wiretest.Dial(t, wire.Config{Address: "unix:" + filepath.Join(o.DataDir, client.SocketName)})

@@ -1,8 +1,10 @@
 // Package db opens the node's SQL database, brings its schema up to date, and
 // classifies its errors. The database is SQLite in a file, or PostgreSQL. Both
 // run the same queries and migrations, which are written for both: $1
-// placeholders, INSERT … ON CONFLICT, integers and not booleans, no cast from
-// one type to another; a write that returns rows runs in [Tx].
+// placeholders, INSERT … ON CONFLICT, integers and not booleans, BLOB, BIGINT and
+// TEXT in capitals, no cast from one type to another, no name that either
+// reserves (only, user, end), keys that are given and not counted by the engine,
+// text without zero bytes; a write that returns rows runs in [Tx].
 //
 // Both let in one writer at a time, and whoever waits longer than five seconds
 // for its turn fails: SQLite because it is made so, PostgreSQL because of an

@@ -58,6 +58,7 @@ type Hold struct {
 	// confirmed is when the newest question was asked that was answered with
 	// yes, in nanoseconds of bootTime; 0 means that the session was lost.
 	confirmed atomic.Int64
+	running   atomic.Bool // Run has mu
 
 	mu   sync.Mutex // guards conn; Run has it as long as it runs
 	conn *pgx.Conn
@@ -219,13 +220,20 @@ func (h *Hold) taken() error {
 //
 // Errors: Unavailable (Degraded) if that is not known.
 func (h *Hold) Check(ctx context.Context) error {
-	if h.fresh() {
-		return nil
-	}
-	if h.mu.TryLock() { // the node is starting or ending; else Run asks
-		defer h.mu.Unlock()
-		if h.fresh() || h.confirm(ctx) == nil && h.fresh() {
+	for {
+		if h.fresh() {
 			return nil
+		}
+		if h.mu.TryLock() { // the node is starting or ending; else Run asks
+			err := h.confirm(ctx)
+			h.mu.Unlock()
+			if err != nil {
+				break
+			}
+			continue
+		}
+		if h.running.Load() || wait(ctx, time.Millisecond) != nil {
+			break
 		}
 	}
 	return fault.New("db.Hold.Check", fault.Unavailable, "the node has lost its PostgreSQL database, and does nothing until it has it again")
@@ -243,6 +251,8 @@ func (h *Hold) fresh() bool {
 func (h *Hold) Run(ctx context.Context) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.running.Store(true)
+	defer h.running.Store(false)
 	for {
 		err := h.watch(ctx)
 		if ctx.Err() != nil {
