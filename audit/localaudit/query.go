@@ -118,7 +118,7 @@ func scanRow(scan func(...any) error) (audit.Entry, error) {
 	}
 	want := newRow(r, e.Leaf)
 	if string(id) != string(r.ID[:]) || at != r.Stamp.Physical || tenant != r.Who.Tenant || actor != r.Who.String() || human != want.human ||
-		what != r.What || event != want.event || resource != r.Resource || outcome != string(r.Outcome) {
+		what != indexed(r.What) || event != indexed(want.event) || resource != indexed(r.Resource) || outcome != string(r.Outcome) {
 		return e, damagedRow(op, e.Index)
 	}
 	e.Record = r
@@ -134,6 +134,9 @@ type where struct {
 // add adds a condition in which $ stands for each value in turn.
 func (w *where) add(condition string, values ...any) {
 	for _, v := range values {
+		if text, ok := v.(string); ok {
+			v = indexed(text)
+		}
 		w.args = append(w.args, v)
 		condition = strings.Replace(condition, "$?", fmt.Sprintf("$%d", len(w.args)), 1)
 	}

@@ -2,7 +2,9 @@ package localaudit
 
 import (
 	"context"
+	"crypto/sha256"
 	"database/sql"
+	"encoding/hex"
 	"errors"
 	"log/slog"
 	"maps"
@@ -213,7 +215,23 @@ const columns = "leaf, id, at_ns, tenant, actor, human, what, event, resource, o
 // values returns what a row's columns are.
 func (r row) values(index int64) []any {
 	rec := r.record
-	return []any{index, rec.ID[:], rec.Stamp.Physical, rec.Who.Tenant, rec.Who.String(), r.human, rec.What, r.event, rec.Resource, string(rec.Outcome), leafChecksum(r.leaf), r.leaf}
+	return []any{index, rec.ID[:], rec.Stamp.Physical, rec.Who.Tenant, rec.Who.String(), r.human, indexed(rec.What), indexed(r.event), indexed(rec.Resource), string(rec.Outcome), leafChecksum(r.leaf), r.leaf}
+}
+
+// maxIndexed bounds what an index holds of a text: PostgreSQL refuses more than
+// 2,704 bytes, and a record that is refused would hold up all behind it.
+const maxIndexed = 1024
+
+// indexed returns s as a column has it, for columns that only find records: what
+// they say is in the leaf. A text that is too long is cut and told apart by its
+// digest; a zero byte, which PostgreSQL does not take, likewise.
+func indexed(s string) string {
+	if len(s) <= maxIndexed && !strings.ContainsRune(s, 0) {
+		return s
+	}
+	digest := sha256.Sum256([]byte(s))
+	head, _, _ := strings.Cut(s[:min(len(s), maxIndexed)], "\x00")
+	return strings.ToValidUTF8(head, "") + "…" + hex.EncodeToString(digest[:])
 }
 
 // insertAtOnce is how many rows one statement inserts.

@@ -9,7 +9,7 @@
 // Both let in one writer at a time, and whoever waits longer than five seconds
 // for its turn fails: SQLite because it is made so, PostgreSQL because of an
 // advisory lock that every transaction and every statement which writes takes
-// first (D-061). So what a transaction has read does not change until it
+// first (D-065). So what a transaction has read does not change until it
 // commits, and no transaction is to be repeated because of another.
 package db
 

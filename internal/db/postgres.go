@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -309,8 +310,14 @@ func (s *session) PrepareContext(ctx context.Context, query string) (driver.Stmt
 	return s.Conn.PrepareContext(ctx, query)
 }
 
+// What reads begins like reads and has no word of writes: a WITH may hold either.
+var (
+	reads  = regexp.MustCompile(`^\s*(SELECT|WITH)\b`)
+	writes = regexp.MustCompile(`\b(INSERT|UPDATE|DELETE|MERGE|INTO)\b`)
+)
+
 func (s *session) mayRead(query string) error {
-	if !s.inTransaction() && !strings.HasPrefix(strings.TrimSpace(query), "SELECT ") {
+	if !s.inTransaction() && (!reads.MatchString(query) || writes.MatchString(query)) {
 		return fault.New("db.Query", fault.Internal, "a statement that writes and returns rows runs in db.Tx")
 	}
 	return nil

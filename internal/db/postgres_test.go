@@ -118,6 +118,10 @@ func TestTypes(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("names are in the order %q, want %q", got, want)
 	}
+	var n int
+	if err := d.QueryRowContext(t.Context(), "WITH t AS (SELECT name FROM tenant) SELECT count(*) FROM t WHERE name LIKE $1 ESCAPE '!'", "a%").Scan(&n); err != nil || n != 1 {
+		t.Errorf("%d names are like a, %v; want 1", n, err)
+	}
 	all := make([]byte, 256)
 	for i := range all {
 		all[i] = byte(i)
@@ -198,9 +202,11 @@ func TestWriteThatReturns(t *testing.T) {
 	if dbtest.Engine(t) == dbtest.SQLite {
 		t.Skip("SQLite gives every statement its turn")
 	}
-	var n int64
-	if err := d.QueryRowContext(t.Context(), "UPDATE clock SET term = 1 RETURNING term").Scan(&n); !errors.Is(err, fault.Internal) {
-		t.Errorf("a write that returns rows outside of Tx = %v, want Internal", err)
+	for _, query := range []string{"UPDATE clock SET term = 1 RETURNING term", "WITH c AS (UPDATE clock SET term = 1 RETURNING term) SELECT term FROM c", "TRUNCATE clock"} {
+		var n int64
+		if err := d.QueryRowContext(t.Context(), query).Scan(&n); !errors.Is(err, fault.Internal) {
+			t.Errorf("%s outside of Tx = %v, want Internal", query, err)
+		}
 	}
 }
 

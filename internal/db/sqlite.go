@@ -17,12 +17,13 @@ import (
 
 // openSQLite opens a file. synchronous=FULL makes a commit survive a power cut,
 // not only the death of the process; secure_delete overwrites what is deleted,
-// so that an erased key is not left in a free page.
+// so that an erased key is not left in a free page; LIKE tells A from a, as
+// PostgreSQL's does.
 func openSQLite(ctx context.Context, file string) (*sql.DB, error) {
 	const op fault.Op = "db.Open"
 	query := url.Values{"_txlock": {"immediate"}, "_pragma": {
 		"busy_timeout(" + strconv.FormatInt(turnTimeout.Milliseconds(), 10) + ")",
-		"journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)", "secure_delete(1)",
+		"journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)", "secure_delete(1)", "case_sensitive_like(1)",
 	}}
 	// SQLite gives its other files the mode of this one.
 	private, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE, 0o600)
