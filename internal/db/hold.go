@@ -82,7 +82,7 @@ func OpenHeld(ctx context.Context, location string, holder Holder) (*sql.DB, *Ho
 
 func (p postgres) hold(ctx context.Context, holder Holder, times holdTimes) (_ *sql.DB, _ *Hold, err error) {
 	h := &Hold{p: p, holder: holder, token: rand.Text(), times: times}
-	defer func() {
+	defer func() { //nolint:contextcheck // what was taken is given back when ctx has ended, too
 		if err != nil {
 			err = errors.Join(err, h.Close())
 		}

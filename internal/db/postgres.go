@@ -213,7 +213,7 @@ func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &session{Conn: inner.(*stdlib.Conn), turn: c.turn}, nil //nolint:errcheck // GetConnector makes no others
+	return &session{Conn: inner.(*stdlib.Conn), turn: c.turn}, nil // GetConnector makes no others
 }
 
 // session is a connection that writes in turn, as SQLite does: what waits for the
