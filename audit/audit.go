@@ -247,11 +247,9 @@ type Filter struct {
 	// Since and Until bound the physical part of the stamps: since ≤ t < until.
 	// The zero time is no bound.
 	Since, Until time.Time
-	// Before is the index of a record: the page goes on behind it. 0 means from
-	// the newest.
+	// Before selects records of a smaller index; 0 means from the newest.
 	Before int64
-	// Oldest has the page go by index, from From on, and not by time from the
-	// newest.
+	// Oldest has the page go up, from the index From on, and not down.
 	Oldest bool
 	From   int64
 	// Limit bounds the page. 0 means 50; the most is MaxPage.
@@ -298,9 +296,8 @@ type Log interface {
 	// is not what was logged.
 	Entry(ctx context.Context, id RecordID) (Entry, error)
 
-	// Query returns a page of records, the newest first by the physical part of
-	// their stamps and then by index, unless f.Oldest. Every record accepted
-	// before the call is considered.
+	// Query returns a page of records, the greatest index first unless f.Oldest.
+	// Every record accepted before the call is considered.
 	//
 	// Errors: InvalidArgument (Permanent) for a filter that makes no sense;
 	// DataLoss (Security) as for Entry.

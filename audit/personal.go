@@ -55,7 +55,7 @@ type personal struct {
 
 // Domain separation of what is derived from keys.
 const (
-	recordKeyInfo    = "creto/audit/personal/v1"
+	recordKeyInfo    = "creto/audit/personal/v1\x00"
 	commitmentPrefix = "creto/audit/commitment/v1\x00"
 )
 
@@ -88,8 +88,9 @@ func IsPseudonym(id creto.ID) bool {
 	return err == nil
 }
 
-// RecordKey returns the key of a record's box: HKDF-SHA256 of the subject's key,
-// salted with the record's id.
+// RecordKey returns the key of a record's box: HKDF-Expand with SHA-256 (RFC 5869,
+// whose section 3.3 lets a random key do without Extract) of the subject's key and
+// the record's id.
 //
 // Errors: InvalidArgument (Permanent) for a key of another length.
 func (s Subject) RecordKey(record RecordID) ([]byte, error) {
@@ -97,7 +98,7 @@ func (s Subject) RecordKey(record RecordID) ([]byte, error) {
 	if len(s.Key) != keyBytes {
 		return nil, fault.New(op, fault.InvalidArgument, "the key of a subject has %d bytes, not %d", len(s.Key), keyBytes)
 	}
-	key, err := hkdf.Key(sha256.New, s.Key, record[:], recordKeyInfo, keyBytes)
+	key, err := hkdf.Expand(sha256.New, s.Key, recordKeyInfo+string(record[:]), keyBytes)
 	return key, fault.WrapAs(op, fault.Internal, err, "")
 }
 

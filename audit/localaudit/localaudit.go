@@ -5,13 +5,15 @@ package localaudit
 
 import (
 	"context"
-	"crypto/sha256"
 	"database/sql"
+	"encoding/binary"
 	"log/slog"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
 
 	"creto.dev"
 	"creto.dev/audit"
@@ -62,6 +64,8 @@ type Log struct {
 
 	mu     sync.Mutex // guards what follows; held while draining
 	edge   edge
+	open   open
+	spans  []span // the time of each bundle; nil until a query asks
 	signer *audit.Signer
 	last   audit.Checkpoint // the newest signed head
 	grown  chan struct{}    // closed when the tree grows
@@ -366,15 +370,8 @@ func (l *Log) tree() tree {
 	return tree{edge: l.edge, query: l.db, cache: l.cache}
 }
 
-// leafChecksum is what a row is checked with.
-func leafChecksum(leaf []byte) int64 {
-	h := sha256.Sum256(leaf)
-	var sum int64
-	for _, b := range h[:8] {
-		sum = sum<<8 | int64(b)
-	}
-	return sum
-}
+// checksum is what a row is checked with: the beginning of the leaf's hash.
+func checksum(leaf tlog.Hash) int64 { return int64(binary.BigEndian.Uint64(leaf[:8])) }
 
 func unavailable(op fault.Op, err error) error {
 	if err == nil {

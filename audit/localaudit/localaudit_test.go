@@ -324,3 +324,32 @@ func BenchmarkLog(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkDrain is what the tree costs a record, in batches of 1,000.
+func BenchmarkDrain(b *testing.B) {
+	o := open(b, b.TempDir(), func(c *localaudit.Config) { c.Journal.RingBytes = 64 << 20 })
+	const batch = 1000
+	rs := make([]audit.Record, batch)
+	b.ReportAllocs()
+	n := 0
+	for b.Loop() {
+		b.StopTimer()
+		for i := range rs {
+			rs[i] = audittest.Record(creto.CallModel, n%50)
+			rs[i].OnBehalfOf = audittest.Human("alice")
+			rs[i].Chain, rs[i].Args = creto.DigestOf([]byte("chain")), creto.DigestOf([]byte("args"))
+			rs[i].Decision = &audit.Decision{Kind: "allow", Policies: []audit.PolicyRef{{ID: "agents/bot.cedar#0", Digest: rs[i].Chain}}, Version: rs[i].Args}
+			rs[i].Usage = &audit.Usage{PromptTokens: 1200, CompletionTokens: 340}
+			rs[i].Sandbox, rs[i].Isolation = "run-0123abcd", "gvisor"
+			n++
+		}
+		if err := errors.Join(o.log.LogBatch(b.Context(), rs)...); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+		if _, err := o.log.Entry(b.Context(), rs[batch-1].ID); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*batch), "µs/record")
+}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"strconv"
+	"strings"
 	"sync"
 
 	"creto.dev"
@@ -157,6 +158,9 @@ func (p *people) pseudonyms(ctx context.Context, human string) ([]string, error)
 	const op fault.Op = "localaudit.pseudonyms"
 	// A pseudonym is asked for as it is: an erased person has nothing else.
 	names := []string{human}
+	if strings.ContainsRune(human, 0) { // which PostgreSQL takes in no text
+		return names, nil
+	}
 	rows, err := p.db.QueryContext(ctx, "SELECT id, principal FROM audit_subject WHERE principal = $1 OR principal LIKE $2 ESCAPE '!'", human, "%/human/"+escapeLike(human))
 	if err != nil {
 		return nil, db.Classify(op, err)

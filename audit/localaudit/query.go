@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -13,7 +12,6 @@ import (
 
 	"golang.org/x/mod/sumdb/tlog"
 
-	"creto.dev"
 	"creto.dev/audit"
 	"creto.dev/fault"
 	"creto.dev/internal/db"
@@ -46,9 +44,9 @@ func (l *Log) Entry(ctx context.Context, id audit.RecordID) (audit.Entry, error)
 // entryAt returns the entry of an index, verified against the tree.
 func (l *Log) entryAt(ctx context.Context, t tree, index int64) (audit.Entry, error) {
 	const op fault.Op = "localaudit.entryAt"
-	entries, err := l.read(ctx, "leaf = $1 LIMIT 1", index)
+	entries, err := readRows(ctx, l.db, "leaf = $1", index)
 	if err != nil {
-		return audit.Entry{}, err
+		return audit.Entry{}, unavailable(op, err)
 	}
 	if len(entries) == 0 {
 		return audit.Entry{}, fault.New(op, fault.AuditNotFound, "there is no record at %d", index)
@@ -57,196 +55,291 @@ func (l *Log) entryAt(ctx context.Context, t tree, index int64) (audit.Entry, er
 	if err != nil {
 		return audit.Entry{}, unavailable(op, err)
 	}
-	if i := int(index & tileMask); (i+1)*tlog.HashSize > len(hashes) || hashAt(hashes, i) != tlog.RecordHash(entries[0].Leaf) {
+	e := entries[0]
+	if i := int(index & tileMask); (i+1)*tlog.HashSize > len(hashes) || hashAt(hashes, i) != tlog.RecordHash(e.Leaf) {
 		return audit.Entry{}, damagedRow(op, index)
 	}
-	return entries[0], nil
+	e.Record, err = l.people.open(ctx, e.Record)
+	return e, unavailable(op, err)
 }
 
 func damagedRow(op fault.Op, index int64) error {
 	return fault.New(op, fault.DataLoss, "record %d of the audit log is not what was logged: the database is damaged; creto audit fsck says more", index)
 }
 
-// read returns the entries that match a condition, each checked against what is
-// stored with it.
-func (l *Log) read(ctx context.Context, where string, args ...any) ([]audit.Entry, error) {
-	const op fault.Op = "localaudit.read"
-	rows, err := l.db.QueryContext(ctx, "SELECT "+columns+" FROM audit_record WHERE "+where, args...)
+// readRows returns the entries that match a condition, still sealed, each checked
+// against what is stored with it.
+func readRows(ctx context.Context, q querier, where string, args ...any) (entries []audit.Entry, err error) {
+	const op fault.Op = "localaudit.readRows"
+	rows, err := q.QueryContext(ctx, "SELECT leaf, id, checksum, body FROM audit_record WHERE "+where, args...)
 	if err != nil {
-		return nil, unavailable(op, db.Classify(op, err))
+		return nil, db.Classify(op, err)
 	}
-	entries, err := scanAll(rows)
-	if err != nil {
-		return nil, unavailable(op, err)
-	}
-	for i := range entries {
-		if entries[i].Record, err = l.people.open(ctx, entries[i].Record); err != nil {
-			return nil, unavailable(op, err)
-		}
-	}
-	return entries, nil
-}
-
-// scanAll reads rows whose columns are columns.
-func scanAll(rows *sql.Rows) (entries []audit.Entry, err error) {
-	const op fault.Op = "localaudit.scanAll"
 	defer func() { _ = rows.Close() }()
 	for rows.Next() {
-		e, err := scanRow(rows.Scan)
-		if err != nil {
-			return nil, err
+		var e audit.Entry
+		var id []byte
+		var sum int64
+		if err := rows.Scan(&e.Index, &id, &sum, &e.Leaf); err != nil {
+			return nil, db.Classify(op, err)
+		}
+		if sum != checksum(tlog.RecordHash(e.Leaf)) {
+			return nil, damagedRow(op, e.Index)
+		}
+		if e.Record, err = audit.DecodeRecord(e.Leaf); err != nil || string(id) != string(e.Record.ID[:]) {
+			return nil, damagedRow(op, e.Index)
 		}
 		entries = append(entries, e)
 	}
 	return entries, db.Classify(op, rows.Err())
 }
 
-// scanRow reads one row and checks it: the leaf against its checksum, and the
-// columns against what the leaf says.
-func scanRow(scan func(...any) error) (audit.Entry, error) {
-	const op fault.Op = "localaudit.scanRow"
-	var e audit.Entry
-	var id []byte
-	var at, checksum int64
-	var tenant, actor, human, what, event, resource, outcome string
-	if err := scan(&e.Index, &id, &at, &tenant, &actor, &human, &what, &event, &resource, &outcome, &checksum, &e.Leaf); err != nil {
-		return e, db.Classify(op, err)
-	}
-	r, err := audit.DecodeRecord(e.Leaf)
-	if err != nil || checksum != leafChecksum(e.Leaf) {
-		return e, damagedRow(op, e.Index)
-	}
-	want := newRow(r, e.Leaf)
-	if string(id) != string(r.ID[:]) || at != r.Stamp.Physical || tenant != r.Who.Tenant || actor != r.Who.String() || human != want.human ||
-		what != indexed(r.What) || event != indexed(want.event) || resource != indexed(r.Resource) || outcome != string(r.Outcome) {
-		return e, damagedRow(op, e.Index)
-	}
-	e.Record = r
-	return e, nil
-}
-
-// where collects conditions.
-type where struct {
-	conditions []string
-	args       []any
-}
-
-// add adds a condition in which $ stands for each value in turn.
-func (w *where) add(condition string, values ...any) {
-	for _, v := range values {
-		if text, ok := v.(string); ok {
-			v = indexed(text)
-		}
-		w.args = append(w.args, v)
-		condition = strings.Replace(condition, "$?", fmt.Sprintf("$%d", len(w.args)), 1)
-	}
-	w.conditions = append(w.conditions, condition)
-}
-
-// in adds that a column has one of some values.
-func (w *where) in(column string, values []string) {
-	marks := make([]string, len(values))
-	args := make([]any, len(values))
-	for i, v := range values {
-		marks[i], args[i] = "$?", v
-	}
-	w.add(column+" IN ("+strings.Join(marks, ", ")+")", args...)
-}
-
-func escapeLike(s string) string {
-	return strings.NewReplacer("!", "!!", "%", "!%", "_", "!_").Replace(s)
-}
-
 // Query implements audit.Log.
 func (l *Log) Query(ctx context.Context, f audit.Filter) ([]audit.Entry, error) {
 	const op fault.Op = "localaudit.Query"
 	if f.Limit < 0 || f.Before < 0 || f.From < 0 || f.Oldest && f.Before > 0 || !f.Oldest && f.From > 0 {
-		return nil, fault.New(op, fault.InvalidArgument, "a page goes by index from From on, or by time from the newest or behind Before; its limit is 0 to %d", audit.MaxPage)
+		return nil, fault.New(op, fault.InvalidArgument, "a page goes up from the index From, or down from the newest or what is before Before; its limit is 0 to %d", audit.MaxPage)
 	}
 	if err := l.drain(ctx); err != nil {
 		return nil, err
 	}
-	w, err := l.conditions(ctx, f)
+	if f.Limit == 0 {
+		f.Limit = defaultPage
+	}
+	f.Limit = min(f.Limit, audit.MaxPage)
+	s, err := l.selection(ctx, f)
 	if err != nil {
 		return nil, unavailable(op, err)
 	}
-	order := " ORDER BY at_ns DESC, leaf DESC"
-	if f.Oldest {
-		order = " ORDER BY leaf"
+	page, err := l.page(ctx, s, f)
+	if err != nil {
+		return nil, unavailable(op, err)
 	}
-	limit := f.Limit
-	if limit == 0 {
-		limit = defaultPage
+	for i := range page {
+		if page[i].Record, err = l.people.open(ctx, page[i].Record); err != nil {
+			return nil, unavailable(op, err)
+		}
 	}
-	w.args = append(w.args, min(limit, audit.MaxPage))
-	return l.read(ctx, strings.Join(w.conditions, " AND ")+order+fmt.Sprintf(" LIMIT $%d", len(w.args)), w.args...)
+	return page, nil
 }
 
-// conditions turns a filter into SQL.
-func (l *Log) conditions(ctx context.Context, f audit.Filter) (where, error) {
-	var w where
-	w.add("leaf >= $?", f.From)
-	if f.Tenant != "" {
-		w.add("tenant = $?", f.Tenant)
+// How many bundles are looked at together: few at first, since most pages are
+// full soon, and more each time.
+const (
+	firstBundles = 8
+	maxBundles   = 512
+)
+
+// fetchAtOnce bounds how many records are read with one statement.
+const fetchAtOnce = 100
+
+// page walks the bundles with candidates until the page is full.
+func (l *Log) page(ctx context.Context, s selection, f audit.Filter) (page []audit.Entry, err error) {
+	at := (s.behind - 1) >> tileHeight
+	if f.Oldest {
+		at = s.from >> tileHeight
 	}
+	for n := firstBundles; at >= 0 && s.from < s.behind && len(page) < f.Limit; n = min(2*n, maxBundles) {
+		found, next, err := l.bundles(ctx, s, at, f.Oldest, n)
+		if err != nil {
+			return nil, err
+		}
+		at = next
+		var leaves []int64
+		for i, c := range found {
+			leaves = c.leaves(leaves, s, f.Oldest)
+			for len(leaves) > 0 && (len(leaves) >= min(fetchAtOnce, f.Limit-len(page)) || i == len(found)-1) {
+				k := min(fetchAtOnce, len(leaves))
+				if page, err = l.fetch(ctx, s, f.Limit, leaves[:k], page); err != nil || len(page) == f.Limit {
+					return page, err
+				}
+				leaves = leaves[k:]
+			}
+		}
+	}
+	return page, nil
+}
+
+// leaves adds the indexes of a bundle's candidates to those before, in order.
+func (c candidates) leaves(before []int64, s selection, oldest bool) []int64 {
+	for i := range tileWidth {
+		if !oldest {
+			i = tileMask - i
+		}
+		if leaf := c.bundle<<tileHeight + int64(i); c.bits.has(i) && leaf >= s.from && leaf < s.behind {
+			before = append(before, leaf)
+		}
+	}
+	return before
+}
+
+// fetch reads records and adds those that match to the page, in the order given.
+func (l *Log) fetch(ctx context.Context, s selection, limit int, leaves []int64, page []audit.Entry) ([]audit.Entry, error) {
+	const op fault.Op = "localaudit.fetch"
+	args := make([]any, len(leaves))
+	for i, leaf := range leaves {
+		args[i] = leaf
+	}
+	entries, err := readRows(ctx, l.db, "leaf IN ("+placeholders(1, len(args))+")", args...)
+	if err != nil {
+		return nil, err
+	}
+	have := make(map[int64]audit.Entry, len(entries))
+	for _, e := range entries {
+		have[e.Index] = e
+	}
+	for _, leaf := range leaves {
+		e, ok := have[leaf]
+		if !ok {
+			if l.archived(ctx, leaf) {
+				continue // it left while this query was under way
+			}
+			return nil, damagedRow(op, leaf)
+		}
+		if s.match(e.Record) {
+			if page = append(page, e); len(page) == limit {
+				break
+			}
+		}
+	}
+	return page, nil
+}
+
+// selection turns a filter into terms, and into a check of what they find.
+func (l *Log) selection(ctx context.Context, f audit.Filter) (selection, error) {
+	first, err := l.firstLeaf(ctx)
+	if err != nil {
+		return selection{}, err
+	}
+	s := selection{from: max(f.From, first), behind: l.tree().size, since: math.MinInt64, until: math.MaxInt64}
+	if f.Before > 0 {
+		s.behind = min(s.behind, f.Before)
+	}
+	var checks []func(audit.Record) bool
+	need := func(kind byte, values []string, of func(audit.Record) string) {
+		group := make([]int64, len(values))
+		for i, v := range values {
+			group[i] = term(kind, v)
+		}
+		s.groups = append(s.groups, group)
+		checks = append(checks, func(r audit.Record) bool { return slices.Contains(values, of(r)) })
+	}
+	if err := l.wherePeople(ctx, f, need); err != nil {
+		return s, err
+	}
+	if err := l.whereResource(ctx, f.Resource, need, &checks); err != nil {
+		return s, err
+	}
+	whereWhat(f.What, need)
+	if f.Outcome != "" {
+		need(termOutcome, []string{string(f.Outcome)}, func(r audit.Record) string { return string(r.Outcome) })
+	}
+	if f.Tenant != "" {
+		if len(s.groups) == 0 {
+			need(termTenant, []string{f.Tenant}, func(r audit.Record) string { return r.Who.Tenant })
+		} else { // nearly all that the others find
+			checks = append(checks, func(r audit.Record) bool { return r.Who.Tenant == f.Tenant })
+		}
+	}
+	if !f.Since.IsZero() || !f.Until.IsZero() {
+		if !f.Since.IsZero() {
+			s.since = nanos(f.Since)
+		}
+		if !f.Until.IsZero() {
+			s.until = nanos(f.Until)
+		}
+		lo, hi, err := l.timeBounds(ctx, s.since, s.until)
+		if err != nil {
+			return s, err
+		}
+		s.from, s.behind = max(s.from, lo<<tileHeight), min(s.behind, (hi+1)<<tileHeight)
+		checks = append(checks, func(r audit.Record) bool { return r.Stamp.Physical >= s.since && r.Stamp.Physical < s.until })
+	}
+	s.match = func(r audit.Record) bool {
+		for _, ok := range checks {
+			if !ok(r) {
+				return false
+			}
+		}
+		return true
+	}
+	return s, nil
+}
+
+// needs adds to a selection that a record's value is one of some.
+type needs func(kind byte, values []string, of func(audit.Record) string)
+
+// wherePeople selects who acted, and on whose behalf. Leaves name humans by
+// pseudonym.
+func (l *Log) wherePeople(ctx context.Context, f audit.Filter, need needs) error {
 	if f.Actor != "" {
-		if err := l.whereActor(ctx, &w, f.Actor); err != nil {
-			return w, err
+		names, err := l.people.pseudonyms(ctx, f.Actor)
+		if err != nil {
+			return err
+		}
+		switch {
+		case strings.HasPrefix(f.Actor, "spiffe://"):
+			need(termActor, names, func(r audit.Record) string { return r.Who.String() })
+		default: // agents and workloads of that name, and humans
+			for i, n := range names {
+				names[i] = n[strings.LastIndexByte(n, '/')+1:]
+			}
+			need(termName, names, func(r audit.Record) string { return r.Who.Name })
 		}
 	}
 	if f.Human != "" {
 		names, err := l.people.pseudonyms(ctx, f.Human)
 		if err != nil {
-			return w, err
+			return err
 		}
-		w.in("human", names)
-		w.add("human <> ''") // which the index asks for
+		need(termHuman, names, func(r audit.Record) string { return human(r).String() })
 	}
-	whereWhat(&w, f.What)
-	if prefix, ok := strings.CutSuffix(f.Resource, "*"); ok {
-		w.add("resource >= $?", prefix)
-		w.add("resource LIKE $? ESCAPE '!'", escapeLike(prefix)+"%")
-	} else if f.Resource != "" {
-		resource := f.Resource
-		if name, ok := strings.CutPrefix(resource, "Human::"); ok {
-			names, err := l.people.pseudonyms(ctx, name)
-			if err != nil {
-				return w, err
-			}
-			for i, n := range names {
-				names[i] = "Human::" + n[strings.LastIndexByte(n, '/')+1:]
-			}
-			w.in("resource", names)
-		} else {
-			w.add("resource = $?", resource)
+	return nil
+}
+
+func (l *Log) whereResource(ctx context.Context, resource string, need needs, checks *[]func(audit.Record) bool) error {
+	of := func(r audit.Record) string { return r.Resource }
+	switch prefix, open := strings.CutSuffix(resource, "*"); {
+	case resource == "":
+	case open:
+		// Only whole types have a term.
+		if kind, _, ok := strings.Cut(prefix, "::"); ok {
+			need(termType, []string{kind}, func(r audit.Record) string {
+				kind, _, _ := strings.Cut(r.Resource, "::")
+				return kind
+			})
 		}
-	}
-	if f.Outcome != "" {
-		w.add("outcome = $?", string(f.Outcome))
-		if f.Outcome != audit.Success {
-			w.add("outcome <> 'success'") // which the index asks for
-		}
-	}
-	if !f.Since.IsZero() {
-		w.add("at_ns >= $?", nanos(f.Since))
-	}
-	if !f.Until.IsZero() {
-		w.add("at_ns < $?", nanos(f.Until))
-	}
-	if f.Before > 0 {
-		const op fault.Op = "localaudit.conditions"
-		var at int64
-		err := l.db.QueryRowContext(ctx, "SELECT at_ns FROM audit_record WHERE leaf = $1", f.Before).Scan(&at)
-		if errors.Is(err, sql.ErrNoRows) {
-			return w, fault.New(op, fault.AuditNotFound, "there is no record at %d to go on behind", f.Before)
-		}
+		*checks = append(*checks, func(r audit.Record) bool { return strings.HasPrefix(r.Resource, prefix) })
+	case strings.HasPrefix(resource, humanResource):
+		names, err := l.people.pseudonyms(ctx, strings.TrimPrefix(resource, humanResource))
 		if err != nil {
-			return w, db.Classify(op, err)
+			return err
 		}
-		w.add("at_ns <= $?", at)
-		w.add("(at_ns < $? OR leaf < $?)", at, f.Before)
+		for i, n := range names {
+			names[i] = humanResource + n[strings.LastIndexByte(n, '/')+1:]
+		}
+		need(termResource, names, of)
+	default:
+		need(termResource, []string{resource}, of)
 	}
-	return w, nil
+	return nil
+}
+
+// humanResource begins resources that name a human.
+const humanResource = "Human::"
+
+// whereWhat selects by an action's name or an event's.
+func whereWhat(what string, need needs) {
+	event := func(r audit.Record) string { return r.Event() }
+	name := func(r audit.Record) string { return r.What }
+	switch what {
+	case "":
+	case audit.EventAuthzDenied, audit.EventQuotaExceeded, audit.EventDeliveryDenied, audit.EventInferenceCalled,
+		audit.EventEgressAttempted, audit.EventMessageSent, audit.EventSecretAccessed, audit.EventSecretMissing:
+		need(termEvent, []string{what}, event)
+	default:
+		need(termWhat, []string{what}, name)
+	}
 }
 
 // nanos returns t in Unix nanoseconds; the nearest there are for a time beyond
@@ -261,63 +354,8 @@ func nanos(t time.Time) int64 {
 	return t.UnixNano()
 }
 
-// whereActor selects who acted: an agent or workload by name or id, or a human,
-// whom rows name by pseudonym.
-func (l *Log) whereActor(ctx context.Context, w *where, actor string) error {
-	names, err := l.people.pseudonyms(ctx, actor)
-	if err != nil {
-		return err
-	}
-	if strings.HasPrefix(actor, "spiffe://") {
-		w.in("actor", names)
-		return nil
-	}
-	// A bare name: every principal of that name that ever acted. There are few
-	// principals, so they are found by hopping through the index.
-	rows, err := l.db.QueryContext(ctx, `WITH RECURSIVE actors (actor) AS (
-			SELECT min(actor) FROM audit_record
-			UNION ALL SELECT (SELECT min(r.actor) FROM audit_record r WHERE r.actor > actors.actor) FROM actors WHERE actors.actor IS NOT NULL)
-		SELECT actor FROM actors WHERE actor LIKE $1 ESCAPE '!'`, "%/"+escapeLike(actor))
-	if err != nil {
-		return db.Classify("localaudit.whereActor", err)
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var name string
-		if err := rows.Scan(&name); err != nil {
-			return db.Classify("localaudit.whereActor", err)
-		}
-		names = append(names, name)
-	}
-	w.in("actor", slices.Compact(names))
-	return db.Classify("localaudit.whereActor", rows.Err())
-}
-
-// whereWhat selects by an action's name or an event's. For events that stand for
-// actions it says which, so that an index helps.
-func whereWhat(w *where, what string) {
-	if what == "" {
-		return
-	}
-	if _, action := creto.ResourceType(what); action {
-		w.add("what = $?", what)
-		return
-	}
-	w.add("event = $?", what)
-	switch what {
-	case audit.EventAuthzDenied, audit.EventQuotaExceeded, audit.EventDeliveryDenied:
-		w.add("outcome = 'denied' AND outcome <> 'success'")
-	case audit.EventInferenceCalled:
-		w.add("what = $?", creto.CallModel)
-	case audit.EventEgressAttempted:
-		w.in("what", []string{creto.HTTPRequest, creto.NetworkEgress})
-	case audit.EventMessageSent:
-		w.add("what = $?", creto.SendMessage)
-	case audit.EventSecretAccessed, audit.EventSecretMissing:
-		w.add("what = $?", creto.AccessSecret)
-	default:
-		w.add("what = $?", what)
-	}
+func escapeLike(s string) string {
+	return strings.NewReplacer("!", "!!", "%", "!%", "_", "!_").Replace(s)
 }
 
 // Tile returns a tile as C2SP tlog-tiles has it, verified: hashes, or for level

@@ -64,9 +64,9 @@ func (l *Log) nextSegment(ctx context.Context, before time.Time) (first int64, r
 	if first, err = l.firstLeaf(ctx); err != nil {
 		return 0, false, err
 	}
-	var n, newest sql.NullInt64
-	err = l.db.QueryRowContext(ctx, "SELECT count(*), max(at_ns) FROM audit_record WHERE leaf >= $1 AND leaf < $2", first, first+segmentLeaves).Scan(&n, &newest)
-	return first, n.Int64 == segmentLeaves && newest.Int64 < before.UnixNano(), db.Classify(op, err)
+	var newest sql.NullInt64
+	err = l.db.QueryRowContext(ctx, "SELECT max(newest) FROM audit_bundle WHERE n >= $1 AND n < $2", first>>tileHeight, (first+segmentLeaves)>>tileHeight).Scan(&newest)
+	return first, l.tree().size >= first+segmentLeaves && newest.Valid && newest.Int64 < before.UnixNano(), db.Classify(op, err)
 }
 
 func (l *Log) firstLeaf(ctx context.Context) (first int64, err error) {
@@ -115,6 +115,11 @@ func (l *Log) sealSegment(ctx context.Context, first int64) error {
 		return err
 	}
 	return db.Tx(ctx, l.db, func(tx *sql.Tx) error {
+		for table, column := range map[string]string{"audit_posting": "bundle", "audit_bundle": "n"} {
+			if _, err := tx.ExecContext(ctx, "DELETE FROM "+table+" WHERE "+column+" >= $1 AND "+column+" < $2", first>>tileHeight, (first+segmentLeaves)>>tileHeight); err != nil {
+				return db.Classify(op, err)
+			}
+		}
 		if _, err := tx.ExecContext(ctx, "DELETE FROM audit_record WHERE leaf >= $1 AND leaf < $2", first, first+segmentLeaves); err != nil {
 			return db.Classify(op, err)
 		}

@@ -2,21 +2,22 @@ package localaudit
 
 import (
 	"context"
-	"crypto/sha256"
 	"database/sql"
-	"encoding/hex"
 	"errors"
 	"log/slog"
 	"maps"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/mod/sumdb/tlog"
 
 	"creto.dev"
 	"creto.dev/audit"
 	"creto.dev/fault"
+	"creto.dev/internal/canon"
 	"creto.dev/internal/db"
 	"creto.dev/internal/journal"
 	"creto.dev/internal/logkey"
@@ -70,32 +71,47 @@ func frontSequence(ctx context.Context, q querier, id creto.UUID) (uint64, error
 
 // insert appends a batch to the tree. The caller holds mu.
 func (l *Log) insert(ctx context.Context, frames []journal.Frame) error {
+	const op fault.Op = "localaudit.insert"
 	id := l.journal.ID()
+	records := l.decode(frames)
 	var next edge
-	var batch []row
+	var added indexWrites
+	var reread bool
 	err := db.Tx(ctx, l.db, func(tx *sql.Tx) error {
 		// Another node that shares the database may have appended meanwhile.
 		var err error
 		if next, err = l.currentEdge(ctx, tx); err != nil {
 			return err
 		}
+		begun := l.open
+		if reread = next.size != l.edge.size || begun.bits == nil; reread {
+			if begun, err = loadOpen(ctx, tx, next.size); err != nil {
+				return err
+			}
+		}
 		done, err := frontSequence(ctx, tx, id)
 		if err != nil {
 			return err
 		}
-		batch, err = l.rows(ctx, tx, frames, done)
+		records = slices.DeleteFunc(records, func(r waiting) bool { return r.sequence <= done })
+		rows, err := l.seal(ctx, tx, records)
 		if err != nil {
 			return err
 		}
-		if err := insertRows(ctx, tx, batch, next.size); err != nil {
+		first := next.size
+		if rows, err = insertRows(ctx, tx, rows, first); err != nil {
 			return err
 		}
-		if next, err = grow(ctx, tx, next, batch); err != nil {
+		added = index(begun, first, rows)
+		if err := added.write(ctx, tx); err != nil {
+			return err
+		}
+		if next, err = grow(ctx, tx, next, rows); err != nil {
 			return err
 		}
 		_, err = tx.ExecContext(ctx, "INSERT INTO audit_front (id, sequence) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET sequence = $2",
 			id[:], int64(frames[len(frames)-1].Sequence))
-		return db.Classify("localaudit.insert", err)
+		return db.Classify(op, err)
 	})
 	l.people.settle(err == nil)
 	if err != nil {
@@ -105,7 +121,15 @@ func (l *Log) insert(ctx context.Context, frames []journal.Frame) error {
 		close(l.grown)
 		l.grown = make(chan struct{})
 	}
-	l.edge = next
+	l.edge, l.open = next, added.open
+	switch {
+	case reread:
+		l.spans = nil
+	case l.spans != nil:
+		for n, s := range added.spans {
+			l.spans = setSpan(l.spans, n, s)
+		}
+	}
 	return nil
 }
 
@@ -124,136 +148,122 @@ func (l *Log) currentEdge(ctx context.Context, tx *sql.Tx) (edge, error) {
 	return loadEdge(ctx, tx)
 }
 
-// row is a record on its way into the tree.
-type row struct {
-	record audit.Record
-	event  string
-	human  string
-	leaf   []byte
+// waiting is a record from the journal.
+type waiting struct {
+	record   audit.Record
+	sequence uint64
 }
 
-// rows seals the records of frames that are not in the tree.
-func (l *Log) rows(ctx context.Context, tx *sql.Tx, frames []journal.Frame, done uint64) ([]row, error) {
-	records := make([]audit.Record, 0, len(frames))
-	for _, f := range frames {
-		if f.Sequence <= done {
-			continue
-		}
-		r, err := audit.DecodeRecord(f.Payload)
+// decode reads the records of frames.
+func (l *Log) decode(frames []journal.Frame) []waiting {
+	records := make([]waiting, len(frames))
+	wrong := make([]error, len(frames))
+	spread(len(frames), func(i int) {
+		records[i].sequence = frames[i].Sequence
+		wrong[i] = canon.UnmarshalPart(frames[i].Payload, &records[i].record)
+	})
+	n := 0
+	for i, err := range wrong {
 		if err != nil {
 			// Encode lets no such record in. One that is here all the same must not
 			// keep what follows out of the tree.
-			l.log.LogAttrs(ctx, slog.LevelError, "a frame of the audit log's front is no record and was left out", slog.Uint64(logkey.Sequence, f.Sequence), slog.Any(logkey.Error, err))
+			l.log.LogAttrs(context.Background(), slog.LevelError, "a frame of the audit log's front is no record and was left out", slog.Uint64(logkey.Sequence, frames[i].Sequence), slog.Any(logkey.Error, err))
 			l.missed++
 			continue
 		}
-		records = append(records, r)
+		records[n] = records[i]
+		n++
 	}
-	known, err := knownIDs(ctx, tx, records)
-	if err != nil {
-		return nil, err
+	return records[:n]
+}
+
+// spreadAbove is from where on work is worth a second goroutine.
+const spreadAbove = 24
+
+// spread calls do for 0 to n-1, on all cores if there is much.
+func spread(n int, do func(int)) {
+	workers := min(runtime.GOMAXPROCS(0), n/spreadAbove)
+	if workers < 2 {
+		for i := range n {
+			do(i)
+		}
+		return
 	}
-	rows := make([]row, 0, len(records))
+	var group sync.WaitGroup
+	for w := range workers {
+		group.Go(func() {
+			for i := w * n / workers; i < (w+1)*n/workers; i++ {
+				do(i)
+			}
+		})
+	}
+	group.Wait()
+}
+
+// row is a sealed record on its way into the tree.
+type row struct {
+	record audit.Record
+	leaf   []byte
+	hash   tlog.Hash
+	terms  []int64
+}
+
+// seal makes the leaves of records.
+func (l *Log) seal(ctx context.Context, tx *sql.Tx, records []waiting) ([]row, error) {
+	// Whoever is new is made first: a transaction is one goroutine's.
+	subjects := make(map[creto.ID]audit.Subject)
 	for _, r := range records {
-		if known[r.ID] {
-			continue // a retry
+		for _, person := range r.record.People() {
+			if _, ok := subjects[person]; ok {
+				continue
+			}
+			s, err := l.people.subject(ctx, tx, person)
+			if err != nil {
+				return nil, err
+			}
+			subjects[person] = s
 		}
-		known[r.ID] = true
-		sealed, err := r.Seal(func(id creto.ID) (audit.Subject, error) { return l.people.subject(ctx, tx, id) })
-		if err != nil {
-			return nil, err
-		}
-		leaf, err := sealed.Encode()
-		if err != nil {
-			return nil, err
-		}
-		rows = append(rows, newRow(sealed, leaf))
 	}
-	return rows, nil
+	rows := make([]row, len(records))
+	errs := make([]error, len(records))
+	spread(len(records), func(i int) {
+		sealed, err := records[i].record.Seal(func(id creto.ID) (audit.Subject, error) { return subjects[id], nil })
+		if err == nil {
+			rows[i].record, rows[i].terms = sealed, terms(sealed)
+			rows[i].leaf, err = sealed.Encode()
+			rows[i].hash = tlog.RecordHash(rows[i].leaf)
+		}
+		errs[i] = err
+	})
+	return rows, errors.Join(errs...)
 }
 
-// newRow returns the row of a leaf, which says r.
-func newRow(r audit.Record, leaf []byte) row {
-	human := r.OnBehalfOf
-	if r.Who.Kind == creto.KindHuman {
-		human = r.Who
-	}
-	return row{record: r, event: r.Event(), human: human.String(), leaf: leaf}
-}
-
-// knownIDs returns which of the records are in the tree.
-func knownIDs(ctx context.Context, tx *sql.Tx, records []audit.Record) (map[audit.RecordID]bool, error) {
-	const op fault.Op = "localaudit.knownIDs"
-	known := make(map[audit.RecordID]bool, len(records))
-	if len(records) == 0 {
-		return known, nil
-	}
-	args := make([]any, len(records))
-	for i, r := range records {
-		args[i] = r.ID[:]
-	}
-	rows, err := tx.QueryContext(ctx, "SELECT id FROM audit_record WHERE id IN ("+placeholders(1, len(args))+")", args...)
+// insertRows writes rows from an index on and returns those that were not in the
+// tree already.
+func insertRows(ctx context.Context, tx *sql.Tx, rows []row, index int64) ([]row, error) {
+	const op fault.Op = "localaudit.insertRows"
+	insert, err := tx.PrepareContext(ctx, "INSERT INTO audit_record (leaf, id, checksum, body) VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO NOTHING")
 	if err != nil {
 		return nil, db.Classify(op, err)
 	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		var id []byte
-		if err := rows.Scan(&id); err != nil {
+	defer func() { _ = insert.Close() }()
+	added := make([]row, 0, len(rows))
+	for _, r := range rows {
+		result, err := insert.ExecContext(ctx, index, r.record.ID[:], checksum(r.hash), r.leaf)
+		if err != nil {
 			return nil, db.Classify(op, err)
 		}
-		if len(id) == len(audit.RecordID{}) {
-			known[audit.RecordID(id)] = true
+		n, err := result.RowsAffected()
+		if err != nil {
+			return nil, db.Classify(op, err)
 		}
-	}
-	return known, db.Classify(op, rows.Err())
-}
-
-// columns are those of a row, in the order of newRow's values.
-const columns = "leaf, id, at_ns, tenant, actor, human, what, event, resource, outcome, checksum, body"
-
-// values returns what a row's columns are.
-func (r row) values(index int64) []any {
-	rec := r.record
-	return []any{index, rec.ID[:], rec.Stamp.Physical, rec.Who.Tenant, rec.Who.String(), r.human, indexed(rec.What), indexed(r.event), indexed(rec.Resource), string(rec.Outcome), leafChecksum(r.leaf), r.leaf}
-}
-
-// maxIndexed bounds what an index holds of a text: PostgreSQL refuses more than
-// 2,704 bytes, and a record that is refused would hold up all behind it.
-const maxIndexed = 1024
-
-// indexed returns s as a column has it, for columns that only find records: what
-// they say is in the leaf. A text that is too long is cut and told apart by its
-// digest; a zero byte, which PostgreSQL does not take, likewise.
-func indexed(s string) string {
-	if len(s) <= maxIndexed && !strings.ContainsRune(s, 0) {
-		return s
-	}
-	digest := sha256.Sum256([]byte(s))
-	head, _, _ := strings.Cut(s[:min(len(s), maxIndexed)], "\x00")
-	return strings.ToValidUTF8(head, "") + "…" + hex.EncodeToString(digest[:])
-}
-
-// insertAtOnce is how many rows one statement inserts.
-const insertAtOnce = 50
-
-// insertRows writes the rows, many with one statement.
-func insertRows(ctx context.Context, tx *sql.Tx, rows []row, size int64) error {
-	const op fault.Op = "localaudit.insertRows"
-	width := strings.Count(columns, ",") + 1
-	for chunk := range slices.Chunk(rows, insertAtOnce) {
-		args := make([]any, 0, len(chunk)*width)
-		groups := make([]string, len(chunk))
-		for i, r := range chunk {
-			groups[i] = "(" + placeholders(len(args)+1, width) + ")"
-			args = append(args, r.values(size)...)
-			size++
+		if n == 0 {
+			continue // a retry
 		}
-		if _, err := tx.ExecContext(ctx, "INSERT INTO audit_record ("+columns+") VALUES "+strings.Join(groups, ", "), args...); err != nil {
-			return db.Classify(op, err)
-		}
+		added = append(added, r)
+		index++
 	}
-	return nil
+	return added, nil
 }
 
 // grow appends the rows' hashes to the tree, and writes tiles and head.
@@ -263,7 +273,7 @@ func grow(ctx context.Context, tx *sql.Tx, e edge, rows []row) (edge, error) {
 	}
 	full := make(map[tileAt][]byte)
 	for _, r := range rows {
-		e.append(tlog.RecordHash(r.leaf), func(at tileAt, hashes []byte) { full[at] = hashes })
+		e.append(r.hash, func(at tileAt, hashes []byte) { full[at] = hashes })
 	}
 	for _, at := range slices.SortedFunc(maps.Keys(full), func(a, b tileAt) int { return a.level - b.level }) {
 		if err := saveTile(ctx, tx, at, full[at]); err != nil {

@@ -20,9 +20,11 @@ var postgresWords = map[string]string{
 	"INTEGER": "BIGINT",
 	"TEXT":    `TEXT COLLATE "C"`,
 	"only":    `"only"`,
+
+	" WITHOUT ROWID": "", // how SQLite makes the primary key the table's order
 }
 
-var words = regexp.MustCompile(`\b(BLOB|INTEGER|TEXT|only)\b`)
+var words = regexp.MustCompile(`\b(BLOB|INTEGER|TEXT|only)\b| WITHOUT ROWID\b`)
 
 // postgresMigrations are the migrations in PostgreSQL's words. There is one set of
 // files, so the two schemas cannot drift apart.

@@ -136,6 +136,7 @@ func (j *Journal) mapRing() error {
 	return guard(func() error {
 		if j.ring.blank() {
 			j.ring.format(creto.NewUUID(), size)
+			j.ring.stampBoot()
 			return nil
 		}
 		return j.ring.check(size)

@@ -7,26 +7,23 @@ DROP TABLE audit_hash;
 DROP TABLE audit_head;
 
 CREATE TABLE audit_record (
-    leaf     BIGINT NOT NULL PRIMARY KEY, -- index in the tree, from 0
-    id       BLOB   NOT NULL UNIQUE,
-    at_ns    BIGINT NOT NULL,
-    tenant   TEXT   NOT NULL,
-    actor    TEXT   NOT NULL, -- SPIFFE id; of a human the pseudonym's
-    human    TEXT   NOT NULL, -- who acted or on whose behalf, by pseudonym; '' if no human
-    what     TEXT   NOT NULL,
-    event    TEXT   NOT NULL,
-    resource TEXT   NOT NULL,
-    outcome  TEXT   NOT NULL,
-    checksum BIGINT NOT NULL, -- the first 8 bytes of the leaf's hash
-    body     BLOB   NOT NULL  -- canonical CBOR: the leaf
+    leaf     INTEGER NOT NULL PRIMARY KEY, -- index in the tree, from 0
+    id       BLOB    NOT NULL UNIQUE,
+    checksum BIGINT  NOT NULL, -- the first 8 bytes of the leaf's hash
+    body     BLOB    NOT NULL  -- canonical CBOR: the leaf
 );
-CREATE INDEX audit_record_at ON audit_record (at_ns, leaf);
-CREATE INDEX audit_record_tenant ON audit_record (tenant, at_ns, leaf);
-CREATE INDEX audit_record_actor ON audit_record (actor, at_ns, leaf);
-CREATE INDEX audit_record_human ON audit_record (human, at_ns, leaf) WHERE human <> '';
-CREATE INDEX audit_record_what ON audit_record (what, at_ns, leaf);
-CREATE INDEX audit_record_resource ON audit_record (resource, at_ns, leaf);
-CREATE INDEX audit_record_failed ON audit_record (outcome, at_ns, leaf) WHERE outcome <> 'success';
+-- Which records of a bundle (256 leaves) have a term: who acted, what, and so on.
+CREATE TABLE audit_posting (
+    term   BIGINT NOT NULL, -- the first 8 bytes of a digest
+    bundle BIGINT NOT NULL,
+    bits   BLOB   NOT NULL, -- a bit a leaf, and 4 bytes of CRC
+    PRIMARY KEY (term, bundle)
+) WITHOUT ROWID;
+CREATE TABLE audit_bundle (
+    n      INTEGER NOT NULL PRIMARY KEY,
+    oldest BIGINT  NOT NULL, -- the least and the greatest time of its records
+    newest BIGINT  NOT NULL
+);
 
 CREATE TABLE audit_tile ( -- C2SP tlog-tiles, of height 8
     level  INTEGER NOT NULL,
@@ -56,6 +53,8 @@ DROP TABLE audit_subject;
 DROP TABLE audit_front;
 DROP TABLE audit_head;
 DROP TABLE audit_tile;
+DROP TABLE audit_bundle;
+DROP TABLE audit_posting;
 DROP TABLE audit_record;
 CREATE TABLE audit_record (
     leaf     BIGINT NOT NULL PRIMARY KEY,

@@ -1,0 +1,383 @@
+package localaudit
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/binary"
+	"hash/crc32"
+	"maps"
+	"math"
+	"math/bits"
+	"slices"
+	"strings"
+
+	"creto.dev"
+	"creto.dev/audit"
+	"creto.dev/fault"
+	"creto.dev/internal/db"
+)
+
+// The index of the log has a posting for each term and bundle: a bit for each of
+// the bundle's 256 records that has the term. A batch of a thousand records
+// writes some dozens of them where a column's index would write a thousand
+// entries, and several columns several thousands; that makes half of what a
+// record costs. Terms are digests, so a false hit is possible: every record is
+// held against the filter once it is read.
+
+// The kinds of terms.
+const (
+	termTenant   = 't'
+	termActor    = 'a' // SPIFFE id; of a human the pseudonym's
+	termName     = 'n' // the actor's bare name
+	termHuman    = 'h' // who acted or on whose behalf, by pseudonym
+	termWhat     = 'w'
+	termEvent    = 'e'
+	termResource = 'r'
+	termType     = 'y' // the resource's
+	termOutcome  = 'o'
+)
+
+// term returns the number that stands for a value of a kind.
+func term(kind byte, value string) int64 {
+	sum := sha256.Sum256(append([]byte{kind}, value...))
+	return int64(binary.BigEndian.Uint64(sum[:8]))
+}
+
+// human returns on whose behalf a record is, or who acted.
+func human(r audit.Record) creto.ID {
+	if r.Who.Kind == creto.KindHuman {
+		return r.Who
+	}
+	return r.OnBehalfOf
+}
+
+// terms are what a leaf that says r can be found by.
+func terms(r audit.Record) []int64 {
+	kind, _, _ := strings.Cut(r.Resource, "::")
+	list := append(make([]int64, 0, 9),
+		term(termTenant, r.Who.Tenant), term(termActor, r.Who.String()), term(termName, r.Who.Name), term(termWhat, r.What),
+		term(termResource, r.Resource), term(termType, kind), term(termOutcome, string(r.Outcome)))
+	if h := human(r); !h.IsZero() {
+		list = append(list, term(termHuman, h.String()))
+	}
+	if event := r.Event(); event != r.What {
+		list = append(list, term(termEvent, event))
+	}
+	return list
+}
+
+// bitmap says which records of a bundle have a term.
+type bitmap [tileWidth / 8]byte
+
+func (b *bitmap) set(i int)      { b[i>>3] |= 1 << (i & 7) }
+func (b *bitmap) has(i int) bool { return b[i>>3]&(1<<(i&7)) != 0 }
+
+func (b *bitmap) and(other bitmap) {
+	for i := range b {
+		b[i] &= other[i]
+	}
+}
+
+func (b *bitmap) or(other bitmap) {
+	for i := range b {
+		b[i] |= other[i]
+	}
+}
+
+func (b *bitmap) count() int {
+	n := 0
+	for _, x := range b {
+		n += bits.OnesCount8(x)
+	}
+	return n
+}
+
+// everything has all bits set.
+func everything() bitmap {
+	var b bitmap
+	for i := range b {
+		b[i] = math.MaxUint8
+	}
+	return b
+}
+
+// posting names a bitmap.
+type posting struct {
+	term   int64
+	bundle int64
+}
+
+// encode returns the bitmap as it is stored, bound to its place.
+func (p posting) encode(b bitmap) []byte {
+	return binary.BigEndian.AppendUint32(slices.Clone(b[:]), p.sum(b[:]))
+}
+
+func (p posting) decode(data []byte) (bitmap, error) {
+	if len(data) != len(bitmap{})+4 || binary.BigEndian.Uint32(data[len(bitmap{}):]) != p.sum(data[:len(bitmap{})]) {
+		return bitmap{}, fault.New("localaudit.decode", fault.DataLoss, "the index of bundle %d of the audit log is damaged; creto audit fsck says more", p.bundle)
+	}
+	return bitmap(data[:len(bitmap{})]), nil
+}
+
+func (p posting) sum(b []byte) uint32 {
+	var key [16]byte
+	binary.BigEndian.PutUint64(key[:], uint64(p.term))
+	binary.BigEndian.PutUint64(key[8:], uint64(p.bundle))
+	return crc32.Update(crc32.Checksum(key[:], castagnoli), castagnoli, b)
+}
+
+// castagnoli has hardware support.
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// span is the time of a bundle's records.
+type span struct{ oldest, newest int64 }
+
+func (s span) add(at int64) span {
+	return span{min(s.oldest, at), max(s.newest, at)}
+}
+
+// emptySpan is that of no record.
+var emptySpan = span{math.MaxInt64, math.MinInt64}
+
+// open is what is known of the bundle that is not full.
+type open struct {
+	bundle int64
+	bits   map[int64]bitmap // by term
+	span   span
+}
+
+// indexWrites are what a batch adds to the index.
+type indexWrites struct {
+	postings map[posting]bitmap
+	spans    map[int64]span
+	open     open // afterwards
+}
+
+// index returns what rows from an index on add, given the bundle that is not
+// full before.
+func index(before open, first int64, rows []row) indexWrites {
+	w := indexWrites{postings: make(map[posting]bitmap), spans: make(map[int64]span), open: before}
+	if before.bundle == first>>tileHeight && before.bits != nil {
+		w.open.bits = maps.Clone(before.bits)
+	} else {
+		w.open = open{bundle: first >> tileHeight, bits: make(map[int64]bitmap), span: emptySpan}
+	}
+	for i, r := range rows {
+		leaf := first + int64(i)
+		if bundle := leaf >> tileHeight; bundle != w.open.bundle {
+			w.open = open{bundle: bundle, bits: make(map[int64]bitmap), span: emptySpan}
+		}
+		for _, t := range r.terms {
+			b := w.open.bits[t]
+			b.set(int(leaf & tileMask))
+			w.open.bits[t] = b
+			w.postings[posting{t, w.open.bundle}] = b
+		}
+		w.open.span = w.open.span.add(r.record.Stamp.Physical)
+		w.spans[w.open.bundle] = w.open.span
+	}
+	return w
+}
+
+// write stores what index returned.
+func (w indexWrites) write(ctx context.Context, tx *sql.Tx) error {
+	const op fault.Op = "localaudit.indexWrites"
+	put, err := tx.PrepareContext(ctx, "INSERT INTO audit_posting (term, bundle, bits) VALUES ($1, $2, $3) ON CONFLICT (term, bundle) DO UPDATE SET bits = $3")
+	if err != nil {
+		return db.Classify(op, err)
+	}
+	defer func() { _ = put.Close() }()
+	for p, b := range w.postings {
+		if _, err := put.ExecContext(ctx, p.term, p.bundle, p.encode(b)); err != nil {
+			return db.Classify(op, err)
+		}
+	}
+	for n, s := range w.spans {
+		_, err := tx.ExecContext(ctx, "INSERT INTO audit_bundle (n, oldest, newest) VALUES ($1, $2, $3) ON CONFLICT (n) DO UPDATE SET oldest = $2, newest = $3", n, s.oldest, s.newest)
+		if err != nil {
+			return db.Classify(op, err)
+		}
+	}
+	return nil
+}
+
+// loadOpen rebuilds what is known of the bundle that is not full from its records.
+func loadOpen(ctx context.Context, q querier, size int64) (open, error) {
+	first := size &^ tileMask
+	entries, err := readRows(ctx, q, "leaf >= $1 AND leaf < $2 ORDER BY leaf", first, size)
+	if err != nil {
+		return open{}, err
+	}
+	if len(entries) != int(size-first) {
+		return open{}, damagedRow("localaudit.loadOpen", first+int64(len(entries)))
+	}
+	rows := make([]row, len(entries))
+	for i, e := range entries {
+		rows[i] = row{record: e.Record, terms: terms(e.Record)}
+	}
+	return index(open{}, first, rows).open, nil
+}
+
+// selection is a filter in terms of the index.
+type selection struct {
+	// groups are alternatives of which a record has one of each, those that
+	// select the fewest first.
+	groups [][]int64
+	match  func(audit.Record) bool // holds the leaf's record against the filter
+	since  int64                   // bounds of the time, in Unix nanoseconds
+	until  int64
+	from   int64 // bounds of the index
+	behind int64
+}
+
+// bundles returns the next bundles in the order of the page that have candidates,
+// and them. n bounds how many are looked at; next is where to go on, -1 at the end.
+func (l *Log) bundles(ctx context.Context, s selection, at int64, oldest bool, n int) (found []candidates, next int64, err error) {
+	lo, hi := s.from>>tileHeight, (s.behind-1)>>tileHeight
+	if oldest {
+		lo = at
+	} else {
+		hi = at
+	}
+	if lo > hi {
+		return nil, -1, nil
+	}
+	if len(s.groups) == 0 {
+		step := int64(1)
+		if !oldest {
+			step = -1
+		}
+		for b := at; b >= lo && b <= hi && len(found) < n; b += step {
+			found = append(found, candidates{b, everything()})
+		}
+	} else if found, err = l.postings(ctx, s.groups[0], lo, hi, oldest, n); err != nil {
+		return nil, -1, err
+	}
+	next = -1
+	if len(found) == n {
+		next = found[n-1].bundle + 1
+		if !oldest {
+			next = found[n-1].bundle - 1
+		}
+	}
+	for _, group := range s.groups[min(1, len(s.groups)):] {
+		if len(found) == 0 {
+			break
+		}
+		bounds := []int64{found[0].bundle, found[len(found)-1].bundle}
+		others, err := l.postings(ctx, group, slices.Min(bounds), slices.Max(bounds), oldest, math.MaxInt32)
+		if err != nil {
+			return nil, -1, err
+		}
+		have := make(map[int64]bitmap, len(others))
+		for _, o := range others {
+			have[o.bundle] = o.bits
+		}
+		for i := range found {
+			found[i].bits.and(have[found[i].bundle])
+		}
+	}
+	return found, next, nil
+}
+
+// candidates are records of a bundle that may match.
+type candidates struct {
+	bundle int64
+	bits   bitmap
+}
+
+// postings returns the bundles from lo to hi that have one of some terms, the
+// first n in that order.
+func (l *Log) postings(ctx context.Context, alternatives []int64, lo, hi int64, oldest bool, n int) ([]candidates, error) {
+	const op fault.Op = "localaudit.postings"
+	args := []any{lo, hi}
+	for _, t := range alternatives {
+		args = append(args, t)
+	}
+	order := " ORDER BY bundle DESC"
+	if oldest {
+		order = " ORDER BY bundle"
+	}
+	// One more bundle's worth than asked for, so that the last is whole.
+	args = append(args, min(int64(n)+1, math.MaxInt32)*int64(len(alternatives)))
+	rows, err := l.db.QueryContext(ctx, "SELECT term, bundle, bits FROM audit_posting WHERE term IN ("+placeholders(3, len(alternatives))+
+		") AND bundle >= $1 AND bundle <= $2"+order+" LIMIT "+placeholders(len(args), 1), args...)
+	if err != nil {
+		return nil, db.Classify(op, err)
+	}
+	defer func() { _ = rows.Close() }()
+	var found []candidates
+	for rows.Next() {
+		var p posting
+		var data []byte
+		if err := rows.Scan(&p.term, &p.bundle, &data); err != nil {
+			return nil, db.Classify(op, err)
+		}
+		b, err := p.decode(data)
+		if err != nil {
+			return nil, err
+		}
+		if len(found) > 0 && found[len(found)-1].bundle == p.bundle {
+			found[len(found)-1].bits.or(b)
+			continue
+		}
+		if len(found) == n {
+			break
+		}
+		found = append(found, candidates{p.bundle, b})
+	}
+	return found, db.Classify(op, rows.Err())
+}
+
+// timeBounds returns the bundles between which every record of a time is; lo is
+// above hi if there is none.
+func (l *Log) timeBounds(ctx context.Context, since, until int64) (lo, hi int64, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.spans == nil {
+		if l.spans, err = loadSpans(ctx, l.db); err != nil {
+			return 0, -1, err
+		}
+	}
+	lo, hi = 0, -1
+	for n, s := range l.spans {
+		if s.newest < since || s.oldest >= until {
+			continue
+		}
+		if hi < 0 {
+			lo = int64(n)
+		}
+		hi = int64(n)
+	}
+	return lo, hi, nil
+}
+
+// loadSpans reads the time of every bundle. Those that left the database are
+// empty.
+func loadSpans(ctx context.Context, q querier) ([]span, error) {
+	const op fault.Op = "localaudit.loadSpans"
+	rows, err := q.QueryContext(ctx, "SELECT n, oldest, newest FROM audit_bundle ORDER BY n")
+	if err != nil {
+		return nil, db.Classify(op, err)
+	}
+	defer func() { _ = rows.Close() }()
+	spans := []span{}
+	for rows.Next() {
+		var n int64
+		var s span
+		if err := rows.Scan(&n, &s.oldest, &s.newest); err != nil {
+			return nil, db.Classify(op, err)
+		}
+		spans = setSpan(spans, n, s)
+	}
+	return spans, db.Classify(op, rows.Err())
+}
+
+func setSpan(spans []span, n int64, s span) []span {
+	for int64(len(spans)) <= n {
+		spans = append(spans, emptySpan)
+	}
+	spans[n] = s
+	return spans
+}
