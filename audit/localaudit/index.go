@@ -8,7 +8,6 @@ import (
 	"hash/crc32"
 	"maps"
 	"math"
-	"math/bits"
 	"slices"
 	"strings"
 
@@ -83,14 +82,6 @@ func (b *bitmap) or(other bitmap) {
 	for i := range b {
 		b[i] |= other[i]
 	}
-}
-
-func (b *bitmap) count() int {
-	n := 0
-	for _, x := range b {
-		n += bits.OnesCount8(x)
-	}
-	return n
 }
 
 // everything has all bits set.

@@ -73,7 +73,7 @@ func frontSequence(ctx context.Context, q querier, id creto.UUID) (uint64, error
 func (l *Log) insert(ctx context.Context, frames []journal.Frame) error {
 	const op fault.Op = "localaudit.insert"
 	id := l.journal.ID()
-	records := l.decode(frames)
+	records := l.decode(ctx, frames)
 	var next edge
 	var added indexWrites
 	var reread bool
@@ -155,7 +155,7 @@ type waiting struct {
 }
 
 // decode reads the records of frames.
-func (l *Log) decode(frames []journal.Frame) []waiting {
+func (l *Log) decode(ctx context.Context, frames []journal.Frame) []waiting {
 	records := make([]waiting, len(frames))
 	wrong := make([]error, len(frames))
 	spread(len(frames), func(i int) {
@@ -167,7 +167,7 @@ func (l *Log) decode(frames []journal.Frame) []waiting {
 		if err != nil {
 			// Encode lets no such record in. One that is here all the same must not
 			// keep what follows out of the tree.
-			l.log.LogAttrs(context.Background(), slog.LevelError, "a frame of the audit log's front is no record and was left out", slog.Uint64(logkey.Sequence, frames[i].Sequence), slog.Any(logkey.Error, err))
+			l.log.LogAttrs(ctx, slog.LevelError, "a frame of the audit log's front is no record and was left out", slog.Uint64(logkey.Sequence, frames[i].Sequence), slog.Any(logkey.Error, err))
 			l.missed++
 			continue
 		}
