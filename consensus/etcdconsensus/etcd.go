@@ -272,6 +272,8 @@ func (e *etcd) eventKey(id consensus.EventID) string { return e.key("event/" + i
 
 func (e *etcd) register(ctx context.Context, id consensus.EventID, s creto.Timestamp) (creto.Timestamp, error) {
 	const op fault.Op = "etcdconsensus.Register"
+	ctx, cancel := e.bound(ctx)
+	defer cancel()
 	value, err := json.Marshal(s)
 	if err != nil {
 		return creto.Timestamp{}, fault.Wrap(op, err)
@@ -298,6 +300,8 @@ const maxOps = 128
 
 func (e *etcd) events(ctx context.Context, ids []consensus.EventID) ([]consensus.Ordered, error) {
 	const op fault.Op = "etcdconsensus.OrderEvents"
+	ctx, cancel := e.bound(ctx)
+	defer cancel()
 	// What was registered does not change: several transactions see what one would.
 	var found []consensus.Ordered
 	for len(ids) > 0 {
