@@ -29,7 +29,9 @@ type Episode struct {
 type FallbackConfig struct {
 	// Node is named in local stamps. Required.
 	Node string
-	// Policy is of each call of the clock (R-CFG-21, R-CFG-23).
+	// Policy is of each call of the clock (R-CFG-21, R-CFG-23). It needs no
+	// breaker where local stamps are given: while they are, the clock is asked
+	// once in half a second.
 	Policy call.Policy
 	// Local says whether local stamps are given at all (R-CFG-22).
 	Local bool
@@ -73,6 +75,7 @@ type Fallback struct {
 	error    time.Duration
 	last     int64 // Physical of the newest stamp
 	episode  *Episode
+	tried    time.Time // when it was last asked whether that is over
 	reported bool      // that episode has begun
 	ended    []Episode // to be reported
 }
@@ -126,8 +129,14 @@ func (f *Fallback) take(ctx context.Context, op fault.Op, n int) ([]creto.Timest
 	if !f.config.Local {
 		return call.Do(ctx, f.config.Policy, call.Read(op), ask)
 	}
+	policy := f.config.Policy
+	if cause, lasting, soon := f.lasting(asked); soon {
+		return f.local(n, cause), nil
+	} else if lasting {
+		policy.Attempts = 1
+	}
 	answered := true
-	stamps, err := call.DoOr(ctx, f.config.Policy, call.Read(op), ask, func(_ context.Context, why error) ([]creto.Timestamp, error) {
+	stamps, err := call.DoOr(ctx, policy, call.Read(op), ask, func(_ context.Context, why error) ([]creto.Timestamp, error) {
 		answered = false
 		return f.local(n, fault.CodeOf(why)), nil
 	})
@@ -146,6 +155,22 @@ func timedOut(err error) error {
 		return fault.WrapAs("consensus.Now", fault.ConsensusTimeout, err, "the time service is slow")
 	}
 	return err
+}
+
+// lasting reports whether an episode lasts, since when for what cause, and whether
+// it is too soon to ask again: a service that is away is asked once in a while,
+// and callers do not wait for that each time.
+func (f *Fallback) lasting(now time.Time) (cause fault.Code, lasting, soon bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.episode == nil {
+		return fault.OK, false, false
+	}
+	if since := now.Sub(f.tried); since >= 0 && since < pause {
+		return f.episode.Cause, true, true
+	}
+	f.tried = now
+	return f.episode.Cause, true, false
 }
 
 // begin says when a question is asked, and how many local stamps had been given
@@ -206,7 +231,7 @@ func (f *Fallback) local(n int, cause fault.Code) []creto.Timestamp {
 	}
 	if f.episode == nil {
 		f.episode = &Episode{Node: f.config.Node, First: stamps[0], Before: f.seen, Cause: cause}
-		f.reported = false
+		f.reported, f.tried = false, now
 		f.signal()
 	}
 	f.episode.Last = stamps[n-1]

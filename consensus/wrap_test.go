@@ -165,6 +165,11 @@ func TestFallbackHybrid(t *testing.T) {
 	}
 	b.Fail(false)
 	b.Set(time.Unix(5100, 0).Add(-5 * time.Second)) // consensus is behind what we gave
+	if soon := must(t, f); soon.Source != creto.SourceLocal {
+		t.Errorf("a service that was away a moment ago is asked again: %+v", soon)
+	}
+	again = must(t, f)
+	clock = clock.Add(time.Second)
 	back := must(t, f)
 	if back.Source != creto.SourceConsensus || creto.Order(again, back) >= 0 {
 		t.Errorf("consensus' own stamp %+v after %+v", back, again)
@@ -268,6 +273,8 @@ func TestFallbackAnchorIsAfter(t *testing.T) {
 	b := &broken{Manual: &consensustest.Manual{}}
 	var told []consensus.Episode
 	f := fallback(b, func(_ context.Context, e consensus.Episode) error { told = append(told, e); return nil })
+	clock := time.Now()
+	f.SetWall(func() time.Time { clock = clock.Add(time.Second); return clock })
 	b.Fail(true)
 	must(t, f)
 	b.Fail(false)
@@ -293,6 +300,8 @@ func TestFallbackAnchorIsAfter(t *testing.T) {
 func TestFallbackNeverGoesBack(t *testing.T) {
 	b := &broken{Manual: &consensustest.Manual{}}
 	f := fallback(b, nil)
+	clock := time.Now()
+	f.SetWall(func() time.Time { clock = clock.Add(200 * time.Millisecond); return clock })
 	var all []creto.Timestamp
 	for i := range 300 {
 		b.Fail(i/7%2 == 1)

@@ -7,6 +7,7 @@ import (
 	"creto.dev"
 	"creto.dev/audit/witness"
 	"creto.dev/call"
+	"creto.dev/consensus/etcdconsensus"
 	"creto.dev/login"
 	"creto.dev/pqc/kek"
 )
@@ -319,10 +320,35 @@ type CryptoConfig struct {
 	HashAlgorithm      string `toml:"hash_algorithm"`
 }
 
-// ConsensusConfig is R-CFG-20…23.
+// ConsensusConfig is R-CFG-20…23. Endpoint: "" and embedded:// are this node's
+// own clock; grpc://host:port and unix:///path are another node's;
+// etcd://host:port,host:port, or etcds:// with TLS, is that of all nodes that share
+// an etcd.
 type ConsensusConfig struct {
 	RemoteConfig
-	FallbackToLocalTimestamp bool `toml:"fallback_to_local_timestamp"`
+	// FallbackToLocalTimestamp has the node give stamps of its own, which say so,
+	// while consensus cannot be reached. Its own clock needs none.
+	FallbackToLocalTimestamp bool       `toml:"fallback_to_local_timestamp"`
+	Etcd                     EtcdConfig `toml:"etcd"`
+}
+
+// EtcdConfig is how to be one of a cluster's nodes.
+type EtcdConfig struct {
+	// Prefix begins the cluster's keys, with a slash at both ends.
+	Prefix string `toml:"prefix"`
+	// Advertise is host:port where other nodes reach this one; "" is where it
+	// listens.
+	Advertise string `toml:"advertise"`
+	// LeaseTTL is how long a leader that is silent stays it.
+	LeaseTTL Duration `toml:"lease_ttl"`
+	// Username and Password are etcd's; "" where it has none.
+	Username string       `toml:"username"`
+	Password creto.Secret `toml:"password"`
+	// CAFile has the certificates that etcd's must lead to; "" means those of the
+	// system. Cert and Key are this node's for etcd, if it asks for one.
+	CAFile string `toml:"ca_file"`
+	Cert   string `toml:"cert"`
+	Key    string `toml:"key"`
 }
 
 // AuditConfig is R-CFG-24…29.
@@ -390,6 +416,8 @@ func Default() Config {
 	}
 	nhi := with(100, 3)
 	nhi.RetryInitialDelayMS, nhi.RetryMaxDelayMS = 50, 500
+	consensus := with(50, 2)
+	consensus.RetryInitialDelayMS, consensus.RetryMaxDelayMS = 10, 100 // an action waits for its stamp
 	return Config{
 		Server:    ServerConfig{Listen: "localhost:7300"},
 		Console:   ConsoleConfig{Origin: "http://localhost:7300"},
@@ -408,10 +436,13 @@ func Default() Config {
 				SymmetricAlgorithm: "aes-256-gcm", KEMAlgorithm: "ml-kem-768",
 				SignatureClassical: "ed25519", SignaturePQC: "ml-dsa-65", HashAlgorithm: "sha3-256",
 			},
-			Consensus: ConsensusConfig{RemoteConfig: with(50, 2), FallbackToLocalTimestamp: true},
-			Audit:     AuditConfig{RemoteConfig: with(1000, 5), AsyncWrites: true, BatchSize: 100, FlushIntervalMS: 1000, LocalBufferMaxSize: 10_000},
-			Memory:    MemoryConfig{RemoteConfig: with(200, 3), Optional: true, Limit: 5, RelevanceThreshold: 0.7},
-			Storage:   with(1000, 3),
+			Consensus: ConsensusConfig{
+				RemoteConfig: consensus, FallbackToLocalTimestamp: true,
+				Etcd: EtcdConfig{Prefix: "/creto/time/", LeaseTTL: Duration(etcdconsensus.DefaultLeaseTTL)},
+			},
+			Audit:   AuditConfig{RemoteConfig: with(1000, 5), AsyncWrites: true, BatchSize: 100, FlushIntervalMS: 1000, LocalBufferMaxSize: 10_000},
+			Memory:  MemoryConfig{RemoteConfig: with(200, 3), Optional: true, Limit: 5, RelevanceThreshold: 0.7},
+			Storage: with(1000, 3),
 		},
 	}
 }

@@ -312,7 +312,7 @@ func (k *configChecker) integrations(c IntegrationsConfig) {
 		built, _ := fieldOf(reflect.ValueOf(d.Crypto), key)
 		k.oneOf("integrations.crypto."+key, got.String(), built.String())
 	}
-	k.remote("consensus", c.Consensus.RemoteConfig)
+	k.consensus(c.Consensus)
 	k.remote("audit", c.Audit.RemoteConfig)
 	if !c.Audit.AsyncWrites {
 		k.addf("integrations.audit.async_writes", "only true is built: records are durable when accepted, and sequenced later")
@@ -345,6 +345,12 @@ func (k *configChecker) remote(contract string, c RemoteConfig) {
 	if c.Endpoint != "" && c.Endpoint != "embedded://" {
 		k.addf(prefix+"endpoint", "remote %s is not built yet; remove %sendpoint", contract, prefix)
 	}
+	k.policy(contract, c)
+}
+
+// policy checks how calls to a contract are made.
+func (k *configChecker) policy(contract string, c RemoteConfig) {
+	prefix := "integrations." + contract + "."
 	k.between(prefix+"timeout_ms", c.TimeoutMS, 1, 600_000)
 	k.between(prefix+"retry_max_attempts", c.RetryMaxAttempts, 1, 100)
 	k.between(prefix+"retry_max_delay_ms", c.RetryMaxDelayMS, 1, 600_000)
@@ -364,6 +370,7 @@ func (c Config) warnings() []string {
 	if u, err := url.Parse(c.Secrets.Vault.Address); err == nil && inTheClear(u) {
 		found = append(found, "the vault gives its secrets over http in the clear; use https")
 	}
+	found = append(found, c.Integrations.Consensus.warnings()...)
 	for _, x := range c.Egress.Credentials {
 		// Where it is dialled counts, not what it is called.
 		address := x.Host

@@ -26,7 +26,6 @@ import (
 	"creto.dev/authz/localauthz"
 	"creto.dev/client"
 	"creto.dev/consensus"
-	"creto.dev/consensus/localconsensus"
 	"creto.dev/console"
 	"creto.dev/fault"
 	"creto.dev/fault/faulthttp"
@@ -79,6 +78,7 @@ type Node struct {
 	hold        *db.Hold // nil with SQLite, which the lock of the data directory holds
 	pqc         pqc.Provider
 	clock       consensus.Clock
+	time        clocks
 	authority   *localnhi.Authority
 	log         *localaudit.Log
 	publisher   *witness.Publisher
@@ -175,14 +175,8 @@ func (n *Node) openPlatform(ctx context.Context) error {
 		return fault.Wrap(op, err)
 	}
 	n.pqc = localpqc.New()
-	local, err := localconsensus.Open(ctx, n.db, nodeName())
-	if err != nil {
+	if err := n.openClock(ctx); err != nil {
 		return fault.Wrap(op, err)
-	}
-	n.onClose(local.Close)
-	n.clock, n.background = local, append(n.background, local.Run)
-	if n.hold != nil {
-		n.clock = heldClock{n.clock, n.hold}
 	}
 	key, err := kek.Open(ctx, cfg.Keys, filepath.Join(n.options.DataDir, keysDir), n.pqc)
 	if err != nil {
@@ -215,6 +209,9 @@ func (n *Node) openPlatform(ctx context.Context) error {
 		return fault.Wrap(op, err)
 	}
 	n.onClose(n.log.Close)
+	if err := n.observeClock(ctx); err != nil {
+		return fault.Wrap(op, err)
+	}
 	return n.openPublisher()
 }
 

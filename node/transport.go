@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 
 	"creto.dev"
+	"creto.dev/consensus/remoteconsensus"
 	"creto.dev/fault"
 	"creto.dev/internal/logkey"
 	"creto.dev/internal/serve"
@@ -29,6 +30,7 @@ const NodeGroup = "nodes"
 func (n *Node) register(s grpc.ServiceRegistrar) {
 	remotepqc.Register(s, n.pqc)
 	remotenhi.Register(s, n.authority)
+	remoteconsensus.Register(s, n.time.served, n.time.leading)
 }
 
 // authenticate says who calls a contract: over the socket the owner; over TLS a

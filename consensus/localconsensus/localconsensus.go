@@ -253,6 +253,24 @@ func (c *Clock) Raise(ctx context.Context, s creto.Timestamp) error {
 	return fault.Wrap(op, c.setTerm(ctx, s.Term()+1))
 }
 
+// Last returns a stamp that no clock of this database has passed; the zero
+// Timestamp if it never had one. It begins no term: it is for a node that takes its
+// time elsewhere from now on.
+//
+// Errors: those of Clock.Ping.
+func Last(ctx context.Context, d *sql.DB) (creto.Timestamp, error) {
+	var term uint64
+	var mark int64
+	err := d.QueryRowContext(ctx, "SELECT term, mark_ns FROM clock WHERE name = $1", clockName).Scan(&term, &mark)
+	if errors.Is(err, sql.ErrNoRows) {
+		return creto.Timestamp{}, nil
+	}
+	if err != nil {
+		return creto.Timestamp{}, classify("localconsensus.Last", err)
+	}
+	return creto.Timestamp{Logical: creto.LogicalOf(term, creto.MaxCounter), Physical: mark, Source: creto.SourceConsensus}, nil
+}
+
 // Run saves the mark ahead of time, so that no caller waits for the disk, and
 // brings the physical part back to the system's clock where they differ, at an
 // eighth of the time that passes, as adjtime(3) does: stamps never jump. It

@@ -44,8 +44,7 @@ func (h *handTime) pass(d, step, sleep time.Duration) {
 
 func openDB(t testing.TB) *sql.DB {
 	t.Helper()
-	d := dbtest.Open(t)
-	return d
+	return dbtest.Open(t)
 }
 
 func openAt(t testing.TB, d *sql.DB, source timeSource) *Clock {

@@ -1,0 +1,154 @@
+package node_test
+
+import (
+	"context"
+	"net"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"creto.dev"
+	"creto.dev/client"
+	"creto.dev/health"
+	"creto.dev/node"
+)
+
+// within waits until ok.
+func within(t *testing.T, d time.Duration, what string, ok func() bool) {
+	t.Helper()
+	for until := time.Now().Add(d); !ok(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatalf("%s: not within %v", what, d)
+		}
+	}
+}
+
+// clockHealth is what the check says.
+func clockHealth(t *testing.T, c *client.Client) string {
+	t.Helper()
+	_, report, err := c.Health(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := report.Checks["consensus"]
+	return check.State.String() + " " + check.Reason
+}
+
+// stamps returns the stamps of a node's records of an event, the newest first.
+func stamps(t *testing.T, c *client.Client, what string) []creto.Timestamp {
+	t.Helper()
+	page, err := c.Receipts(t.Context(), client.Query{What: what, Limit: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []creto.Timestamp
+	for _, r := range page {
+		list = append(list, r.Record.Stamp)
+	}
+	return list
+}
+
+// A node may take its time from another: then its records are in that one's
+// order. While it is away stamps are local and say so; two records say since when
+// and until when (R-CON-14, B-13).
+func TestRemoteClock(t *testing.T) {
+	first, dir := options(t, t.TempDir()), t.TempDir()
+	_, _, stop := running(t, first)
+	o := options(t, dir)
+	o.Config.Integrations.Consensus.Endpoint = "unix://" + filepath.Join(first.DataDir, client.SocketName)
+	o.Config.Integrations.Consensus.TimeoutMS = 500 // a busy machine
+	_, c, stopSecond := running(t, o)
+	defer stopSecond()
+	if got := clockHealth(t, c); got != "healthy " {
+		t.Errorf("health of time: %q, want healthy", got)
+	}
+	if n := count(t, c, "clock_degraded"); n != 0 {
+		t.Errorf("%d records say that the clock is degraded", n)
+	}
+	stop()
+	within(t, 20*time.Second, "the beginning is recorded", func() bool {
+		_, _ = c.Login(t.Context(), node.BootstrapHuman) // anything that needs a stamp
+		return count(t, c, "clock_degraded") == 1
+	})
+	within(t, 20*time.Second, "health says so", func() bool {
+		return strings.HasPrefix(clockHealth(t, c), health.Unhealthy.String()+" Consensus service unavailable")
+	})
+	if n := count(t, c, "clock_anchored"); n != 0 {
+		t.Errorf("%d anchors while the clock is away", n)
+	}
+	_, _, stop = running(t, first)
+	defer stop()
+	within(t, 30*time.Second, "the end is recorded", func() bool { return count(t, c, "clock_anchored") == 1 })
+	within(t, 20*time.Second, "health says so", func() bool { return clockHealth(t, c) == "healthy " })
+	if n := count(t, c, "clock_degraded"); n != 1 {
+		t.Errorf("%d records of one episode's beginning", n)
+	}
+}
+
+// Without the fallback an action that needs a stamp fails (R-CFG-22).
+func TestRemoteClockWithoutFallback(t *testing.T) {
+	first := options(t, t.TempDir())
+	_, _, stop := running(t, first)
+	o := options(t, t.TempDir())
+	o.Config.Integrations.Consensus.Endpoint = "unix://" + filepath.Join(first.DataDir, client.SocketName)
+	o.Config.Integrations.Consensus.FallbackToLocalTimestamp = false
+	_, c, stopSecond := running(t, o)
+	defer stopSecond()
+	stop()
+	if _, err := c.Login(t.Context(), node.BootstrapHuman); err == nil {
+		t.Error("a login was issued without time")
+	}
+}
+
+// Two nodes that share an etcd have one clock; a node that had its own before goes
+// on after it.
+func TestEtcdClock(t *testing.T) {
+	program, err := exec.LookPath("etcd")
+	if err != nil {
+		t.Skip("there is no etcd; apt-get install etcd-server")
+	}
+	address := func() string {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = l.Close() }()
+		return l.Addr().String()
+	}
+	clients, peers := "http://"+address(), "http://"+address()
+	ctx, cancel := context.WithCancel(context.Background())
+	etcd := exec.CommandContext(ctx, program, "--data-dir", t.TempDir(), "--listen-client-urls", clients, "--advertise-client-urls", clients,
+		"--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers, "--initial-cluster", "default="+peers)
+	if err := etcd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cancel(); _ = etcd.Wait() })
+
+	o := options(t, t.TempDir())
+	_, _, stop := running(t, o) // its own clock first
+	stop()
+	_, c, stop := running(t, o)
+	own := stamps(t, c, "node_started")
+	stop()
+	o.Config.Integrations.Consensus.Endpoint = "etcd://" + strings.TrimPrefix(clients, "http://")
+	o.Config.Integrations.Consensus.TimeoutMS = 500
+	_, c, stop = running(t, o)
+	if got := clockHealth(t, c); got != "healthy " {
+		t.Errorf("health of time: %q, want healthy", got)
+	}
+	shared := stamps(t, c, "node_started")
+	if len(own) != 2 || len(shared) != 3 || shared[0].Logical <= own[0].Logical || shared[0].Source != creto.SourceConsensus {
+		t.Errorf("the node's starts, the newest first: %+v with its own clock, %+v with etcd's", own, shared)
+	}
+	stop()
+	// And back: its own clock goes on after the cluster's.
+	o.Config.Integrations.Consensus.Endpoint = ""
+	_, c, stop = running(t, o)
+	defer stop()
+	_, err = c.Login(t.Context(), node.BootstrapHuman)
+	if back := stamps(t, c, "login_issued"); err != nil || len(back) == 0 || back[0].Logical <= shared[0].Logical {
+		t.Errorf("after the way back: %v, %+v after %+v", err, back, shared)
+	}
+}
