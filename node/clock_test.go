@@ -118,7 +118,7 @@ func TestEtcdClock(t *testing.T) {
 		return l.Addr().String()
 	}
 	clients, peers := "http://"+address(), "http://"+address()
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	etcd := exec.CommandContext(ctx, program, "--data-dir", t.TempDir(), "--listen-client-urls", clients, "--advertise-client-urls", clients,
 		"--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers, "--initial-cluster", "default="+peers)
 	if err := etcd.Start(); err != nil {

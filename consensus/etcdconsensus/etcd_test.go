@@ -124,7 +124,7 @@ func start(t testing.TB, e etcdconsensus.Etcd, c etcdconsensus.Config) life {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	ran := make(chan error, 1)
 	go func() { ran <- clock.Run(ctx) }()
 	stop := sync.OnceFunc(func() {

@@ -37,7 +37,7 @@ func TestStandbys(t *testing.T) {
 	if err := open(s.URL("")); err != nil {
 		t.Fatalf("without standbys: %v", err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	receive := exec.CommandContext(ctx, found[len(found)-1], "--directory", t.TempDir(), "--synchronous", "--no-loop", "--dbname", s.URL(""))
 	if err := receive.Start(); err != nil {
 		t.Fatal(err)
