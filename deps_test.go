@@ -41,7 +41,7 @@ var layers = []layer{
 	{"3c", "audit"},
 	{"3d", "authz memory storage"},
 	{"3e", "inference"},
-	{"3f", "gate receipt"},
+	{"3f", "gate receipt receipt/verifier"},
 	{"4", "internal/durable"},
 	{"4", "internal/journal"}, // a queue of bytes
 	{"4", "internal/db"},      // the enablement layer and the engines keep tables; contracts do not

@@ -286,7 +286,7 @@ func (r Record) Open(key func(Personal) []byte) (Record, error) {
 func (p Personal) open(record RecordID, key []byte) (personal, error) {
 	const op fault.Op = "audit.open"
 	var content personal
-	if subtle.ConstantTimeCompare(commitment(key), p.Commitment) != 1 {
+	if len(key) != keyBytes || subtle.ConstantTimeCompare(commitment(key), p.Commitment) != 1 {
 		return content, fault.New(op, fault.AuditProofVerificationFailed, "the key is not the one that the record commits to")
 	}
 	aead, err := newAEAD(key)
