@@ -9,7 +9,7 @@ MAKEFLAGS   += --no-print-directory
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 RUNSC   := v0.0.0-20260905035102-160fafc42237
-DEBIAN  := python3 curl chromium postgresql:/usr/lib/postgresql/*/bin/postgres etcd-server:/usr/bin/etcd iproute2:/usr/bin/ip,/usr/sbin/ip,/sbin/ip strace
+DEBIAN  := python3 curl chromium postgresql:/usr/lib/postgresql/*/bin/postgres etcd-server:/usr/bin/etcd iproute2:/usr/bin/ip,/usr/sbin/ip,/sbin/ip strace nodejs:/usr/bin/node,/usr/local/bin/node
 FIPS    := v1.0.0 v1.26.0
 LINT     = go tool -modfile=$(CURDIR)/tools/go.mod golangci-lint run --config $(CURDIR)/.golangci.yml
 SQL      = $(shell go list -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... | grep 'creto.dev/internal/db/dbtest' | cut -d ' ' -f 1 | grep -v /cmd/)

@@ -120,6 +120,8 @@ func (c *Console) Handler() http.Handler {
 	mux.HandleFunc("GET /console/static/{file}", func(w http.ResponseWriter, r *http.Request) {
 		http.ServeFileFS(w, r, files, "static/"+r.PathValue("file"))
 	})
+	mux.Handle("GET /console/verifier/", verifierFiles())
+	mux.HandleFunc("GET /console/verify", c.verify)
 	mux.HandleFunc("GET /console/login", c.showLogin)
 	mux.HandleFunc("POST /console/login", c.login)
 	mux.HandleFunc("POST /console/logout", c.with(c.logout))
@@ -208,8 +210,9 @@ type page struct {
 	Title   string
 	Session login.Session
 	Tab     string
-	Refresh int // seconds; 0 for none
-	Script  bool
+	Refresh int    // seconds; 0 for none
+	Script  bool   // the one for passkeys
+	Module  string // another script, which talks to nobody
 	Onward  string // where the page leads by itself; "" for nowhere
 	Data    any
 	Notice  string
@@ -223,8 +226,11 @@ func (c *Console) render(w http.ResponseWriter, r *http.Request, status int, nam
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	if p.Script {
+	switch {
+	case p.Script:
 		w.Header().Set("Content-Security-Policy", scripted)
+	case p.Module != "":
+		w.Header().Set("Content-Security-Policy", offline)
 	}
 	w.WriteHeader(status)
 	_, _ = out.WriteTo(w) // a reader who left needs no answer

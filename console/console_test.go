@@ -321,6 +321,10 @@ func TestHeaders(t *testing.T) {
 		{"GET", "/console/account", 200, "text/html; charset=utf-8"},
 		{"POST", "/console/account/passkeys/begin", 403, "text/html; charset=utf-8"},
 		{"POST", "/console/login/passkey", 401, "application/json"},
+		{"GET", "/console/verify", 200, "text/html; charset=utf-8"},
+		{"GET", "/console/verifier/verify.mjs", 200, "text/javascript; charset=utf-8"},
+		{"GET", "/console/verifier/noble/hashes/_u64.js", 200, "text/javascript; charset=utf-8"},
+		{"GET", "/console/verifier/testdata/answer.mjs", 404, "text/plain; charset=utf-8"},
 		{"GET", "/console/static/passkey.js", 200, "text/javascript; charset=utf-8"},
 		{"GET", "/console/static/console.css", 200, "text/css; charset=utf-8"},
 		{"GET", "/console/static/icon.svg", 200, "image/svg+xml"},
@@ -341,6 +345,12 @@ func TestHeaders(t *testing.T) {
 		}
 		if !strings.HasPrefix(head.Get("Content-Security-Policy"), "default-src 'none'; style-src 'self';") || head.Get("X-Content-Type-Options") != "nosniff" || head.Get("Referrer-Policy") != "same-origin" {
 			t.Errorf("%s %s has the header %v", test.method, test.path, head)
+		}
+		if test.path == "/console/verify" { // what it reads goes nowhere
+			if policy := head.Get("Content-Security-Policy"); !strings.Contains(policy, "script-src 'self'; form-action 'none'") || strings.Contains(policy, "connect-src") {
+				t.Errorf("%s has the policy %q", test.path, policy)
+			}
+			continue
 		}
 		// A script runs only where a passkey may be used, and only ours.
 		wantScript := test.path == "/console/login" || test.path == "/console/account"

@@ -442,13 +442,16 @@ func (d *demo) bundle(ctx context.Context) error {
 		return fault.WrapAs("creto.demo", fault.Unavailable, err, "%s cannot be written", bad)
 	}
 	code, out, err := d.creto(ctx, "verify", bad).wait()
-	if err := errors.Join(err, os.Remove(bad)); err != nil {
+	if err != nil {
 		return err
 	}
 	if code == 0 {
 		return fault.New("creto.demo", fault.Internal, "a changed bundle verifies")
 	}
 	d.say("node stopped; one byte flipped in the refund's record at index %d: %s", index, lastLine(out))
+	if err := errors.Join(d.secondOpinion(ctx, path, bad), os.Remove(bad)); err != nil {
+		return err
+	}
 	d.say("explore what is left:  creto serve --data %s   ·   remove it:  rm -r %s", d.app.dataDir, d.app.dataDir)
 	code, out, err = d.creto(ctx, "verify", path).wait()
 	if err != nil {

@@ -51,7 +51,7 @@ function clientData(data) { // WebAuthn level 3, section 5.8.1; no name may be t
     let depth = 0, last;
     for (const [token] of source.matchAll(/"(?:[^"\\]|\\.)*"|[{}[\]:]/g)) {
       depth += '{['.includes(token) - ']}'.includes(token);
-      if (token === ':' && depth === 1) names.push(JSON.parse(last).toWellFormed());
+      if (token === ':' && depth === 1) names.push(JSON.parse(last).replace(/\p{Cs}/gu, '\ufffd'));
       last = token;
     }
     must(source.trimStart()[0] === '{' && new Set(names).size === names.length);
@@ -78,4 +78,12 @@ export function presence(l) {
   must(c.type === 'webauthn.get' && c.challenge === challenge && c.origin === p.origin && !Object.hasOwn(c, 'topOrigin') && (!Object.hasOwn(c, 'crossOrigin') || c.crossOrigin === false), of + 'it is for something else');
   must(same(p.data.subarray(0, 32), sha256(ascii(p.party))) && (flags & 5) === 5 && (flags & 0x18) !== 0x10 && !(flags & 0x40) && !!(flags & 0x80) === p.data.length > 37, of + 'its authenticator data');
   must(passkey(p.key)(join(p.data, sha256(p.client)), p.signature), of + 'its signature is wrong');
+}
+
+/** known says how the human was known, for people. Parts of it are words of others. */
+export function known({ kind, data }) {
+  if (kind === 'webauthn') return `by passkey (${assertion(decode(data)).party})`;
+  if (kind !== 'oidc') return 'by bootstrap: whoever held the data directory';
+  const e = evidence(decode(data));
+  return `by OIDC ${e.issuer} subject ${e.subject}`;
 }
