@@ -22,6 +22,7 @@ import (
 	product "creto.dev"
 	"creto.dev/audit"
 	"creto.dev/audit/audittest"
+	"creto.dev/audit/intake"
 	"creto.dev/audit/localaudit"
 	"creto.dev/consensus/localconsensus"
 	"creto.dev/internal/db"
@@ -141,7 +142,7 @@ func openOurs(ctx context.Context, dir string) (*ours, error) {
 		return nil, errors.Join(err, d.Close())
 	}
 	key := pqc.NewSymmetricKey(pqc.AES256GCM, make([]byte, pqc.SymmetricKeySize))
-	l, err := localaudit.Open(ctx, localaudit.Config{Journal: journal.Config{Dir: filepath.Join(dir, "audit")}}, d, p, clock, signer, key, slog.New(slog.DiscardHandler))
+	l, err := localaudit.Open(ctx, localaudit.Config{Intake: intake.Config{Journal: journal.Config{Dir: filepath.Join(dir, "audit")}}}, d, p, clock, signer, key, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, errors.Join(err, d.Close())
 	}

@@ -17,6 +17,7 @@ import (
 
 	product "creto.dev"
 	"creto.dev/audit"
+	"creto.dev/audit/intake"
 	"creto.dev/audit/localaudit"
 	"creto.dev/authz"
 	"creto.dev/authz/localauthz"
@@ -108,7 +109,7 @@ func build(ctx context.Context, policies, depth int, limited bool) (h *house, er
 	if err != nil {
 		return nil, err
 	}
-	if h.log, err = localaudit.Open(ctx, localaudit.Config{Journal: journal.Config{Dir: h.dir}}, d, p, h.clock, signer, kek, silent); err != nil {
+	if h.log, err = localaudit.Open(ctx, localaudit.Config{Intake: intake.Config{Journal: journal.Config{Dir: h.dir}}}, d, p, h.clock, signer, kek, silent); err != nil {
 		return nil, err
 	}
 	h.close = func() error { return errors.Join(h.log.Close(), d.Close(), os.RemoveAll(h.dir)) }

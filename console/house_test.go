@@ -18,6 +18,7 @@ import (
 
 	"creto.dev"
 	"creto.dev/audit"
+	"creto.dev/audit/intake"
 	"creto.dev/audit/localaudit"
 	"creto.dev/authz"
 	"creto.dev/consensus/consensustest"
@@ -88,7 +89,7 @@ func open(t testing.TB, origin string, providers ...login.ProviderConfig) *house
 	signer, err := h.authority.CheckpointSigner(ctx, "test.local/log")
 	check(err)
 	quiet := slog.New(slog.DiscardHandler)
-	h.log, err = localaudit.Open(ctx, localaudit.Config{Journal: journal.Config{Dir: filepath.Join(dir, "audit")}, Flush: 10 * time.Millisecond}, h.db, p, h.clock, signer, kek, quiet)
+	h.log, err = localaudit.Open(ctx, localaudit.Config{Intake: intake.Config{Journal: journal.Config{Dir: filepath.Join(dir, "audit")}, Flush: 10 * time.Millisecond}}, h.db, p, h.clock, signer, kek, quiet)
 	check(err)
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	logged := make(chan struct{})

@@ -13,6 +13,7 @@ import (
 
 	"creto.dev"
 	"creto.dev/audit"
+	"creto.dev/audit/intake"
 	"creto.dev/audit/localaudit"
 	"creto.dev/authz"
 	"creto.dev/authz/localauthz"
@@ -131,7 +132,7 @@ func build(t testing.TB) *house {
 	certificates, err := h.authority.Certificates(ctx, origin)
 	must(err)
 	h.certificates = certificates
-	local, err := localaudit.Open(ctx, localaudit.Config{Journal: journal.Config{Dir: dir, RingBytes: 1 << 20}}, d, p, h.clock, signer, kek, silent)
+	local, err := localaudit.Open(ctx, localaudit.Config{Intake: intake.Config{Journal: journal.Config{Dir: dir, RingBytes: 1 << 20}}}, d, p, h.clock, signer, kek, silent)
 	must(err)
 	t.Cleanup(func() {
 		if err := errors.Join(local.Close(), d.Close()); err != nil {

@@ -18,6 +18,7 @@ import (
 
 	"creto.dev"
 	"creto.dev/audit"
+	"creto.dev/audit/intake"
 	"creto.dev/audit/localaudit"
 	"creto.dev/authz/localauthz"
 	"creto.dev/consensus/localconsensus"
@@ -93,7 +94,7 @@ func open(t testing.TB, cfg gateway.Config, models []inference.Model, allow ...s
 	signer, err := h.authority.CheckpointSigner(ctx, "test.local/log")
 	check(err)
 	quiet := slog.New(slog.DiscardHandler)
-	h.log, err = localaudit.Open(ctx, localaudit.Config{Journal: journal.Config{Dir: filepath.Join(dir, "audit")}, Flush: 10 * time.Millisecond}, d, p, clock, signer, kek, quiet)
+	h.log, err = localaudit.Open(ctx, localaudit.Config{Intake: intake.Config{Journal: journal.Config{Dir: filepath.Join(dir, "audit")}, Flush: 10 * time.Millisecond}}, d, p, clock, signer, kek, quiet)
 	check(err)
 
 	var alice creto.ID

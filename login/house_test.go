@@ -11,6 +11,7 @@ import (
 
 	"creto.dev"
 	"creto.dev/audit"
+	"creto.dev/audit/intake"
 	"creto.dev/audit/localaudit"
 	"creto.dev/consensus/consensustest"
 	"creto.dev/fault"
@@ -62,7 +63,7 @@ func open(t testing.TB) *house {
 	check(err)
 	signer, err := h.authority.CheckpointSigner(ctx, "test.local/log")
 	check(err)
-	h.log, err = localaudit.Open(ctx, localaudit.Config{Journal: journal.Config{Dir: filepath.Join(dir, "audit")}, Flush: time.Millisecond}, h.db, p, h.clock, signer, kek, slog.New(slog.DiscardHandler))
+	h.log, err = localaudit.Open(ctx, localaudit.Config{Intake: intake.Config{Journal: journal.Config{Dir: filepath.Join(dir, "audit")}, Flush: time.Millisecond}}, h.db, p, h.clock, signer, kek, slog.New(slog.DiscardHandler))
 	check(err)
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	logged := make(chan struct{})

@@ -20,6 +20,7 @@ import (
 
 	"creto.dev"
 	"creto.dev/audit"
+	"creto.dev/audit/intake"
 	"creto.dev/audit/localaudit"
 	"creto.dev/audit/witness"
 	"creto.dev/authz"
@@ -200,10 +201,12 @@ func (n *Node) openPlatform(ctx context.Context) error {
 		return fault.Wrap(op, err)
 	}
 	n.log, err = localaudit.Open(ctx, localaudit.Config{
-		Journal: journal.Config{Dir: filepath.Join(n.options.DataDir, "audit"), Slots: cfg.Integrations.Audit.LocalBufferMaxSize},
-		Self:    n.self(), Batch: cfg.Integrations.Audit.BatchSize,
-		Flush:   time.Duration(cfg.Integrations.Audit.FlushIntervalMS) * time.Millisecond,
-		Timeout: time.Duration(cfg.Integrations.Audit.TimeoutMS) * time.Millisecond,
+		Self: n.self(), Intake: intake.Config{
+			Journal: journal.Config{Dir: filepath.Join(n.options.DataDir, "audit"), Slots: cfg.Integrations.Audit.LocalBufferMaxSize},
+			Batch:   cfg.Integrations.Audit.BatchSize,
+			Flush:   time.Duration(cfg.Integrations.Audit.FlushIntervalMS) * time.Millisecond,
+			Timeout: time.Duration(cfg.Integrations.Audit.TimeoutMS) * time.Millisecond,
+		},
 	}, n.db, n.pqc, n.clock, signer, key, n.options.Log)
 	if err != nil {
 		return fault.Wrap(op, err)

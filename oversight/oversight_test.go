@@ -18,6 +18,7 @@ import (
 	"creto.dev"
 	"creto.dev/audit"
 	"creto.dev/audit/audittest"
+	"creto.dev/audit/intake"
 	"creto.dev/audit/localaudit"
 	"creto.dev/authz"
 	"creto.dev/consensus/consensustest"
@@ -83,7 +84,7 @@ func open(t testing.TB) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := localaudit.Open(t.Context(), localaudit.Config{Journal: journal.Config{Dir: dir, RingBytes: 1 << 20}}, d, p, h.clock, signer, pqc.NewSymmetricKey(pqc.AES256GCM, make([]byte, pqc.SymmetricKeySize)), slog.New(slog.DiscardHandler))
+	l, err := localaudit.Open(t.Context(), localaudit.Config{Intake: intake.Config{Journal: journal.Config{Dir: dir, RingBytes: 1 << 20}}}, d, p, h.clock, signer, pqc.NewSymmetricKey(pqc.AES256GCM, make([]byte, pqc.SymmetricKeySize)), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

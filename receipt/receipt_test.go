@@ -21,6 +21,7 @@ import (
 
 	"creto.dev"
 	"creto.dev/audit"
+	"creto.dev/audit/intake"
 	"creto.dev/audit/localaudit"
 	"creto.dev/consensus/consensustest"
 	"creto.dev/fault"
@@ -77,7 +78,7 @@ func build(t testing.TB) *world {
 		t.Fatal(err)
 	}
 	root, rootPublic := key(t, 2)
-	w.log, err = localaudit.Open(t.Context(), localaudit.Config{Journal: journal.Config{Dir: dir, RingBytes: 1 << 20}}, d, p, w.clock, signer, pqc.NewSymmetricKey(pqc.AES256GCM, make([]byte, pqc.SymmetricKeySize)), slog.New(slog.DiscardHandler))
+	w.log, err = localaudit.Open(t.Context(), localaudit.Config{Intake: intake.Config{Journal: journal.Config{Dir: dir, RingBytes: 1 << 20}}}, d, p, w.clock, signer, pqc.NewSymmetricKey(pqc.AES256GCM, make([]byte, pqc.SymmetricKeySize)), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

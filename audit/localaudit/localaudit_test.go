@@ -17,6 +17,7 @@ import (
 	"creto.dev"
 	"creto.dev/audit"
 	"creto.dev/audit/audittest"
+	"creto.dev/audit/intake"
 	"creto.dev/audit/localaudit"
 	"creto.dev/consensus/localconsensus"
 	"creto.dev/fault"
@@ -48,7 +49,7 @@ func open(t testing.TB, dir string, edit func(*localaudit.Config)) opened {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := localaudit.Config{Journal: journal.Config{Dir: filepath.Join(dir, "audit"), RingBytes: 1 << 20}}
+	cfg := localaudit.Config{Intake: intake.Config{Journal: journal.Config{Dir: filepath.Join(dir, "audit"), RingBytes: 1 << 20}}}
 	if edit != nil {
 		edit(&cfg)
 	}
@@ -94,7 +95,7 @@ func TestNextLife(t *testing.T) {
 // The ring goes round many times, with records of every length.
 func TestRingLaps(t *testing.T) {
 	dir := t.TempDir()
-	o := open(t, dir, func(c *localaudit.Config) { c.Journal.RingBytes = 8 << 10 })
+	o := open(t, dir, func(c *localaudit.Config) { c.Intake.Journal.RingBytes = 8 << 10 })
 	const records = 300
 	for i := range records {
 		r := audittest.Record(creto.CallModel, i)
@@ -115,7 +116,7 @@ func TestRingLaps(t *testing.T) {
 
 // A full log makes its callers wait, and says so when their time is up.
 func TestFull(t *testing.T) {
-	o := open(t, t.TempDir(), func(c *localaudit.Config) { c.Journal.Slots = 2 })
+	o := open(t, t.TempDir(), func(c *localaudit.Config) { c.Intake.Journal.Slots = 2 })
 	for i := range 2 {
 		if _, err := o.log.Log(t.Context(), audittest.Record(creto.CallModel, i)); err != nil {
 			t.Fatal(err)
@@ -154,7 +155,7 @@ func TestDamagedFront(t *testing.T) {
 	if err := os.WriteFile(path, ring, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	o := open(t, dir, func(c *localaudit.Config) { c.Flush = time.Millisecond })
+	o := open(t, dir, func(c *localaudit.Config) { c.Intake.Flush = time.Millisecond })
 	run(t, o.log)
 	gap := await(t, o.log, audit.EventAuditGap)
 	if gap.Record.Detail["lost"] != "1" || gap.Record.SignatureStatus != "valid" || gap.Record.Who.Name != "creto" {
@@ -228,7 +229,7 @@ func victim(dir string) {
 	if err != nil {
 		panic(err)
 	}
-	l, err := localaudit.Open(ctx, localaudit.Config{Journal: journal.Config{Dir: filepath.Join(dir, "audit"), RingBytes: 1 << 20}, Flush: 5 * time.Millisecond}, d, p, clock, signer, pqc.NewSymmetricKey(pqc.AES256GCM, make([]byte, pqc.SymmetricKeySize)), slog.New(slog.DiscardHandler))
+	l, err := localaudit.Open(ctx, localaudit.Config{Intake: intake.Config{Journal: journal.Config{Dir: filepath.Join(dir, "audit"), RingBytes: 1 << 20}, Flush: 5 * time.Millisecond}}, d, p, clock, signer, pqc.NewSymmetricKey(pqc.AES256GCM, make([]byte, pqc.SymmetricKeySize)), slog.New(slog.DiscardHandler))
 	if err != nil {
 		panic(err)
 	}
@@ -311,7 +312,7 @@ func FuzzParseRecord(f *testing.F) {
 }
 
 func BenchmarkLog(b *testing.B) {
-	o := open(b, b.TempDir(), func(c *localaudit.Config) { c.Journal.RingBytes = 64 << 20; c.Journal.Slots = 1 << 20 })
+	o := open(b, b.TempDir(), func(c *localaudit.Config) { c.Intake.Journal.RingBytes = 64 << 20; c.Intake.Journal.Slots = 1 << 20 })
 	ctx, stop := context.WithCancel(b.Context())
 	go func() { _ = o.log.Run(ctx) }()
 	defer stop()
@@ -327,7 +328,7 @@ func BenchmarkLog(b *testing.B) {
 
 // BenchmarkDrain is what the tree costs a record, in batches of 1,000.
 func BenchmarkDrain(b *testing.B) {
-	o := open(b, b.TempDir(), func(c *localaudit.Config) { c.Journal.RingBytes = 64 << 20 })
+	o := open(b, b.TempDir(), func(c *localaudit.Config) { c.Intake.Journal.RingBytes = 64 << 20 })
 	const batch = 1000
 	rs := make([]audit.Record, batch)
 	b.ReportAllocs()

@@ -212,7 +212,7 @@ func (l *Log) Disclose(ctx context.Context, e audit.Entry) ([]audit.Disclosure, 
 func (l *Log) Erase(ctx context.Context, human, by creto.ID) (creto.ID, error) {
 	const op fault.Op = "localaudit.Erase"
 	// What waits is sealed first, so that nothing of it needs the key later.
-	if err := l.drain(ctx); err != nil {
+	if err := l.Flush(ctx); err != nil {
 		return creto.ID{}, err
 	}
 	l.people.mu.Lock()
@@ -226,7 +226,7 @@ func (l *Log) Erase(ctx context.Context, human, by creto.ID) (creto.ID, error) {
 	if err != nil {
 		return creto.ID{}, fault.Wrap(op, err)
 	}
-	r := audit.Record{ID: creto.NewUUID(), Stamp: now, Who: by, What: audit.EventSubjectErased, Resource: "Human::" + pseudonym.Name, Outcome: audit.Success}
+	r := audit.Record{Stamp: now, Who: by, What: audit.EventSubjectErased, Resource: "Human::" + pseudonym.Name, Outcome: audit.Success}
 	if by == human {
 		r.Who = l.cfg.Self // or this record would need the key
 	}

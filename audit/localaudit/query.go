@@ -33,7 +33,7 @@ func (l *Log) Entry(ctx context.Context, id audit.RecordID) (audit.Entry, error)
 			return audit.Entry{}, unavailable(op, db.Classify(op, err))
 		}
 		if try == 0 {
-			if err := l.drain(ctx); err != nil {
+			if err := l.Flush(ctx); err != nil {
 				return audit.Entry{}, err
 			}
 		}
@@ -100,7 +100,7 @@ func (l *Log) Query(ctx context.Context, f audit.Filter) ([]audit.Entry, error) 
 	if f.Limit < 0 || f.Before < 0 || f.From < 0 || f.Oldest && f.Before > 0 || !f.Oldest && f.From > 0 {
 		return nil, fault.New(op, fault.InvalidArgument, "a page goes up from the index From, or down from the newest or what is before Before; its limit is 0 to %d", audit.MaxPage)
 	}
-	if err := l.drain(ctx); err != nil {
+	if err := l.Flush(ctx); err != nil {
 		return nil, err
 	}
 	if f.Limit == 0 {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -14,11 +15,11 @@ import (
 
 	"golang.org/x/mod/sumdb/tlog"
 
-	"creto.dev"
 	"creto.dev/audit"
 	"creto.dev/fault"
 	"creto.dev/internal/db"
 	"creto.dev/internal/durable"
+	"creto.dev/internal/logkey"
 )
 
 // Records leave the database in segments of whole entry bundles. Their hashes
@@ -29,6 +30,25 @@ const segmentLeaves = 16 * tileWidth
 
 // retainEvery is how often Run looks for segments that are old enough.
 const retainEvery = time.Hour
+
+// retain runs Retain until ctx ends.
+func (l *Log) retain(ctx context.Context) {
+	if l.cfg.Retention <= 0 {
+		return
+	}
+	tick := time.NewTicker(retainEvery)
+	defer tick.Stop()
+	for {
+		if err := l.Retain(ctx); err != nil && ctx.Err() == nil {
+			l.log.LogAttrs(ctx, slog.LevelError, "old audit records cannot be sealed", slog.Any(logkey.Error, err))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
 
 // Retain seals the segments whose records are all older than the retention: it
 // writes their entry bundles to the archive, in the layout of C2SP tlog-tiles,
@@ -101,17 +121,14 @@ func (l *Log) sealSegment(ctx context.Context, first int64) error {
 	if err != nil {
 		return err
 	}
-	l.mu.Lock()
-	signer := l.signer
-	l.mu.Unlock()
 	r := audit.Record{
-		ID: creto.NewUUID(), Who: l.cfg.Self, What: audit.EventSegmentSealed, Resource: "Log::" + signer.Keys().Origin, Outcome: audit.Success,
+		Who: l.cfg.Self, What: audit.EventSegmentSealed, Resource: "Log::" + l.origin(), Outcome: audit.Success,
 		Detail: map[string]string{
 			"first": strconv.FormatInt(first, 10), "behind": strconv.FormatInt(first+segmentLeaves, 10), "root": root.String(),
 			"archived": strconv.FormatBool(l.cfg.Archive != ""),
 		},
 	}
-	if err := l.logOwn(ctx, r, signer); err != nil {
+	if err := l.LogOwn(ctx, r); err != nil {
 		return err
 	}
 	return db.Tx(ctx, l.db, func(tx *sql.Tx) error {

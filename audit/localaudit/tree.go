@@ -23,42 +23,6 @@ import (
 	"creto.dev/internal/logkey"
 )
 
-// maxDrain bounds one transaction.
-const maxDrain = 1000
-
-// drain moves everything that waits in the journal into the tree. Rows, tiles and
-// head commit together, so a crash repeats a batch or has done it, and a record
-// that is there already is passed over.
-func (l *Log) drain(ctx context.Context) error {
-	const op fault.Op = "localaudit.drain"
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for {
-		frames, missing, err := l.journal.Pending(maxDrain)
-		l.missed += missing
-		if err == nil && len(frames) > 0 {
-			err = l.insert(ctx, frames)
-		}
-		if err == nil && len(frames) > 0 {
-			err = l.journal.Release(frames[len(frames)-1].Sequence)
-		}
-		if err != nil {
-			if !l.failed && ctx.Err() == nil {
-				l.log.LogAttrs(ctx, slog.LevelError, "audit records wait: the database refuses them", slog.Any(logkey.Error, err))
-			}
-			l.failed = true
-			return unavailable(op, err)
-		}
-		if l.failed && len(frames) > 0 {
-			l.failed = false
-			l.log.LogAttrs(ctx, slog.LevelInfo, "audit records enter the tree again", slog.Int(logkey.Records, len(frames)))
-		}
-		if len(frames) == 0 {
-			return nil
-		}
-	}
-}
-
 // frontSequence returns the last frame that the tree has of a queue.
 func frontSequence(ctx context.Context, q querier, id creto.UUID) (uint64, error) {
 	var sequence int64
@@ -69,10 +33,12 @@ func frontSequence(ctx context.Context, q querier, id creto.UUID) (uint64, error
 	return uint64(sequence), db.Classify("localaudit.frontSequence", err)
 }
 
-// insert appends a batch to the tree. The caller holds mu.
-func (l *Log) insert(ctx context.Context, frames []journal.Frame) error {
-	const op fault.Op = "localaudit.insert"
-	id := l.journal.ID()
+// Take implements intake.Sink: it moves records into the tree. Rows, index, tiles
+// and head commit together, so a crash repeats a batch or has done it, and a record
+// that is there already is passed over.
+func (l *Log) Take(ctx context.Context, frames []journal.Frame) error {
+	const op fault.Op = "localaudit.Take"
+	id := l.ID()
 	records := l.decode(ctx, frames)
 	var next edge
 	var added indexWrites
@@ -117,6 +83,8 @@ func (l *Log) insert(ctx context.Context, frames []journal.Frame) error {
 	if err != nil {
 		return err
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if next.size > l.edge.size {
 		close(l.grown)
 		l.grown = make(chan struct{})
@@ -168,7 +136,7 @@ func (l *Log) decode(ctx context.Context, frames []journal.Frame) []waiting {
 			// Encode lets no such record in. One that is here all the same must not
 			// keep what follows out of the tree.
 			l.log.LogAttrs(ctx, slog.LevelError, "a frame of the audit log's front is no record and was left out", slog.Uint64(logkey.Sequence, frames[i].Sequence), slog.Any(logkey.Error, err))
-			l.missed++
+			l.Lost(1)
 			continue
 		}
 		records[n] = records[i]
@@ -293,7 +261,7 @@ func grow(ctx context.Context, tx *sql.Tx, e edge, rows []row) (edge, error) {
 // Checkpoint implements audit.Log.
 func (l *Log) Checkpoint(ctx context.Context) (audit.Checkpoint, error) {
 	const op fault.Op = "localaudit.Checkpoint"
-	if err := l.drain(ctx); err != nil {
+	if err := l.Flush(ctx); err != nil {
 		return audit.Checkpoint{}, err
 	}
 	l.mu.Lock()

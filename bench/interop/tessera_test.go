@@ -30,6 +30,7 @@ import (
 	"creto.dev"
 	"creto.dev/audit"
 	"creto.dev/audit/audittest"
+	"creto.dev/audit/intake"
 	"creto.dev/audit/localaudit"
 	"creto.dev/audit/witness"
 	"creto.dev/consensus/localconsensus"
@@ -75,7 +76,7 @@ func open(t testing.TB) served {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := localaudit.Open(ctx, localaudit.Config{Journal: journal.Config{Dir: filepath.Join(dir, "audit")}}, d, p, clock, signer, pqc.NewSymmetricKey(pqc.AES256GCM, make([]byte, pqc.SymmetricKeySize)), quiet)
+	l, err := localaudit.Open(ctx, localaudit.Config{Intake: intake.Config{Journal: journal.Config{Dir: filepath.Join(dir, "audit")}}}, d, p, clock, signer, pqc.NewSymmetricKey(pqc.AES256GCM, make([]byte, pqc.SymmetricKeySize)), quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
