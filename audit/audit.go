@@ -327,6 +327,12 @@ type Log interface {
 	// Errors: those of Proof.
 	Consistency(ctx context.Context, from, to int64) ([][32]byte, error)
 
+	// Disclose returns the keys of what is personal in an entry, as far as they
+	// exist: whoever is given them can read it, in this record alone.
+	//
+	// Errors: AuditNotFound (Permanent) if the entry is not in the log.
+	Disclose(ctx context.Context, e Entry) ([]Disclosure, error)
+
 	// Ping reports whether the log can accept and prove. It adds nothing
 	// (B-16).
 	//

@@ -77,11 +77,12 @@ func (g *Gate) write(ctx context.Context, r audit.Record) (audit.RecordID, error
 // a consented action has the consent's id (see Approver.Consume).
 func (p *pass) record(ctx context.Context) audit.Record {
 	r := audit.Record{
-		ID: creto.NewUUID(), Who: p.caller.identity.ID, OnBehalfOf: p.chain.Human(), Chain: p.chain.Digest(),
+		Who: p.caller.identity.ID, OnBehalfOf: p.chain.Human(), Chain: p.chain.Digest(),
 		What: p.action.Name, Resource: text(p.action.Resource.String(), maxResourceBytes+maxTextBytes), Args: p.action.ArgsDigest(),
 		Sandbox: text(p.action.Sandbox, maxTextBytes), Isolation: text(p.action.Isolation, maxTextBytes), Detail: p.detail,
 	}
 	p.date(ctx, &r)
+	r.ID = creto.NewUUIDAt(r.Stamp.Time())
 	if d := p.decision; !d.Version.IsZero() {
 		r.Decision = &audit.Decision{Kind: d.Kind.String(), Version: d.Version}
 		for i, policy := range d.Policies {
