@@ -336,8 +336,8 @@ type Log interface {
 	// Ping reports whether the log can accept and prove. It adds nothing
 	// (B-16).
 	//
-	// Errors: AuditUnavailable (Degraded), also once four fifths of the room
-	// for waiting records are taken; AuditProofVerificationFailed (Security) or
+	// Errors: AuditUnavailable (Degraded); AuditTimeout (Transient) if it is slow:
+	// four fifths of the room for waiting records are taken; AuditProofVerificationFailed (Security) or
 	// DataLoss (Security) if the newest record cannot be proven.
 	Ping(ctx context.Context) error
 }

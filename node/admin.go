@@ -473,7 +473,11 @@ func (n *Node) Erase(ctx context.Context, e client.Erasure) (client.Erased, erro
 	if slices.ContainsFunc(active, func(h client.Human) bool { return h.Name == e.Human }) {
 		return client.Erased{}, fault.New(op, fault.FailedPrecondition, "%s can still act; first run: creto human remove %s", e.Human, e.Human)
 	}
-	pseudonym, err := n.log.Erase(ctx, human, caller)
+	tree, err := n.ownTree(op)
+	if err != nil {
+		return client.Erased{}, err
+	}
+	pseudonym, err := tree.Erase(ctx, human, caller)
 	return client.Erased{Pseudonym: pseudonym}, err
 }
 
@@ -490,6 +494,10 @@ func (n *Node) entries(ctx context.Context, q client.Query) ([]audit.Entry, erro
 
 // Bundle implements serve.Admin.
 func (n *Node) Bundle(ctx context.Context, q client.Query) ([]byte, error) {
+	// What signs the heads of a log elsewhere hangs on that node's root.
+	if _, err := n.ownTree("node.Bundle"); err != nil {
+		return nil, err
+	}
 	entries, err := n.entries(ctx, q)
 	if err != nil {
 		return nil, err

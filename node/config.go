@@ -255,6 +255,13 @@ type PublicationConfig struct {
 	// Witnesses cosign each published head, and WitnessQuorum of them must.
 	Witnesses     []witness.Peer `toml:"witnesses"`
 	WitnessQuorum int            `toml:"witness_quorum"`
+	// Retention is how long records stay in the database; 0 means for ever.
+	// Archive is the directory that they go to then; "" means nowhere.
+	Retention Duration `toml:"retention"`
+	Archive   string   `toml:"archive"`
+	// SpoolMiB bounds what waits on disk while the database does not take
+	// records. 0 means 1 GiB, or a tenth of the free disk if that is less.
+	SpoolMiB int `toml:"spool_mib"`
 }
 
 // IntegrationsConfig is where each contract is served: in this process, unless

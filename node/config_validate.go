@@ -107,6 +107,11 @@ func (c Config) problems() []configProblem {
 	k.oneOf("audit.publish", c.Audit.Publish, PublishNone, PublishProofs, PublishAll)
 	k.within("audit.publish_interval", c.Audit.PublishInterval, time.Second, time.Hour)
 	k.absolute("audit.checkpoint_file", c.Audit.CheckpointFile)
+	k.absolute("audit.archive", c.Audit.Archive)
+	if c.Audit.Retention != 0 {
+		k.within("audit.retention", c.Audit.Retention, 24*time.Hour, 100*365*24*time.Hour)
+	}
+	k.between("audit.spool_mib", c.Audit.SpoolMiB, 0, 1<<20)
 	for _, problem := range c.Audit.publisher().Problems() {
 		key, text, _ := strings.Cut(problem, ": ")
 		k.addf("audit."+key, "%s", text)
@@ -313,7 +318,10 @@ func (k *configChecker) integrations(c IntegrationsConfig) {
 		k.oneOf("integrations.crypto."+key, got.String(), built.String())
 	}
 	k.consensus(c.Consensus)
-	k.remote("audit", c.Audit.RemoteConfig)
+	if err := c.Audit.checkEndpoint(); err != nil {
+		k.addf("integrations.audit.endpoint", "%s", fault.Message(err))
+	}
+	k.policy("audit", c.Audit.RemoteConfig)
 	if !c.Audit.AsyncWrites {
 		k.addf("integrations.audit.async_writes", "only true is built: records are durable when accepted, and sequenced later")
 	}

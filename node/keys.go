@@ -73,7 +73,9 @@ func (n *Node) RotateKey(ctx context.Context, name client.KeyName) (client.Key, 
 	case nhi.RoleCheckpoint:
 		signer, signerErr := n.authority.CheckpointSigner(ctx, n.logOrigin())
 		if err = signerErr; err == nil {
-			n.log.Rekey(signer)
+			if n.tree != nil {
+				n.tree.Rekey(signer)
+			}
 		}
 	}
 	// It is replaced, whatever else failed.

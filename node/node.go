@@ -20,7 +20,6 @@ import (
 
 	"creto.dev"
 	"creto.dev/audit"
-	"creto.dev/audit/intake"
 	"creto.dev/audit/localaudit"
 	"creto.dev/audit/witness"
 	"creto.dev/authz"
@@ -36,7 +35,6 @@ import (
 	"creto.dev/inference"
 	"creto.dev/inference/provider"
 	"creto.dev/internal/db"
-	"creto.dev/internal/journal"
 	"creto.dev/internal/logkey"
 	"creto.dev/internal/serve"
 	"creto.dev/internal/sts"
@@ -81,7 +79,8 @@ type Node struct {
 	clock       consensus.Clock
 	time        clocks
 	authority   *localnhi.Authority
-	log         *localaudit.Log
+	log         runningLog
+	tree        *localaudit.Log // nil if the log is elsewhere
 	publisher   *witness.Publisher
 	quota       *metering.Quota
 	authorizer  *localauthz.Authorizer
@@ -193,34 +192,10 @@ func (n *Node) openPlatform(ctx context.Context) error {
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
-	signer, err := n.authority.CheckpointSigner(ctx, n.logOrigin())
-	if err != nil {
-		return fault.Wrap(op, err)
-	}
 	if err := n.publishRoot(); err != nil {
 		return fault.Wrap(op, err)
 	}
-	n.log, err = localaudit.Open(ctx, localaudit.Config{
-		Self: n.self(), Intake: intake.Config{
-			Journal: journal.Config{Dir: filepath.Join(n.options.DataDir, "audit"), Slots: cfg.Integrations.Audit.LocalBufferMaxSize},
-			Batch:   cfg.Integrations.Audit.BatchSize,
-			Flush:   time.Duration(cfg.Integrations.Audit.FlushIntervalMS) * time.Millisecond,
-			Timeout: time.Duration(cfg.Integrations.Audit.TimeoutMS) * time.Millisecond,
-		},
-	}, n.db, n.pqc, n.clock, signer, key, n.options.Log)
-	if err != nil {
-		return fault.Wrap(op, err)
-	}
-	n.onClose(n.log.Close)
-	if err := n.observeClock(ctx); err != nil {
-		return fault.Wrap(op, err)
-	}
-	return n.openPublisher()
-}
-
-// self is who the node's own records are of.
-func (n *Node) self() creto.ID {
-	return creto.ID{TrustDomain: n.options.Config.Identity.TrustDomain, Tenant: n.options.Config.Identity.Tenant, Kind: creto.KindWorkload, Name: "creto"}
+	return n.openLog(ctx, key)
 }
 
 // openSecurity opens policies and quotas.
@@ -355,7 +330,9 @@ func (n *Node) Run(ctx context.Context) error {
 	defer stop()
 	logged := make(chan error, 1)
 	go func() { logged <- n.log.Run(logging) }()
-	group.Go(func() error { return n.publisher.Run(running) })
+	if n.publisher != nil {
+		group.Go(func() error { return n.publisher.Run(running) })
+	}
 	group.Go(func() error { return n.runs.run(running) })
 	group.Go(func() error {
 		parts := serve.Parts{
@@ -455,10 +432,10 @@ func (n *Node) checks() []health.Check {
 		ping("nhi", true, n.authority.Ping, "NHI service slow to respond", "NHI service unavailable"),
 		{Name: "crypto", Critical: true, Probe: func(context.Context) health.Status { return cryptoHealth(n.pqc) }},
 		ping("consensus", false, n.clock.Ping, "Consensus service slow", "Consensus service unavailable"),
-		ping("audit", false, n.log.Ping, "Audit service slow", "Audit service unavailable"),
+		{Name: "audit", Probe: n.auditHealth},
 		{Name: "authz", Critical: true, Probe: n.authzHealth},
 	}
-	if c := n.options.Config.Audit; len(c.Witnesses) > 0 || c.CheckpointFile != "" {
+	if c := n.options.Config.Audit; n.publisher != nil && (len(c.Witnesses) > 0 || c.CheckpointFile != "") {
 		list = append(list, health.Check{Name: "audit_published", Probe: func(context.Context) health.Status { return n.publisher.Status() }})
 	}
 	if n.hold != nil {

@@ -45,6 +45,9 @@ type publishedLog struct{ *Node }
 
 // Checkpoint implements serve.TransparencyLog.
 func (l publishedLog) Checkpoint(ctx context.Context) ([]byte, error) {
+	if _, err := l.ownTree("node.Checkpoint"); err != nil {
+		return nil, err
+	}
 	c := l.publisher.Checkpoint()
 	if c.Note == nil { // the node has just started
 		var err error
@@ -57,7 +60,11 @@ func (l publishedLog) Checkpoint(ctx context.Context) ([]byte, error) {
 
 // Tile implements serve.TransparencyLog.
 func (l publishedLog) Tile(ctx context.Context, t tlog.Tile) ([]byte, error) {
-	return l.log.Tile(ctx, t)
+	tree, err := l.ownTree("node.Tile")
+	if err != nil {
+		return nil, err
+	}
+	return tree.Tile(ctx, t)
 }
 
 // mayReadLog refuses whoever may not read the log: it has every tenant's records.

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 
 	"creto.dev"
+	"creto.dev/audit/remoteaudit"
 	"creto.dev/consensus/remoteconsensus"
 	"creto.dev/fault"
 	"creto.dev/internal/logkey"
@@ -31,6 +32,7 @@ func (n *Node) register(s grpc.ServiceRegistrar) {
 	remotepqc.Register(s, n.pqc)
 	remotenhi.Register(s, n.authority)
 	remoteconsensus.Register(s, n.time.served, n.time.leading)
+	remoteaudit.Register(s, n.log)
 }
 
 // authenticate says who calls a contract: over the socket the owner; over TLS a

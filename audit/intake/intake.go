@@ -339,17 +339,21 @@ const highWater = 0.8
 
 // Ping reports whether records are accepted, and whether there is room.
 //
-// Errors: AuditUnavailable (Degraded).
+// Errors: AuditUnavailable (Degraded) if not; AuditTimeout (Transient) while what
+// waits takes four fifths of the room.
 func (i *Intake) Ping() error {
 	const op fault.Op = "intake.Ping"
 	if i.journal.Broken() {
 		return fault.New(op, fault.AuditUnavailable, "the audit log's disk failed; repair it and restart creto")
 	}
 	if fill := i.journal.Fill(); fill >= highWater {
-		return fault.New(op, fault.AuditUnavailable, "the audit log does not keep up: %d %% of the room for waiting records is taken; at 100 %% actions are denied", int(fill*100))
+		return fault.New(op, fault.AuditTimeout, "%d %% of the room for waiting records is taken; at 100 %% actions are denied", int(fill*100))
 	}
 	return nil
 }
+
+// Waiting returns how many records wait to be handed on.
+func (i *Intake) Waiting() int { return i.journal.Waiting() }
 
 // Lost adds to what the next gap's record says is lost. For a Sink, in Take.
 func (i *Intake) Lost(n uint64) { i.missed += n }

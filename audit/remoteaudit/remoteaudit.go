@@ -98,6 +98,20 @@ func Open(cfg Config, conn grpc.ClientConnInterface, p pqc.Provider, clock conse
 	return l, nil
 }
 
+// Run hands records on until ctx ends, and then once more. That the log is away
+// then is no error: the next life hands on what waits.
+//
+// Errors: AuditUnavailable (Degraded) for this machine's disk.
+func (l *Log) Run(ctx context.Context) error {
+	err := l.Intake.Run(ctx)
+	if err == nil || l.Intake.Ping() != nil {
+		return err
+	}
+	l.log.LogAttrs(ctx, slog.LevelWarn, "the audit log is away; what waits here goes out at the next start",
+		slog.Int(logkey.Records, l.Waiting()), slog.Any(logkey.Error, err))
+	return nil
+}
+
 // SignGap implements intake.Sink.
 func (l *Log) SignGap(r audit.Record) (pqc.Signature, pqc.PublicKey, error) { return l.sign(r) }
 
