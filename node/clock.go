@@ -50,7 +50,7 @@ func (n *Node) openClock(ctx context.Context) error {
 	switch endpoint.kind {
 	case clockEmbedded:
 		// A clock in this process needs no policy and has no fallback: what stops
-		// it, its database, stops the node (D-084).
+		// it, its database, stops the node (D-071).
 		local, err := localconsensus.Open(ctx, n.db, nodeName())
 		if err != nil {
 			return fault.Wrap(op, err)
