@@ -190,10 +190,14 @@ func (n *Node) observeClock(ctx context.Context) error {
 		return nil
 	}
 	newest := page[0].Record.Stamp
-	switch {
-	case n.time.local != nil:
+	if n.time.local != nil {
 		return fault.Wrap(op, n.time.local.Raise(ctx, newest))
-	case newest.Node != nodeName():
+	}
+	own, err := localconsensus.Last(ctx, n.db)
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
+	if newest.Logical > own.Logical {
 		// It is of the same service: one that gives less was restored from a
 		// backup. What this node gave by itself, another need not follow.
 		n.time.guard.Observe(newest)

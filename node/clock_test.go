@@ -2,6 +2,7 @@ package node_test
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 
 	"creto.dev"
 	"creto.dev/client"
+	"creto.dev/fault"
 	"creto.dev/health"
 	"creto.dev/node"
 )
@@ -142,13 +144,47 @@ func TestEtcdClock(t *testing.T) {
 	if len(own) != 2 || len(shared) != 3 || shared[0].Logical <= own[0].Logical || shared[0].Source != creto.SourceConsensus {
 		t.Errorf("the node's starts, the newest first: %+v with its own clock, %+v with etcd's", own, shared)
 	}
+	for range 50 {
+		if _, err := c.Login(t.Context(), node.BootstrapHuman); err != nil {
+			t.Fatal(err)
+		}
+	}
+	last := stamps(t, c, "login_issued")[0]
 	stop()
 	// And back: its own clock goes on after the cluster's.
 	o.Config.Integrations.Consensus.Endpoint = ""
 	_, c, stop = running(t, o)
 	defer stop()
-	_, err = c.Login(t.Context(), node.BootstrapHuman)
-	if back := stamps(t, c, "login_issued"); err != nil || len(back) == 0 || back[0].Logical <= shared[0].Logical {
-		t.Errorf("after the way back: %v, %+v after %+v", err, back, shared)
+	if back := stamps(t, c, "node_started"); len(back) != 4 || back[0].Logical <= last.Logical {
+		t.Errorf("after the way back %+v, want later than %+v", back, last)
+	}
+}
+
+// A time service that was restored from a backup, or is another one at the same
+// address, gives what a node has seen already. The node notices, also in another
+// life, and does nothing: no fallback hides that.
+func TestRestoredClock(t *testing.T) {
+	dir := t.TempDir()
+	first := options(t, dir)
+	for range 3 { // some terms
+		_, _, stop := running(t, first)
+		stop()
+	}
+	_, _, stop := running(t, first)
+	o := options(t, t.TempDir())
+	o.Config.Integrations.Consensus.Endpoint = "unix://" + filepath.Join(dir, client.SocketName)
+	_, _, stopSecond := running(t, o)
+	stopSecond()
+	stop()
+	other := options(t, t.TempDir()) // in its first term
+	_, _, stop = running(t, other)
+	defer stop()
+	o.Config.Integrations.Consensus.Endpoint = "unix://" + filepath.Join(other.DataDir, client.SocketName)
+	n, err := node.Open(t.Context(), o)
+	if !errors.Is(err, fault.ConsensusOrderingConflict) {
+		t.Errorf("Open with a clock that is behind = %v, want ConsensusOrderingConflict", err)
+	}
+	if err == nil {
+		_ = n.Close()
 	}
 }

@@ -242,6 +242,69 @@ func TestSuccession(t *testing.T) {
 	}
 }
 
+// Who resigns before the windows of others have ended leaves no farewell, and who
+// does after leaves one.
+func TestFarewell(t *testing.T) {
+	address := startEtcd(t, "http")
+	client := admin(t, clientv3.Config{Endpoints: []string{address}})
+	if _, err := client.Put(t.Context(), prefix+"term", "5"); err != nil { // somebody led, and died
+		t.Fatal(err)
+	}
+	get := func(key string) string {
+		got, err := client.Get(t.Context(), prefix+key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(got.Kvs) == 0 {
+			return ""
+		}
+		return string(got.Kvs[0].Value)
+	}
+	config := etcdconsensus.Config{Node: "n1", Address: "a1", Prefix: prefix, LeaseTTL: time.Minute} // a window of 30 s
+	c := start(t, etcdconsensus.Etcd{Endpoints: []string{address}}, config)
+	for until := time.Now().Add(20 * time.Second); get("leader") == ""; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatal("nobody is elected")
+		}
+	}
+	c.stop()
+	if got := get("farewell"); got != "" || get("leader") != "" || get("term") != "6" {
+		t.Errorf("after a leader that had not waited: farewell %q, leader %q, term %q", got, get("leader"), get("term"))
+	}
+	config.LeaseTTL = 2 * time.Second
+	c = start(t, etcdconsensus.Etcd{Endpoints: []string{address}}, config)
+	serving(t, c)
+	c.stop()
+	if got := get("farewell"); got != "7" || get("leader") != "" {
+		t.Errorf("after a leader that had waited: farewell %q, leader %q", got, get("leader"))
+	}
+}
+
+// A renewal that etcd refuses ends the leadership though the lease lasts.
+func TestFence(t *testing.T) {
+	address := startEtcd(t, "http")
+	client := admin(t, clientv3.Config{Endpoints: []string{address}})
+	c := start(t, etcdconsensus.Etcd{Endpoints: []string{address}}, etcdconsensus.Config{Node: "n1", Address: "a1", Prefix: prefix, LeaseTTL: 2 * time.Second})
+	first := serving(t, c)
+	mark := "9000000000000000000" // in the year 2255
+	_, err := client.Txn(t.Context()).Then(clientv3.OpPut(prefix+"term", "77"), clientv3.OpPut(prefix+"mark", mark)).Commit()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for until := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		s, err := c.Now(t.Context())
+		if err == nil && s.Term() > 77 && s.Physical >= 9_000_000_000_000_000_000 {
+			break
+		}
+		if err == nil && s.Term() != first.Term() {
+			t.Fatalf("%+v, below the term and the mark of another", s)
+		}
+		if time.Now().After(until) {
+			t.Fatalf("the leader goes on after another term began: %+v, %v", s, err)
+		}
+	}
+}
+
 // Etcd's users: a login that is wrong is a fault of the clock, and shows the
 // password nowhere.
 func TestPassword(t *testing.T) {

@@ -336,9 +336,23 @@ func TestNoFarewellForOthers(t *testing.T) {
 		t.Error("a farewell that others' windows outlive")
 	}
 	begun := d.now
-	elect(t, c)
+	g = elect(t, c)
 	if waited := time.Duration(d.now - begun); waited < c.config.window() {
 		t.Errorf("the first stamp %v after the election, want %v", waited, c.config.window())
+	}
+	c.resign(t.Context(), g)
+	if d.farewell != g.term {
+		t.Error("no farewell of a leader that had waited")
+	}
+}
+
+// No stamp is above the mark, whatever the clocks say.
+func TestStampsStayBelowTheMark(t *testing.T) {
+	d, c := newDesk()
+	elect(t, c)
+	c.lead.offset += int64(time.Hour)
+	if s := mustNow(t, c); s.Physical > d.mark {
+		t.Errorf("%+v is above the mark %d", s, d.mark)
 	}
 }
 
