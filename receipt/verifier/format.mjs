@@ -82,7 +82,7 @@ export const int = a('a number', (v) => typeof v === 'bigint' && BigInt.asIntN(6
 const isMap = a('a map', (v) => v?.pairs instanceof Map);
 export const list = (type) => (v) => a('a list', Array.isArray)(v).map(type);
 export const words = (v) => new Map(Array.from(isMap(v).pairs, ([k, x]) => [text(k), text(x.value)]));
-const none = (v) => v === '' || v === false || v.length === 0 || v.size === 0 || v.none || (v instanceof Uint8Array && v.length === 32 && !v.some((x) => x));
+const none = (v) => v === '' || v === false || v === 0n || v.length === 0 || v.size === 0 || v.none || (v instanceof Uint8Array && v.length === 32 && !v.some((x) => x));
 export const struct = (...fields) => (v) => { // fields are [key, name, type, may be absent]
   const out = { raw: isMap(v).raw, pairs: v.pairs };
   for (const key of v.pairs.keys()) must(fields.some(([known]) => BigInt(known) === key), `a map has the unknown key ${key}`);

@@ -261,6 +261,10 @@ func TestSignedAnyway(t *testing.T) {
 			f.delegate(t, nhi.Proof{Kind: nhi.ProofBootstrap}, "bot")
 			f.people = true
 		},
+		"a local stamp": func(f *forge) {
+			f.delegate(t, nhi.Proof{Kind: nhi.ProofBootstrap}, "bot")
+			f.edit = func(r *audit.Record) { r.Stamp.Source, r.Stamp.Uncertainty = creto.SourceLocal, 5e6 }
+		},
 		"a new root": func(f *forge) {
 			f.delegate(t, nhi.Proof{Kind: nhi.ProofBootstrap}, "bot")
 			f.rotated = true
@@ -697,7 +701,11 @@ func (f forge) rules(t *testing.T) map[string]func(*forge) {
 		"no arguments":            edit(func(r *audit.Record) { r.Args = creto.Digest{} }),
 		"no consents":             edit(func(r *audit.Record) { r.Consents = nil }),
 		"large numbers":           edit(func(r *audit.Record) { r.Usage.PromptTokens = -1 << 63; r.Stamp.Logical = 1<<64 - 1 }),
-		"text of all kinds":       edit(func(r *audit.Record) { r.Why = "\ufeffä\x00\U0001F600\ufffd"; r.Detail["é"] = "\u2028" }),
+		"a local stamp":           edit(func(r *audit.Record) { r.Stamp.Source, r.Stamp.Uncertainty = creto.SourceLocal, 7 }),
+		"of unknown uncertainty": edit(func(r *audit.Record) {
+			r.Stamp.Source, r.Stamp.Uncertainty = creto.SourceLocal, creto.UncertaintyUnknown
+		}),
+		"text of all kinds": edit(func(r *audit.Record) { r.Why = "\ufeffä\x00\U0001F600\ufffd"; r.Detail["é"] = "\u2028" }),
 	}
 	for what, change := range map[string]func(*nhi.Link){
 		"never in force":         func(l *nhi.Link) { l.NotAfter = l.NotBefore },
@@ -811,4 +819,26 @@ func (f *forge) authenticated(t *testing.T, edit func(*nhi.OIDCEvidence)) {
 		edit(&e)
 	}
 	f.links[0].Proof = must(e.Proof())
+}
+
+// An uncertainty of 0 is left out, so that a record has one form.
+func TestNoUncertaintyIsAbsent(t *testing.T) {
+	f := newForge(t)
+	f.delegate(t, nhi.Proof{Kind: nhi.ProofBootstrap}, "bot")
+	f.edit = func(r *audit.Record) { r.Stamp.Source, r.Stamp.Uncertainty = creto.SourceLocal, 5e6 }
+	data, root := f.bundle(t, func(kind string, body []byte) []byte {
+		if kind != "record" {
+			return body
+		}
+		zero := bytes.Replace(body, []byte{0x05, 0x1a, 0x00, 0x4c, 0x4b, 0x40}, []byte{0x05, 0x00}, 1)
+		if bytes.Equal(zero, body) {
+			t.Fatal("the record has no such uncertainty")
+		}
+		return zero
+	})
+	s, n := start(t), &tally{}
+	s.agree(t, n, "an uncertainty of 0", data, root)
+	if n.refused != 1 {
+		t.Errorf("%d refused, want 1", n.refused)
+	}
 }

@@ -23,8 +23,8 @@ const link = struct([1, 'version', uint], [2, 'issuer', id], [3, 'subject', id],
 const policy = struct([1, 'id', text], [2, 'digest', digest]);
 const consent = struct([1, 'request', digest], [2, 'id', text], [3, 'approver', text], [4, 'channel', text], [5, 'verification', text], [6, 'human', bool],
   [7, 'policy', policy], [8, 'expires', int]);
-const record = struct([1, 'id', uuid], [2, 'stamp', struct([1, 'logical', uint], [2, 'physical', int], [3, 'source', text], [4, 'node', text])], [3, 'who', id],
-  [4, 'human', id, true], [5, 'chain', digest, true], [6, 'what', text], [7, 'resource', text], [8, 'args', digest, true], [9, 'why', text, true], [10, 'outcome', text],
+const record = struct([1, 'id', uuid], [2, 'stamp', struct([1, 'logical', uint], [2, 'physical', int], [3, 'source', text], [4, 'node', text],
+  [5, 'uncertainty', int, true])], [3, 'who', id], [4, 'human', id, true], [5, 'chain', digest, true], [6, 'what', text], [7, 'resource', text], [8, 'args', digest, true], [9, 'why', text, true], [10, 'outcome', text],
   [11, 'decision', struct([1, 'kind', text], [2, 'reason', text, true], [3, 'policies', list(policy), true], [4, 'version', digest, true]), true],
   [12, 'consents', list(consent), true], [13, 'usage', struct([1, 'prompt', int], [2, 'completion', int], [3, 'estimated', bool, true]), true], [14, 'sandbox', text, true],
   [15, 'isolation', text, true], [16, 'trace', text, true], [17, 'detail', words, true], [18, 'signature', signature, true], [19, 'signature status', text, true],
