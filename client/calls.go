@@ -58,6 +58,11 @@ func (c *Client) Revoke(ctx context.Context, r Revocation) (out Revoked, err err
 	return out, c.do(ctx, "POST", "/revocations", r, &out)
 }
 
+// Fsck has the node check its stored log.
+func (c *Client) Fsck(ctx context.Context) (f Fsck, err error) {
+	return f, c.do(ctx, "GET", "/audit/fsck", nil, &f)
+}
+
 // LogKeys returns the keys of the audit log's heads.
 func (c *Client) LogKeys(ctx context.Context) (keys LogKeys, err error) {
 	return keys, c.do(ctx, "GET", "/keys/log", nil, &keys)

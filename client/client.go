@@ -154,6 +154,31 @@ type Keys struct {
 	Keys []Key        `json:"keys"`
 }
 
+// Fsck is what checking the stored log found.
+type Fsck struct {
+	// Size and Root are the tree's, the root computed from the records.
+	Size int64  `json:"size"`
+	Root string `json:"root"`
+	// Records are those that are still in the database, Tiles those of all levels,
+	// and Heads the ones seen earlier that were compared.
+	Records int64 `json:"records"`
+	Tiles   int64 `json:"tiles"`
+	Heads   int   `json:"heads"`
+	// Problems are what is wrong, the first MaxProblems of Found.
+	Problems []Problem `json:"problems"`
+	Found    int       `json:"found"`
+}
+
+// MaxProblems bounds how many problems are told.
+const MaxProblems = 1000
+
+// Problem is one thing that is wrong with the stored log.
+type Problem struct {
+	// Place is what it is with, such as record 7 or tile 0/3.
+	Place  string `json:"place"`
+	Reason string `json:"reason"`
+}
+
 // LogKeys are what the audit log's heads are verified with, as verifier keys of
 // C2SP signed-note.
 type LogKeys struct {

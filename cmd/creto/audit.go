@@ -24,7 +24,7 @@ func (a *app) auditCommand() *cobra.Command {
 what it was. Tools of others read it too: it is a C2SP tlog-tiles log.`,
 	}
 	c.AddCommand(a.auditQueryCommand(), a.auditTailCommand(), a.auditProofCommand(), a.auditEraseCommand(),
-		a.auditKeyCommand(), a.auditCheckpointCommand(), a.auditConsistencyCommand())
+		a.auditKeyCommand(), a.auditCheckpointCommand(), a.auditConsistencyCommand(), a.auditFsckCommand())
 	return c
 }
 

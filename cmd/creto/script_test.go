@@ -1,7 +1,9 @@
 package main_test
 
 import (
+	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -58,7 +60,7 @@ func TestScript(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"node": scriptNode, "node-stop": scriptNodeStop, "node-kill": scriptNodeKill, "upstream": scriptUpstream,
-			"until": scriptUntil, "let": scriptLet, "signal": scriptSignal, "flip": scriptFlip, "witness": scriptWitness,
+			"until": scriptUntil, "let": scriptLet, "signal": scriptSignal, "flip": scriptFlip, "witness": scriptWitness, "damage": scriptDamage,
 		},
 	})
 }
@@ -103,6 +105,20 @@ func scriptEnv(ts *testscript.TestScript) []string {
 		env = append(env, name+"="+ts.Getenv(name))
 	}
 	return env
+}
+
+// scriptDamage flips a bit of a record in the node's database.
+func scriptDamage(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: damage INDEX")
+	}
+	d, err := sql.Open("sqlite", filepath.Join(ts.Getenv("XDG_DATA_HOME"), "creto", "creto.db"))
+	ts.Check(err)
+	var body []byte
+	ts.Check(d.QueryRow("SELECT body FROM audit_record WHERE leaf = $1", args[0]).Scan(&body))
+	body[len(body)/2] ^= 1
+	_, err = d.Exec("UPDATE audit_record SET body = $1 WHERE leaf = $2", body, args[0])
+	ts.Check(errors.Join(err, d.Close()))
 }
 
 // scriptWitness starts a witness of the logs with these keys, in the directory

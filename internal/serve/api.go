@@ -55,6 +55,7 @@ type Admin interface {
 	Receipts(ctx context.Context, q client.Query) ([]client.Receipt, error)
 	Bundle(ctx context.Context, q client.Query) ([]byte, error)
 	Proof(ctx context.Context, record string) (client.Proof, error)
+	Fsck(ctx context.Context) (client.Fsck, error)
 	Tail(ctx context.Context, q client.Query, see func(client.Receipt) error) error
 	Erase(ctx context.Context, e client.Erasure) (client.Erased, error)
 }
@@ -220,6 +221,7 @@ func api(a Admin) http.Handler {
 		return a.Proof(r.Context(), r.PathValue("id"))
 	}))
 	on("POST /api/v1/audit/erase", answer(func(r *http.Request, in client.Erasure) (client.Erased, error) { return a.Erase(r.Context(), in) }))
+	on("GET /api/v1/audit/fsck", answer(func(r *http.Request, _ none) (client.Fsck, error) { return a.Fsck(r.Context()) }))
 	on("GET /api/v1/audit/tail", func(w http.ResponseWriter, r *http.Request) { tail(w, r, a) })
 	on("/", func(w http.ResponseWriter, r *http.Request) {
 		faulthttp.Write(w, r, fault.New("serve.api", fault.NotFound, "there is no %s %s; is this creto older than its client?", r.Method, r.URL.Path))

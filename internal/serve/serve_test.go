@@ -90,6 +90,8 @@ func (a *admin) Revoke(ctx context.Context, r client.Revocation) (client.Revoked
 	return client.Revoked{Agents: []string{"bot"}}, a.note(ctx, "Revoke", r)
 }
 
+func (a *admin) Fsck(context.Context) (client.Fsck, error) { return client.Fsck{}, nil }
+
 func (a *admin) LogKeys(context.Context) (client.LogKeys, error) {
 	return client.LogKeys{Origin: "test.local/log"}, nil
 }
