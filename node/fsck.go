@@ -22,6 +22,10 @@ func (n *Node) Fsck(ctx context.Context) (client.Fsck, error) {
 	if err := n.platformOnly(ctx); err != nil {
 		return client.Fsck{}, fault.Wrap(op, err)
 	}
+	tree, err := n.ownTree(op)
+	if err != nil {
+		return client.Fsck{}, err
+	}
 	out, seen := seenHeads(n.options.Config.Audit.CheckpointFile)
 	if published := n.publisher.Checkpoint(); published.Note != nil {
 		signer, err := n.authority.CheckpointSigner(ctx, n.logOrigin())
@@ -33,7 +37,7 @@ func (n *Node) Fsck(ctx context.Context) (client.Fsck, error) {
 		}
 		seen = append(seen, published)
 	}
-	checked, err := n.log.Fsck(ctx, seen, func(p localaudit.Problem) { add(&out, p) })
+	checked, err := tree.Fsck(ctx, seen, func(p localaudit.Problem) { add(&out, p) })
 	return found(out, checked, len(seen)), fault.Wrap(op, err)
 }
 
@@ -60,7 +64,7 @@ func Fsck(ctx context.Context, o Options) (client.Fsck, error) {
 		return client.Fsck{}, errors.Join(fault.Wrap(op, err), n.Close())
 	}
 	out, seen := seenHeads(o.Config.Audit.CheckpointFile)
-	checked, err := localaudit.Fsck(ctx, n.db, "", seen, func(p localaudit.Problem) { add(&out, p) })
+	checked, err := localaudit.Fsck(ctx, n.db, o.Config.Audit.Archive, seen, func(p localaudit.Problem) { add(&out, p) })
 	return found(out, checked, len(seen)), fault.Wrap(op, errors.Join(err, n.Close()))
 }
 
