@@ -185,7 +185,8 @@ func (w indexWrites) write(ctx context.Context, tx *sql.Tx) error {
 		}
 	}
 	for n, s := range w.spans {
-		_, err := tx.ExecContext(ctx, "INSERT INTO audit_bundle (n, oldest, newest) VALUES ($1, $2, $3) ON CONFLICT (n) DO UPDATE SET oldest = $2, newest = $3", n, s.oldest, s.newest)
+		_, err := tx.ExecContext(ctx, `INSERT INTO audit_bundle (n, oldest, newest, checksum) VALUES ($1, $2, $3, $4)
+			ON CONFLICT (n) DO UPDATE SET oldest = $2, newest = $3, checksum = $4`, n, s.oldest, s.newest, rowSum(nil, n, s.oldest, s.newest))
 		if err != nil {
 			return db.Classify(op, err)
 		}
@@ -348,7 +349,7 @@ func (l *Log) timeBounds(ctx context.Context, since, until int64) (lo, hi int64,
 // empty.
 func loadSpans(ctx context.Context, q querier) ([]span, error) {
 	const op fault.Op = "localaudit.loadSpans"
-	rows, err := q.QueryContext(ctx, "SELECT n, oldest, newest FROM audit_bundle ORDER BY n")
+	rows, err := q.QueryContext(ctx, "SELECT n, oldest, newest, checksum FROM audit_bundle ORDER BY n")
 	if err != nil {
 		return nil, db.Classify(op, err)
 	}
@@ -357,8 +358,15 @@ func loadSpans(ctx context.Context, q querier) ([]span, error) {
 	for rows.Next() {
 		var n int64
 		var s span
-		if err := rows.Scan(&n, &s.oldest, &s.newest); err != nil {
+		var sum int64
+		if err := rows.Scan(&n, &s.oldest, &s.newest, &sum); err != nil {
 			return nil, db.Classify(op, err)
+		}
+		if sum != rowSum(nil, n, s.oldest, s.newest) {
+			return nil, damagedTable(op, "audit_bundle")
+		}
+		if len(spans) > 0 && n != int64(len(spans)) {
+			return nil, damagedTable(op, "audit_bundle")
 		}
 		spans = setSpan(spans, n, s)
 	}

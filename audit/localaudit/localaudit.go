@@ -81,8 +81,11 @@ func Open(ctx context.Context, cfg Config, d *sql.DB, p pqc.Provider, clock cons
 	l := &Log{
 		cfg: cfg, db: d, clock: clock, log: log, cache: newTileCache(), people: newPeople(d, p, kek), signer: signer, grown: make(chan struct{}),
 	}
-	var err error
-	if l.edge, err = loadEdge(ctx, d); err != nil {
+	h, err := loadHead(ctx, d)
+	if err == nil {
+		l.edge, err = loadEdge(ctx, d, h)
+	}
+	if err != nil {
 		return nil, unavailable(op, err)
 	}
 	l.Intake, err = intake.Open(cfg.Intake, intake.Parts{Sink: l, Self: cfg.Self, Name: origin, Provider: p, Clock: clock, Log: log})

@@ -40,24 +40,37 @@ type opened struct {
 func open(t testing.TB, dir string, edit func(*localaudit.Config)) opened {
 	t.Helper()
 	d := dbtest.OpenIn(t, dir)
-	clock, err := localconsensus.Open(t.Context(), d, "n1")
+	l, signer, err := openWith(t, d, dir, edit)
 	if err != nil {
 		t.Fatal(err)
+	}
+	return opened{log: l, db: d, keys: signer.Keys()}
+}
+
+// openOn is open on a database.
+func openOn(t testing.TB, d *sql.DB, dir string) (*localaudit.Log, error) {
+	l, _, err := openWith(t, d, dir, nil)
+	return l, err
+}
+
+func openWith(t testing.TB, d *sql.DB, dir string, edit func(*localaudit.Config)) (*localaudit.Log, *audit.Signer, error) {
+	t.Helper()
+	clock, err := localconsensus.Open(t.Context(), d, "n1")
+	if err != nil {
+		return nil, nil, err
 	}
 	p := localpqc.New()
 	signer, err := audittest.Signer(p, origin)
 	if err != nil {
-		t.Fatal(err)
+		return nil, nil, err
 	}
 	cfg := localaudit.Config{Intake: intake.Config{Journal: journal.Config{Dir: filepath.Join(dir, "audit"), RingBytes: 1 << 20}}}
 	if edit != nil {
 		edit(&cfg)
 	}
-	l, err := localaudit.Open(t.Context(), cfg, d, p, clock, signer, pqc.NewSymmetricKey(pqc.AES256GCM, make([]byte, pqc.SymmetricKeySize)), slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return opened{log: l, db: d, keys: signer.Keys()}
+	key := pqc.NewSymmetricKey(pqc.AES256GCM, make([]byte, pqc.SymmetricKeySize))
+	l, err := localaudit.Open(t.Context(), cfg, d, p, clock, signer, key, slog.New(slog.DiscardHandler))
+	return l, signer, err
 }
 
 func TestLog(t *testing.T) {

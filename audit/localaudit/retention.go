@@ -89,12 +89,9 @@ func (l *Log) nextSegment(ctx context.Context, before time.Time) (first int64, r
 	return first, l.tree().size >= first+segmentLeaves && newest.Valid && newest.Int64 < before.UnixNano(), db.Classify(op, err)
 }
 
-func (l *Log) firstLeaf(ctx context.Context) (first int64, err error) {
-	err = l.db.QueryRowContext(ctx, "SELECT first FROM audit_head WHERE \"only\" = 1").Scan(&first)
-	if errors.Is(err, sql.ErrNoRows) {
-		return 0, nil
-	}
-	return first, db.Classify("localaudit.firstLeaf", err)
+func (l *Log) firstLeaf(ctx context.Context) (int64, error) {
+	h, err := loadHead(ctx, l.db)
+	return h.first, err
 }
 
 func (l *Log) sealSegment(ctx context.Context, first int64) error {
@@ -140,8 +137,12 @@ func (l *Log) sealSegment(ctx context.Context, first int64) error {
 		if _, err := tx.ExecContext(ctx, "DELETE FROM audit_record WHERE leaf >= $1 AND leaf < $2", first, first+segmentLeaves); err != nil {
 			return db.Classify(op, err)
 		}
-		_, err := tx.ExecContext(ctx, "UPDATE audit_head SET first = $1 WHERE \"only\" = 1 AND first = $2", first+segmentLeaves, first)
-		return db.Classify(op, err)
+		h, err := loadHead(ctx, tx)
+		if err != nil || h.first != first {
+			return err // somebody was faster
+		}
+		h.first = first + segmentLeaves
+		return h.save(ctx, tx)
 	})
 }
 

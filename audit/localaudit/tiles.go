@@ -152,19 +152,14 @@ func saveTile(ctx context.Context, q querier, at tileAt, hashes []byte) error {
 	return db.Classify("localaudit.saveTile", err)
 }
 
-// loadEdge reads the edge of the stored head and checks that it leads to the
-// stored root.
-func loadEdge(ctx context.Context, q querier) (edge, error) {
+// loadEdge reads the edge of a head and checks that it leads to its root.
+func loadEdge(ctx context.Context, q querier, h head) (edge, error) {
 	const op fault.Op = "localaudit.loadEdge"
-	var e edge
-	var root []byte
-	if err := q.QueryRowContext(ctx, "SELECT size, root FROM audit_head WHERE \"only\" = 1").Scan(&e.size, &root); err != nil {
-		if errors.Is(err, sql.ErrNoRows) {
-			return edge{}, nil // a new log
-		}
-		return e, db.Classify(op, err)
+	e := edge{size: h.size}
+	if h.size == 0 {
+		return e, nil
 	}
-	for at, width := range edgeTiles(e.size) {
+	for at, width := range edgeTiles(h.size) {
 		hashes, err := loadTile(ctx, q, at)
 		if err != nil {
 			return e, err
@@ -177,7 +172,7 @@ func loadEdge(ctx context.Context, q querier) (edge, error) {
 		}
 		e.levels[at.level] = append(make([]byte, 0, tileBytes), hashes...)
 	}
-	if got := e.root(); string(got[:]) != string(root) {
+	if e.root() != h.root {
 		return e, fault.New(op, fault.DataLoss, "the audit log's tiles do not lead to its root: the database is damaged; creto audit fsck says where")
 	}
 	return e, nil

@@ -23,16 +23,6 @@ import (
 	"creto.dev/internal/logkey"
 )
 
-// frontSequence returns the last frame that the tree has of a queue.
-func frontSequence(ctx context.Context, q querier, id creto.UUID) (uint64, error) {
-	var sequence int64
-	err := q.QueryRowContext(ctx, "SELECT sequence FROM audit_front WHERE id = $1", id[:]).Scan(&sequence)
-	if errors.Is(err, sql.ErrNoRows) {
-		return 0, nil
-	}
-	return uint64(sequence), db.Classify("localaudit.frontSequence", err)
-}
-
 // Take implements intake.Sink: it moves records into the tree. Rows, index, tiles
 // and head commit together, so a crash repeats a batch or has done it, and a record
 // that is there already is passed over.
@@ -46,7 +36,8 @@ func (l *Log) Take(ctx context.Context, frames []journal.Frame) error {
 	err := db.Tx(ctx, l.db, func(tx *sql.Tx) error {
 		// Another node that shares the database may have appended meanwhile.
 		var err error
-		if next, err = l.currentEdge(ctx, tx); err != nil {
+		var stored head
+		if next, stored, err = l.currentEdge(ctx, tx); err != nil {
 			return err
 		}
 		begun := l.open
@@ -72,12 +63,10 @@ func (l *Log) Take(ctx context.Context, frames []journal.Frame) error {
 		if err := added.write(ctx, tx); err != nil {
 			return err
 		}
-		if next, err = grow(ctx, tx, next, rows); err != nil {
+		if next, err = grow(ctx, tx, next, stored, rows); err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, "INSERT INTO audit_front (id, sequence) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET sequence = $2",
-			id[:], int64(frames[len(frames)-1].Sequence))
-		return db.Classify(op, err)
+		return saveFront(ctx, tx, id, frames[len(frames)-1].Sequence)
 	})
 	l.people.settle(err == nil)
 	if err != nil {
@@ -102,18 +91,13 @@ func (l *Log) Take(ctx context.Context, frames []journal.Frame) error {
 }
 
 // currentEdge returns the edge of the stored head.
-func (l *Log) currentEdge(ctx context.Context, tx *sql.Tx) (edge, error) {
-	var size int64
-	err := tx.QueryRowContext(ctx, "SELECT size FROM audit_head WHERE \"only\" = 1").Scan(&size)
-	switch {
-	case errors.Is(err, sql.ErrNoRows):
-		return edge{}, nil
-	case err != nil:
-		return edge{}, db.Classify("localaudit.currentEdge", err)
-	case size == l.edge.size:
-		return l.edge.clone(), nil
+func (l *Log) currentEdge(ctx context.Context, tx *sql.Tx) (edge, head, error) {
+	h, err := loadHead(ctx, tx)
+	if err != nil || h.size == l.edge.size {
+		return l.edge.clone(), h, err
 	}
-	return loadEdge(ctx, tx)
+	e, err := loadEdge(ctx, tx, h)
+	return e, h, err
 }
 
 // waiting is a record from the journal.
@@ -235,7 +219,7 @@ func insertRows(ctx context.Context, tx *sql.Tx, rows []row, index int64) ([]row
 }
 
 // grow appends the rows' hashes to the tree, and writes tiles and head.
-func grow(ctx context.Context, tx *sql.Tx, e edge, rows []row) (edge, error) {
+func grow(ctx context.Context, tx *sql.Tx, e edge, h head, rows []row) (edge, error) {
 	if len(rows) == 0 {
 		return e, nil
 	}
@@ -253,9 +237,8 @@ func grow(ctx context.Context, tx *sql.Tx, e edge, rows []row) (edge, error) {
 			return e, err
 		}
 	}
-	root := e.root()
-	_, err := tx.ExecContext(ctx, "INSERT INTO audit_head (\"only\", size, root, first) VALUES (1, $1, $2, 0) ON CONFLICT (\"only\") DO UPDATE SET size = $1, root = $2", e.size, root[:])
-	return e, db.Classify("localaudit.grow", err)
+	h.size, h.root = e.size, e.root()
+	return e, h.save(ctx, tx)
 }
 
 // Checkpoint implements audit.Log.

@@ -22,7 +22,8 @@ CREATE TABLE audit_posting (
 CREATE TABLE audit_bundle (
     n      INTEGER NOT NULL PRIMARY KEY,
     oldest BIGINT  NOT NULL, -- the least and the greatest time of its records
-    newest BIGINT  NOT NULL
+    newest BIGINT  NOT NULL,
+    checksum BIGINT NOT NULL -- of this row, as below
 );
 
 CREATE TABLE audit_tile ( -- C2SP tlog-tiles, of height 8
@@ -35,11 +36,13 @@ CREATE TABLE audit_head (
     only  INTEGER NOT NULL PRIMARY KEY CHECK (only = 1),
     size  BIGINT  NOT NULL,
     root  BLOB    NOT NULL,
-    first BIGINT  NOT NULL -- the oldest leaf that is still here
+    first BIGINT  NOT NULL, -- the oldest leaf that is still here
+    checksum BIGINT NOT NULL
 );
 CREATE TABLE audit_front ( -- the queues that records come from
     id       BLOB   NOT NULL PRIMARY KEY,
-    sequence BIGINT NOT NULL -- of the last frame taken
+    sequence BIGINT NOT NULL, -- of the last frame taken
+    checksum BIGINT NOT NULL
 );
 CREATE TABLE audit_subject ( -- people; a row without a key is an erased person
     id         BLOB   NOT NULL PRIMARY KEY,
