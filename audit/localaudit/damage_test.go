@@ -37,18 +37,14 @@ func varied(n int) []audit.Record {
 func fsck(t testing.TB, d *sql.DB) []localaudit.Problem {
 	t.Helper()
 	var problems []localaudit.Problem
-	out, err := localaudit.Fsck(t.Context(), d, func(p localaudit.Problem) { problems = append(problems, p) }, nil)
-	if err != nil {
-		problems = append(problems, localaudit.Problem{Where: "all", What: err.Error()})
-	} else if out.Problems != len(problems) {
-		t.Errorf("Fsck counts %d problems and reports %d", out.Problems, len(problems))
+	if _, err := localaudit.Fsck(t.Context(), d, "", nil, func(p localaudit.Problem) { problems = append(problems, p) }); err != nil {
+		problems = append(problems, localaudit.Problem{Place: "all", Reason: err.Error()})
 	}
 	return problems
 }
 
-// A log that nobody touched has no problem, at any size, also when a part of it
-// left the database and while it grows.
-func TestFsck(t *testing.T) {
+// A log that nobody touched has no problem, at any size.
+func TestFsckSizes(t *testing.T) {
 	for _, n := range []int{0, 1, 255, 256, 257, 1300} {
 		o := open(t, t.TempDir(), nil)
 		for _, err := range o.log.LogBatch(t.Context(), varied(n)) {

@@ -47,15 +47,24 @@ func Fsck(ctx context.Context, d *sql.DB, archive string, seen []audit.Checkpoin
 	if err := f.database(ctx); err != nil {
 		return f.checked, unavailable(op, err)
 	}
-	var root []byte
-	err := d.QueryRowContext(ctx, "SELECT size, root, first FROM audit_head WHERE \"only\" = 1").Scan(&f.checked.Size, &root, &f.first)
-	if errors.Is(err, sql.ErrNoRows) { // a new log
+	if err := f.fronts(ctx); err != nil {
+		return f.checked, unavailable(op, err)
+	}
+	// What its fields say is used even if its checksum is wrong: then all that
+	// hangs on them is wrong too, and is found.
+	h, err := loadHead(ctx, d)
+	switch {
+	case errors.Is(err, fault.DataLoss):
+		f.found("head", "its checksum is that of other values")
+	case err != nil:
+		return f.checked, unavailable(op, err)
+	}
+	if h.size <= 0 { // a new log
 		f.heads(nil)
 		return f.checked, nil
 	}
-	if err != nil {
-		return f.checked, unavailable(op, db.Classify(op, err))
-	}
+	f.checked.Size, f.first = h.size, h.first
+	root := h.root[:]
 	slices.SortFunc(f.seen, func(a, b audit.Checkpoint) int { return cmp.Compare(a.Size, b.Size) })
 	f.sound = f.edgeLeadsTo(ctx, root)
 	if err := f.tree(ctx); err != nil {
@@ -129,6 +138,27 @@ func (f *fsck) database(ctx context.Context) error {
 		}
 		if said != "ok" {
 			f.found("database", "%s", said)
+		}
+	}
+	return db.Classify(op, rows.Err())
+}
+
+// fronts checks how far the queues in front were taken.
+func (f *fsck) fronts(ctx context.Context) error {
+	const op fault.Op = "localaudit.fsck.fronts"
+	rows, err := f.query.QueryContext(ctx, "SELECT id, sequence, checksum FROM audit_front")
+	if err != nil {
+		return db.Classify(op, err)
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var id []byte
+		var sequence, sum int64
+		if err := rows.Scan(&id, &sequence, &sum); err != nil {
+			return db.Classify(op, err)
+		}
+		if sum != rowSum(id, sequence) {
+			f.found("front", "how far a queue in front was taken is not certain")
 		}
 	}
 	return db.Classify(op, rows.Err())
@@ -348,6 +378,33 @@ func (f *fsck) judge(ctx context.Context, at tileAt, computed []byte) []byte {
 	return computed
 }
 
+// times reads the times of bundles as they are stored. One whose checksum is
+// wrong is left empty, and found by that.
+func (f *fsck) times(ctx context.Context) ([]span, error) {
+	const op fault.Op = "localaudit.fsck.times"
+	rows, err := f.query.QueryContext(ctx, "SELECT n, oldest, newest, checksum FROM audit_bundle WHERE n <= $1 ORDER BY n", f.checked.Size>>tileHeight)
+	if err != nil {
+		return nil, db.Classify(op, err)
+	}
+	defer func() { _ = rows.Close() }()
+	var spans []span
+	for rows.Next() {
+		var n, sum int64
+		var s span
+		if err := rows.Scan(&n, &s.oldest, &s.newest, &sum); err != nil {
+			return nil, db.Classify(op, err)
+		}
+		if n < 0 {
+			continue
+		}
+		if sum != rowSum(nil, n, s.oldest, s.newest) {
+			s = emptySpan
+		}
+		spans = setSpan(spans, n, s)
+	}
+	return spans, db.Classify(op, rows.Err())
+}
+
 // compareIndex holds the stored index to what the records make.
 func (f *fsck) compareIndex(ctx context.Context) error {
 	const op fault.Op = "localaudit.fsck.compareIndex"
@@ -388,7 +445,7 @@ func (f *fsck) compareIndex(ctx context.Context) error {
 	for p := range f.index {
 		wrong[p.bundle] = "a posting is missing"
 	}
-	spans, err := loadSpans(ctx, f.query)
+	spans, err := f.times(ctx)
 	if err != nil {
 		return err
 	}
