@@ -14,7 +14,9 @@ import (
 	"creto.dev/client"
 	"creto.dev/fault"
 	"creto.dev/health"
+	"creto.dev/internal/wire/wiretest"
 	"creto.dev/node"
+	"creto.dev/sandbox/sandboxtest"
 )
 
 // within waits until ok.
@@ -104,12 +106,12 @@ func TestRemoteClockWithoutFallback(t *testing.T) {
 	}
 }
 
-// Two nodes that share an etcd have one clock; a node that had its own before goes
-// on after it.
-func TestEtcdClock(t *testing.T) {
+// startEtcd runs one until the test ends, and returns the endpoint for it.
+func startEtcd(t *testing.T) string {
+	t.Helper()
 	program, err := exec.LookPath("etcd")
 	if err != nil {
-		t.Skip("there is no etcd; apt-get install etcd-server")
+		sandboxtest.Require(t, "there is no etcd; apt-get install etcd-server")
 	}
 	address := func() string {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -127,14 +129,70 @@ func TestEtcdClock(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { cancel(); _ = etcd.Wait() })
+	return "etcd://" + strings.TrimPrefix(clients, "http://")
+}
 
+// Of two nodes that share an etcd one leads, and the other asks it, over the port of
+// its contracts and with its certificate. When the one that leads ends, the other
+// does.
+func TestEtcdClockOfTwo(t *testing.T) {
+	endpoint := startEtcd(t)
+	ca := wiretest.NewCA(t)
+	set := func(name string) node.Options {
+		dir := t.TempDir()
+		o := options(t, t.TempDir())
+		o.Config.TLS = writePEM(t, dir, ca.Issue(t, creto.ID{TrustDomain: "creto.local", Tenant: creto.DefaultTenant, Kind: creto.KindWorkload, Name: name}, nil))
+		o.Config.TLS.ClientCA = filepath.Join(dir, "ca.pem")
+		writeRoot(t, o.Config.TLS.ClientCA, ca)
+		o.Config.Integrations.Consensus.Endpoint = endpoint
+		o.Config.Integrations.Consensus.TimeoutMS = 500
+		return o
+	}
+	_, one, stopOne := running(t, set("one"))
+	if _, err := one.AddApprover(t.Context(), "two", []string{node.NodeGroup}); err != nil {
+		t.Fatal(err)
+	}
+	_, two, stopTwo := running(t, set("two"))
+	defer stopTwo()
+	for range 20 { // in turn, each after the other
+		for _, c := range []*client.Client{one, two} {
+			if _, err := c.Login(t.Context(), node.BootstrapHuman); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	a, b := stamps(t, one, "login_issued"), stamps(t, two, "login_issued")
+	for i := range b {
+		if creto.HappenedBefore(a[i], b[i]) != creto.Yes || i > 0 && creto.HappenedBefore(b[i], a[i-1]) != creto.Yes {
+			t.Fatalf("the two do not stamp in one order: %+v, %+v", a[i], b[i])
+		}
+	}
+	if got := clockHealth(t, two); len(b) < 20 || got != "healthy " || count(t, two, "clock_degraded") != 0 {
+		t.Errorf("who follows has %d stamps, health %q, and %d episodes", len(b), got, count(t, two, "clock_degraded"))
+	}
+	stopOne()
+	within(t, 20*time.Second, "the other leads", func() bool { return clockHealth(t, two) == "healthy " })
+	if _, err := two.Login(t.Context(), node.BootstrapHuman); err != nil {
+		t.Fatal(err)
+	}
+	within(t, 20*time.Second, "it leads in a term of its own", func() bool {
+		_, err := two.Login(t.Context(), node.BootstrapHuman)
+		newest := stamps(t, two, "login_issued")[0]
+		return err == nil && newest.Source == creto.SourceConsensus && newest.Term() > b[0].Term()
+	})
+}
+
+// A node that had its own clock before goes on after it with the cluster's, and the
+// other way round.
+func TestEtcdClock(t *testing.T) {
+	endpoint := startEtcd(t)
 	o := options(t, t.TempDir())
 	_, _, stop := running(t, o) // its own clock first
 	stop()
 	_, c, stop := running(t, o)
 	own := stamps(t, c, "node_started")
 	stop()
-	o.Config.Integrations.Consensus.Endpoint = "etcd://" + strings.TrimPrefix(clients, "http://")
+	o.Config.Integrations.Consensus.Endpoint = endpoint
 	o.Config.Integrations.Consensus.TimeoutMS = 500
 	_, c, stop = running(t, o)
 	if got := clockHealth(t, c); got != "healthy " {
