@@ -9,7 +9,10 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
+
+	"github.com/anishathalye/porcupine"
 
 	"creto.dev"
 	"creto.dev/consensus"
@@ -112,41 +115,30 @@ func testSource(t *testing.T, c consensus.Clock) {
 	}
 }
 
-// testConcurrent has several callers take stamps at once: each of them is greater
-// than all that had been returned to anybody when its call began.
+// testConcurrent has several callers take stamps at once: what they get is a
+// history of one clock.
 func testConcurrent(t *testing.T, c consensus.Clock) {
 	const goroutines, each = 8, 500
-	var mu sync.Mutex
-	seen := make(map[uint64]bool)
-	var newest creto.Timestamp
+	var order atomic.Int64 // of what callers see
+	histories := make([][]Call, goroutines)
 	var group sync.WaitGroup
-	for range goroutines {
+	for client := range goroutines {
 		group.Go(func() {
 			for range each {
-				mu.Lock()
-				before := newest
-				mu.Unlock()
+				began := order.Add(1)
 				s, err := c.Now(t.Context())
 				if err != nil {
 					t.Errorf("Now = %v", err)
 					return
 				}
-				mu.Lock()
-				if seen[s.Logical] {
-					t.Errorf("%+v was returned twice", s)
-				}
-				seen[s.Logical] = true
-				if creto.Order(newest, s) < 0 {
-					newest = s
-				}
-				mu.Unlock()
-				if creto.Order(before, s) >= 0 || s.Physical < before.Physical {
-					t.Errorf("%+v is not after %+v, which had been returned before", s, before)
-				}
+				histories[client] = append(histories[client], Call{Client: client, Began: began, Ended: order.Add(1), Stamp: s})
 			}
 		})
 	}
 	group.Wait()
+	if got := CheckHistory(slices.Concat(histories...)); got != porcupine.Ok {
+		t.Errorf("the history of %d callers is %v: a stamp came twice, or is no later than one that had been returned when it was asked for", goroutines, got)
+	}
 }
 
 func testBatch(t *testing.T, c consensus.Clock) {
