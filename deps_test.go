@@ -61,7 +61,7 @@ var layers = []layer{
 	{"8", "audit/intake"},            // the front that logs share
 	{"8", "sandbox/internal/launch"}, // what the sandbox backends share
 	{"8", "pqc/kek"},
-	{"8", "pqc/*pqc consensus/*consensus nhi/*nhi nhi/secretsource audit/*audit authz/*authz memory/*memory storage/*storage inference/*inference audit/witness"},
+	{"8", "pqc/*pqc consensus/*consensus nhi/*nhi nhi/secretsource audit/*audit authz/*authz memory/*memory storage/*storage inference/*inference audit/witness audit/export"},
 	{"8", "metering/*metering oversight/*oversight sandbox/*sandbox messaging/*messaging"},
 	{"8", "inference/provider/... oversight/channel/... metering/billing/... sandbox/gvisor sandbox/namespaces"},
 	{"8", "login/..."}, // humans: sessions, passkeys, identity providers, and an authenticator in software
