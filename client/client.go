@@ -350,6 +350,8 @@ type RunEnded struct {
 type Receipt struct {
 	Index  int64        `json:"index"`
 	Record audit.Record `json:"record"`
+	// Leaf is the leaf of the log's tree, where the query asked for it.
+	Leaf []byte `json:"leaf,omitempty"`
 }
 
 // Proof proves that a record is in the log: RFC 6962 against a signed head.
@@ -390,6 +392,8 @@ type Query struct {
 	Limit  int
 	// Disclose has a bundle open what is personal in it.
 	Disclose bool
+	// Leaf has each record come with its leaf.
+	Leaf bool
 }
 
 func (q Query) values() url.Values {
@@ -415,6 +419,7 @@ func (q Query) values() url.Values {
 	set("from", strconv.FormatInt(q.From, 10))
 	set("limit", strconv.Itoa(q.Limit))
 	set("disclose", strconv.FormatBool(q.Disclose))
+	set("leaf", strconv.FormatBool(q.Leaf))
 	return v
 }
 

@@ -390,7 +390,11 @@ func (n *Node) Receipts(ctx context.Context, q client.Query) ([]client.Receipt, 
 	}
 	out := make([]client.Receipt, 0, len(entries))
 	for _, e := range entries {
-		out = append(out, client.Receipt{Index: e.Index, Record: e.Record})
+		r := client.Receipt{Index: e.Index, Record: e.Record}
+		if q.Leaf {
+			r.Leaf = e.Leaf
+		}
+		out = append(out, r)
 	}
 	return out, nil
 }

@@ -262,6 +262,8 @@ type PublicationConfig struct {
 	// SpoolMiB bounds what waits on disk while the database does not take
 	// records. 0 means 1 GiB, or a tenth of the free disk if that is less.
 	SpoolMiB int `toml:"spool_mib"`
+	// Exports are where the log goes as it grows.
+	Exports []ExportConfig `toml:"exports"`
 }
 
 // IntegrationsConfig is where each contract is served: in this process, unless

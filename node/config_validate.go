@@ -112,6 +112,7 @@ func (c Config) problems() []configProblem {
 		k.within("audit.retention", c.Audit.Retention, 24*time.Hour, 100*365*24*time.Hour)
 	}
 	k.between("audit.spool_mib", c.Audit.SpoolMiB, 0, 1<<20)
+	k.exports(c.Audit.Exports)
 	for _, problem := range c.Audit.publisher().Problems() {
 		key, text, _ := strings.Cut(problem, ": ")
 		k.addf("audit."+key, "%s", text)

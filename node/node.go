@@ -100,6 +100,7 @@ type Node struct {
 	vault       *secretsource.Vault // nil without one
 	server      *serve.Server
 	tls         *tlsFiles // nil in clear
+	exports     []*exporter
 	owner       creto.ID
 	policyDir   string
 	// policyMistake is what is wrong with the policies on disk, if anything.
@@ -274,9 +275,12 @@ func (n *Node) openEnablement(ctx context.Context) error {
 }
 
 // openDoors opens what people see.
-func (n *Node) openDoors(context.Context) error {
+func (n *Node) openDoors(ctx context.Context) error {
 	const op fault.Op = "node.openDoors"
-	var err error
+	err := n.openExports(ctx)
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
 	n.console, err = console.New(n.origin(), console.Parts{
 		Sessions: n.sessions, Passkeys: n.passkeys, Providers: n.providers, Delegations: n.delegations, Devices: n.devices,
 		Agents: agentsOf{n}, Desk: n.desk, Log: n.log,
@@ -437,6 +441,9 @@ func (n *Node) checks() []health.Check {
 	}
 	if c := n.options.Config.Audit; n.publisher != nil && (len(c.Witnesses) > 0 || c.CheckpointFile != "") {
 		list = append(list, health.Check{Name: "audit_published", Probe: func(context.Context) health.Status { return n.publisher.Status() }})
+	}
+	if len(n.exports) > 0 {
+		list = append(list, health.Check{Name: "audit_exports", Probe: n.exportHealth})
 	}
 	if n.hold != nil {
 		list = append(list, ping("database", true, n.hold.Check, "Database slow", "Database unavailable"))

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"syscall"
 
 	"github.com/aws/smithy-go"
 	"gocloud.dev/blob"
@@ -62,8 +63,8 @@ type writer struct {
 // Sync, as an *os.File has, a batch is on disk when Write returns. It does not
 // close w.
 //
-// Errors: of Write: Unavailable (Permanent here, as Internal) if w fails: what was
-// written of a batch cannot be taken back.
+// Errors: of Write: FailedPrecondition (Permanent) if w fails: what was written of a
+// batch cannot be taken back, so it is not tried again.
 func NewWriter(f Format, origin string, w io.Writer) Destination {
 	d := &writer{format: f, origin: origin, out: bufio.NewWriter(w)}
 	if s, ok := w.(interface{ Sync() error }); ok {
@@ -82,7 +83,8 @@ func (w *writer) Write(_ context.Context, batch []audit.Entry) (int64, error) {
 		return 0, fault.WrapAs(op, fault.FailedPrecondition, err, "the export cannot be written; is the disk full?")
 	}
 	if w.sync != nil {
-		if err := w.sync(); err != nil {
+		if err := w.sync(); err != nil && !errors.Is(err, syscall.EINVAL) { // what is no file cannot be synced
+
 			return 0, fault.WrapAs(op, fault.FailedPrecondition, err, "the export cannot be brought to disk; is it full?")
 		}
 	}

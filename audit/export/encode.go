@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"creto.dev/audit"
 	"creto.dev/fault"
@@ -32,7 +34,8 @@ const (
 func Formats() []Format { return []Format{JSONLines, CloudEvents, OCSF, OTLP} }
 
 // Line is a record as a line of JSON. Fields are added to it and never change
-// their meaning. Of record, text is as it was logged; an empty field is left out.
+// their meaning. In record a field that is not there, an empty text and a digest of
+// zeros say the same: nothing.
 type Line struct {
 	// Log is the origin of the log, as in its checkpoints.
 	Log string `json:"log"`
@@ -96,13 +99,24 @@ type cloudEvent struct {
 
 func cloudEventOf(origin string, e audit.Entry) cloudEvent {
 	c := cloudEvent{
-		SpecVersion: "1.0", ID: e.Record.ID.String(), Source: origin, Type: eventPrefix + e.Record.Event(), Time: e.Record.Stamp.Time(),
-		Subject: e.Record.Resource, DataContentType: "application/json", Sequence: fmt.Sprintf("%020d", e.Index), Data: line(origin, e),
+		SpecVersion: "1.0", ID: e.Record.ID.String(), Source: origin, Type: printable(eventPrefix + e.Record.Event()), Time: e.Record.Stamp.Time(),
+		Subject: printable(e.Record.Resource), DataContentType: "application/json", Sequence: fmt.Sprintf("%020d", e.Index), Data: line(origin, e),
 	}
 	if t := traceOf(e.Record.Trace); t.span != "" {
 		c.TraceParent = "00-" + t.id + "-" + t.span + "-" + t.flags
 	}
 	return c
+}
+
+// printable returns s without control characters, which attributes may not have
+// (CloudEvents 1.0, section 3.1). The record in data has it as it was.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return utf8.RuneError
+		}
+		return r
+	}, s)
 }
 
 // EncodeLine returns an entry of the log of that origin as one line, without its

@@ -46,7 +46,6 @@ type collector struct {
 	url     string
 	headers map[string]creto.Secret
 	client  *http.Client
-	now     func() time.Time
 }
 
 // NewCollector returns a destination that speaks OTLP/HTTP with protobuf to a
@@ -75,7 +74,7 @@ func NewCollector(origin, endpoint string, headers map[string]creto.Secret) (Des
 		TLSHandshakeTimeout: otlpTimeout, DialContext: (&net.Dialer{Timeout: otlpTimeout}).DialContext,
 	}
 	return &collector{
-		origin: origin, url: u.String(), headers: headers, now: time.Now,
+		origin: origin, url: u.String(), headers: headers,
 		client: &http.Client{Timeout: otlpTimeout, Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 	}, nil
 }
@@ -156,11 +155,11 @@ func (c *collector) send(ctx context.Context, records []*logspb.LogRecord) (refu
 	if err != nil {
 		return 0, fault.WrapAs(op, fault.Unavailable, err, "the answer of the collector %s broke off", request.URL.Host)
 	}
-	return c.judge(request.URL.Host, response, answer)
+	return judge(request.URL.Host, response, answer)
 }
 
 // judge says what an answer means (OTLP 1.9, "OTLP/HTTP Response").
-func (c *collector) judge(host string, response *http.Response, answer []byte) (refused int64, err error) {
+func judge(host string, response *http.Response, answer []byte) (refused int64, err error) {
 	const op fault.Op = "export.judge"
 	switch response.StatusCode {
 	case http.StatusOK, http.StatusAccepted, http.StatusNoContent:
@@ -172,7 +171,7 @@ func (c *collector) judge(host string, response *http.Response, answer []byte) (
 		return out.GetPartialSuccess().GetRejectedLogRecords(), nil
 	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		err := fault.New(op, fault.Unavailable, "the collector %s answers %d for now", host, response.StatusCode)
-		if wait := c.retryAfter(response.Header.Get("Retry-After")); wait > 0 {
+		if wait := retryAfter(response.Header); wait > 0 {
 			err = fault.After(err, wait)
 		}
 		return 0, err
@@ -182,15 +181,19 @@ func (c *collector) judge(host string, response *http.Response, answer []byte) (
 	return 0, fault.New(op, fault.FailedPrecondition, "the collector %s answers %d; is it OTLP/HTTP at this address?", host, response.StatusCode)
 }
 
-// retryAfter reads seconds or a date (RFC 9110, section 10.2.3).
-func (c *collector) retryAfter(text string) time.Duration {
+// retryAfter reads how long to wait: seconds, or a date (RFC 9110, section
+// 10.2.3), which is compared with the server's own clock.
+func retryAfter(h http.Header) time.Duration {
+	text := h.Get("Retry-After")
 	if seconds, err := strconv.ParseUint(text, 10, 31); err == nil {
 		return time.Duration(seconds) * time.Second
 	}
-	if at, err := http.ParseTime(text); err == nil {
-		return max(0, at.Sub(c.now()))
+	at, atErr := http.ParseTime(text)
+	now, nowErr := http.ParseTime(h.Get("Date"))
+	if errors.Join(atErr, nowErr) != nil {
+		return 0
 	}
-	return 0
+	return max(0, at.Sub(now))
 }
 
 // logRecord returns an entry as a record of OpenTelemetry's: attributes to search

@@ -146,20 +146,24 @@ func TestCollectorAnswers(t *testing.T) {
 			t.Errorf("%d = %v after %d calls, want %v after %d", test.status, err, r.calls, test.code, test.calls)
 		}
 	}
-	// It waits as long as it is asked to.
-	began := time.Now()
-	first := true
-	r = &receiver{t: t, answer: func(w http.ResponseWriter, _ int) bool {
-		if first {
-			first = false
-			w.Header().Set("Retry-After", "1")
-			w.WriteHeader(http.StatusServiceUnavailable)
-			return false
+	// It waits as long as it is asked to, by the collector's clock.
+	year := time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC)
+	for after, date := range map[string]time.Time{"1": year, year.Add(time.Second).Format(http.TimeFormat): year} {
+		began := time.Now()
+		first := true
+		r = &receiver{t: t, answer: func(w http.ResponseWriter, _ int) bool {
+			if first {
+				first = false
+				w.Header().Set("Date", date.Format(http.TimeFormat))
+				w.Header().Set("Retry-After", after)
+				w.WriteHeader(http.StatusServiceUnavailable)
+				return false
+			}
+			return true
+		}}
+		if _, err := r.run(t, 5); err != nil || time.Since(began) < time.Second || len(r.records) != 5 {
+			t.Errorf("Run with Retry-After: %s = %v after %v with %d records", after, err, time.Since(began), len(r.records))
 		}
-		return true
-	}}
-	if _, err := r.run(t, 5); err != nil || time.Since(began) < time.Second || len(r.records) != 5 {
-		t.Errorf("Run = %v after %v with %d records", err, time.Since(began), len(r.records))
 	}
 }
 

@@ -23,7 +23,7 @@ func (a *app) auditCommand() *cobra.Command {
 		Long: `Query the log of everything that happened, follow it, and check that it is still
 what it was. Tools of others read it too: it is a C2SP tlog-tiles log.`,
 	}
-	c.AddCommand(a.auditQueryCommand(), a.auditTailCommand(), a.auditProofCommand(), a.auditEraseCommand(),
+	c.AddCommand(a.auditQueryCommand(), a.auditTailCommand(), a.auditExportCommand(), a.auditProofCommand(), a.auditEraseCommand(),
 		a.auditKeyCommand(), a.auditCheckpointCommand(), a.auditConsistencyCommand(), a.auditFsckCommand())
 	return c
 }

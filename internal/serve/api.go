@@ -338,7 +338,7 @@ func queryOf(r *http.Request) (client.Query, error) {
 	}
 	yes := func(key string) bool { return r.FormValue(key) == "true" }
 	q.Limit = int(min(number("limit"), audit.MaxPage))
-	q.Before, q.From, q.Oldest, q.Disclose = number("before"), number("from"), yes("oldest"), yes("disclose")
+	q.Before, q.From, q.Oldest, q.Disclose, q.Leaf = number("before"), number("from"), yes("oldest"), yes("disclose"), yes("leaf")
 	q.Since, q.Until = when("since"), when("until")
 	if len(errs) > 0 {
 		return q, errs[0]
