@@ -47,6 +47,7 @@ type exporter struct {
 	mu      sync.Mutex // guards what follows
 	next    int64
 	refused int64
+	missing int64
 	trouble string
 }
 
@@ -79,7 +80,7 @@ func (n *Node) openExports(ctx context.Context) error {
 func (n *Node) export(ctx context.Context, e *exporter) error {
 	log := n.options.Log.With(slog.String(logkey.Component, "export"), slog.String(logkey.Resource, e.name))
 	err := export.Run(ctx, export.LogSource{Log: n.log}, e.destination, e.cursor, export.Options{
-		Follow: true, Gather: exportGather, Policy: call.Policy{MaxDelay: 10 * time.Second},
+		Follow: true, Whole: true, Gather: exportGather, Policy: call.Policy{MaxDelay: 10 * time.Second},
 		Progress: func(s export.Step) {
 			if e.heard(s) {
 				log.LogAttrs(ctx, slog.LevelWarn, "an export is interrupted and goes on by itself", slog.Any(logkey.Error, s.Err))
@@ -98,7 +99,7 @@ func (e *exporter) heard(s export.Step) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	before := e.trouble
-	e.next, e.refused, e.trouble = max(e.next, s.Next), e.refused+s.Refused, fault.Message(s.Err)
+	e.next, e.refused, e.missing, e.trouble = max(e.next, s.Next), e.refused+s.Refused, e.missing+s.Missing, fault.Message(s.Err)
 	return e.trouble != "" && e.trouble != before
 }
 
@@ -117,10 +118,13 @@ func (n *Node) exportHealth(ctx context.Context) health.Status {
 		if e.refused > 0 {
 			reason += fmt.Sprintf(", %d refused by the collector", e.refused)
 		}
+		if e.missing > 0 {
+			reason += fmt.Sprintf(", %d gone before they were exported (audit.retention)", e.missing)
+		}
 		if e.trouble != "" {
 			reason += ": " + e.trouble
 		}
-		degraded = degraded || e.refused > 0 || e.trouble != ""
+		degraded = degraded || e.refused > 0 || e.missing > 0 || e.trouble != ""
 		e.mu.Unlock()
 		reasons = append(reasons, reason)
 	}

@@ -70,6 +70,9 @@ type Options struct {
 	Gather time.Duration
 	// Policy is how a batch is written. The zero Policy tries three times.
 	Policy call.Policy
+	// Whole says that the source has every record of the log: an index that it
+	// leaves out was removed before it was exported.
+	Whole bool
 	// Progress, if any, hears of each step: records and refusals since the last
 	// call, where the export is, and what is wrong, if anything is.
 	Progress func(Step)
@@ -78,6 +81,7 @@ type Options struct {
 // Step is what [Options.Progress] hears.
 type Step struct {
 	Records, Refused int64
+	Missing          int64 // that were gone already, where Options.Whole
 	Next             int64
 	Err              error // what is tried again; nil after a success
 }
@@ -150,7 +154,13 @@ func (r *run) step(ctx context.Context) (more bool, err error) {
 	}
 	if len(batch) == 0 {
 		if r.position.Bound > r.position.Next { // it was of records that are gone
-			return true, fault.Wrap(op, r.cursor.Save(ctx, Position{Next: r.position.Bound}))
+			if err := r.cursor.Save(ctx, Position{Next: r.position.Bound}); err != nil {
+				return false, fault.Wrap(op, err)
+			}
+			if r.Whole {
+				r.Progress(Step{Missing: r.position.Bound - r.position.Next, Next: r.position.Bound})
+			}
+			return true, nil
 		}
 		if !r.Follow {
 			return false, nil
@@ -175,7 +185,11 @@ func (r *run) step(ctx context.Context) (more bool, err error) {
 	if err := r.cursor.Save(ctx, Position{Next: bound}); err != nil {
 		return false, fault.Wrap(op, err)
 	}
-	r.Progress(Step{Records: int64(len(batch)) - refused, Refused: refused, Next: bound})
+	step := Step{Records: int64(len(batch)) - refused, Refused: refused, Next: bound}
+	if r.Whole {
+		step.Missing = bound - r.position.Next - int64(len(batch))
+	}
+	r.Progress(step)
 	return true, nil
 }
 

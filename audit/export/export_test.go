@@ -301,6 +301,25 @@ func TestFollow(t *testing.T) {
 	})
 }
 
+// What the source no longer has is counted, and the export goes on behind it.
+func TestMissing(t *testing.T) {
+	s, d := &source{list: append(entries(5, 4), entries(12, 3)...)}, &destination{}
+	var missing int64
+	cursor := &export.Memory{}
+	if err := export.Run(t.Context(), s, d, cursor, export.Options{Batch: 5, Whole: true, Progress: func(x export.Step) { missing += x.Missing }}); err != nil {
+		t.Fatal(err)
+	}
+	if missing != 8 || len(d.order) != 7 || cursor.Position.Next != 15 {
+		t.Errorf("%d are missing, %v exported, next is %d; want 8, 7 of them, 15", missing, d.order, cursor.Position.Next)
+	}
+	// A batch that was begun and is gone is passed over.
+	cursor.Position = export.Position{Next: 0, Bound: 3}
+	d.order = nil
+	if err := export.Run(t.Context(), s, d, cursor, export.Options{}); err != nil || len(d.order) != 7 || cursor.Position.Next != 15 {
+		t.Errorf("Run = %v with %v, next is %d", err, d.order, cursor.Position.Next)
+	}
+}
+
 // A writer's lines are all there, in order, and a full disk is an error.
 func TestWriter(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x.jsonl")
