@@ -152,7 +152,7 @@ func (f *Fallback) take(ctx context.Context, op fault.Op, n int) ([]creto.Timest
 // timedOut gives the end of an attempt's time the contract's name.
 func timedOut(err error) error {
 	if fault.CodeOf(err) == fault.DeadlineExceeded {
-		return fault.WrapAs("consensus.Now", fault.ConsensusTimeout, err, "the time service is slow")
+		return fault.WrapAs("consensus", fault.ConsensusTimeout, err, "the time service is slow")
 	}
 	return err
 }

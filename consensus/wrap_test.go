@@ -14,6 +14,7 @@ import (
 	"creto.dev/consensus"
 	"creto.dev/consensus/consensustest"
 	"creto.dev/fault"
+	"creto.dev/health"
 )
 
 // broken is a clock that can be made to fail, hang or lie.
@@ -52,6 +53,17 @@ func (b *broken) Now(ctx context.Context) (creto.Timestamp, error) {
 		after()
 	}
 	return s, err
+}
+
+func (b *broken) Ping(ctx context.Context) error {
+	b.mu.Lock()
+	hang := b.hang
+	b.mu.Unlock()
+	if hang {
+		<-ctx.Done()
+		return fault.Wrap("broken.Ping", ctx.Err())
+	}
+	return b.Manual.Ping(ctx)
 }
 
 func fallback(c consensus.Clock, report func(context.Context, consensus.Episode) error) *consensus.Fallback {
@@ -101,8 +113,15 @@ func TestFallbackOnTimeout(t *testing.T) {
 		if s.Source != creto.SourceLocal || s.Node != "n1" || s.Uncertainty <= 0 || creto.HappenedBefore(before, s) != creto.Uncertain || creto.Order(before, s) >= 0 {
 			t.Errorf("the stamp %+v after %+v", s, before)
 		}
-		if err := f.Ping(t.Context()); err != nil { // Ping of Manual does not hang
-			t.Errorf("Ping = %v", err)
+		// R-CON-17: slow is one thing, away another.
+		slow := health.Of(f.Ping(t.Context()), "Consensus service slow", "Consensus service unavailable")
+		b.set(func(b *broken) { b.hang = false })
+		b.Fail(true)
+		down := health.Of(f.Ping(t.Context()), "Consensus service slow", "Consensus service unavailable")
+		b.Fail(false)
+		well := health.Of(f.Ping(t.Context()), "Consensus service slow", "Consensus service unavailable")
+		if slow.State != health.Degraded || slow.Reason != "Consensus service slow" || down.State != health.Unhealthy || well.State != health.Healthy {
+			t.Errorf("health when slow, away and well: %+v, %+v, %+v", slow, down, well)
 		}
 	})
 }
@@ -131,6 +150,7 @@ func TestFallbackCodes(t *testing.T) {
 	if s, err := fallback(b, nil).Now(ctx); !errors.Is(err, fault.DeadlineExceeded) {
 		t.Errorf("when the caller's time ends first: %+v, %v; want DeadlineExceeded", s, err)
 	}
+	b.set(func(b *broken) { b.hang = false })
 	b.Fail(true)
 	f := fallback(b, nil)
 	if _, err := f.Register(t.Context(), creto.DigestOf(nil)); !errors.Is(err, fault.ConsensusUnavailable) {
