@@ -367,3 +367,55 @@ func BenchmarkDrain(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*batch), "µs/record")
 }
+
+// BenchmarkQuery is a page of one actor of a thousand in one hour, in a log of a
+// million records (budget 1 ms), and of a rare event. Without CRETO_TORTURE=1 the
+// log has 20,000.
+func BenchmarkQuery(b *testing.B) {
+	records := 20_000
+	if os.Getenv("CRETO_TORTURE") != "" {
+		records = 1_000_000
+	}
+	o := open(b, b.TempDir(), func(c *localaudit.Config) { c.Intake.Journal.RingBytes = 64 << 20 })
+	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	rs := make([]audit.Record, 1000)
+	for n := 0; n < records; n += len(rs) {
+		for i := range rs {
+			rs[i] = audittest.Record(creto.CallModel, i%50)
+			rs[i].Who.Name = fmt.Sprintf("bot-%d", (n+i)*7919%1000)
+			rs[i].OnBehalfOf = audittest.Human(fmt.Sprintf("human-%d", i%100))
+			at := begin.Add(time.Duration(n+i) * time.Second)
+			rs[i].Stamp = creto.Timestamp{Logical: uint64(n + i + 1), Physical: at.UnixNano(), Source: creto.SourceConsensus, Node: "n"}
+			rs[i].ID = creto.NewUUIDAt(at)
+		}
+		if n == records/2/1000*1000 {
+			rs[500].What = audit.EventKeyRotated
+		}
+		if err := errors.Join(o.log.LogBatch(b.Context(), rs)...); err != nil {
+			b.Fatal(err)
+		}
+		if err := o.log.Flush(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	since := begin.Add(time.Duration(records/3) * time.Second)
+	for name, f := range map[string]audit.Filter{
+		"actor+time": {Tenant: "default", Actor: "bot-17", Since: since, Until: since.Add(30 * 24 * time.Hour)},
+		"actor":      {Tenant: "default", Actor: "bot-17"},
+		"human":      {Tenant: "default", Human: "human-3"},
+		"rare event": {Tenant: "default", What: audit.EventKeyRotated},
+		"newest":     {Tenant: "default"},
+	} {
+		b.Run(name, func(b *testing.B) {
+			found := 0
+			for b.Loop() {
+				page, err := o.log.Query(b.Context(), f)
+				if err != nil {
+					b.Fatal(err)
+				}
+				found = len(page)
+			}
+			b.ReportMetric(float64(found), "records")
+		})
+	}
+}

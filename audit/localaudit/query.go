@@ -14,6 +14,7 @@ import (
 
 	"creto.dev/audit"
 	"creto.dev/fault"
+	"creto.dev/internal/canon"
 	"creto.dev/internal/db"
 )
 
@@ -86,7 +87,8 @@ func readRows(ctx context.Context, q querier, where string, args ...any) (entrie
 		if sum != checksum(tlog.RecordHash(e.Leaf)) {
 			return nil, damagedRow(op, e.Index)
 		}
-		if e.Record, err = audit.DecodeRecord(e.Leaf); err != nil || string(id) != string(e.Record.ID[:]) {
+		// That the bytes are canonical was found when they were hashed.
+		if err := canon.UnmarshalPart(e.Leaf, &e.Record); err != nil || string(id) != string(e.Record.ID[:]) {
 			return nil, damagedRow(op, e.Index)
 		}
 		entries = append(entries, e)

@@ -27,7 +27,6 @@ import (
 // and head commit together, so a crash repeats a batch or has done it, and a record
 // that is there already is passed over.
 func (l *Log) Take(ctx context.Context, frames []journal.Frame) error {
-	const op fault.Op = "localaudit.Take"
 	id := l.ID()
 	records := l.decode(ctx, frames)
 	var next edge
