@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/chromedp/chromedp"
@@ -19,9 +20,12 @@ import (
 // A bundle is verified in the browser, which has no node any more.
 func TestVerifyInBrowser(t *testing.T) {
 	h := open(t, origin)
+	var mu sync.Mutex // guards asked
 	asked := make(map[string]int)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
 		asked[r.URL.Path]++
+		mu.Unlock()
 		h.console.Handler().ServeHTTP(w, r)
 	}))
 	stopped := false
@@ -36,6 +40,8 @@ func TestVerifyInBrowser(t *testing.T) {
 	server.CloseClientConnections()
 	server.Close()
 	stopped = true
+	mu.Lock()
+	defer mu.Unlock()
 	if asked["/console/verifier/verify.mjs"] != 1 || asked["/console/verifier/noble/post-quantum/ml-dsa.js"] != 1 {
 		t.Errorf("the page asked for %v", asked)
 	}
