@@ -6,8 +6,10 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 
+	"filippo.io/torchwood"
 	"golang.org/x/mod/sumdb/tlog"
 
 	"creto.dev/audit"
@@ -264,11 +266,14 @@ func (f *fsck) bundle(ctx context.Context, n int64, width int) ([]byte, error) {
 	begin := n << tileHeight
 	stored := f.stored(ctx, tileAt{0, n}, width)
 	if begin < f.first {
-		if stored == nil {
-			stored = make([]byte, width*tlog.HashSize) // judged as a tile that is not there
+		if f.archive.cfg.Archive != "" {
+			if hashes := f.archived(n); hashes != nil {
+				return hashes, nil
+			}
+			f.found(fmt.Sprintf("records %d to %d", begin, begin+tileMask), "they are not in the archive, or their bundle is damaged")
 		}
-		if _, err := f.archive.archivedBundle(n, stored); f.archive.cfg.Archive != "" && err != nil {
-			f.found(fmt.Sprintf("records %d to %d", begin, begin+tileWidth-1), "their archived bundle: %s", fault.Message(err))
+		if len(stored) != tileBytes {
+			stored = make([]byte, tileBytes) // judged as a tile that is not there
 		}
 		return stored, nil
 	}
@@ -334,6 +339,28 @@ const (
 	wrongTile  = "its hashes are wrong; what is below it is whole"
 	unsureTile = "its hashes are not those of what is below it, and neither leads to the tree's root"
 )
+
+// archived returns the hashes of a bundle in the archive; nil if it is not there or
+// is no bundle.
+func (f *fsck) archived(n int64) []byte {
+	rest, err := os.ReadFile(f.archive.archivePath(n))
+	if err != nil {
+		return nil
+	}
+	hashes := make([]byte, 0, tileBytes)
+	for len(rest) > 0 && len(hashes) < tileBytes {
+		var leaf []byte
+		if leaf, rest, err = torchwood.ReadTileEntry(rest); err != nil {
+			return nil
+		}
+		hash := tlog.RecordHash(leaf)
+		hashes = append(hashes, hash[:]...)
+	}
+	if len(rest) > 0 || len(hashes) < tileBytes {
+		return nil
+	}
+	return hashes
+}
 
 // judge compares a tile as it must be, judging by what is below, with the stored
 // one. Where they differ, the one that leads to what is above it is right, and is

@@ -2,9 +2,12 @@ package localaudit_test
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"creto.dev"
 	"creto.dev/audit"
@@ -167,4 +170,58 @@ func TestFsck(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Segments that left the database are checked in the archive, and their tiles
+// where they are.
+func TestFsckArchive(t *testing.T) {
+	archive := t.TempDir()
+	o := open(t, t.TempDir(), func(c *localaudit.Config) { c.Archive, c.Retention = archive, time.Nanosecond })
+	defer func() {
+		if err := o.log.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	for i := range 4200 {
+		if _, err := o.log.Log(t.Context(), audittest.Record(creto.CallModel, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before, err := o.log.Checkpoint(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := o.log.Retain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	check := func(want ...string) {
+		t.Helper()
+		var got []string
+		checked, err := o.log.Fsck(t.Context(), []audit.Checkpoint{before}, func(p localaudit.Problem) { got = append(got, p.Place+": "+p.Reason) })
+		if err != nil || checked.Size < 4200 || checked.Records > 200 {
+			t.Fatalf("Fsck = %+v, %v", checked, err)
+		}
+		if !slices.EqualFunc(got, want, strings.HasPrefix) {
+			t.Errorf("Fsck says %q, want %q", got, want)
+		}
+	}
+	check()
+	file := filepath.Join(archive, "tile", "entries", "003")
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[len(data)/2] ^= 1
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	check("record 8")
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	check("records 768 to 1023: they are not in the archive")
+	if _, err := o.db.ExecContext(t.Context(), "DELETE FROM audit_tile WHERE level = 0 AND n = 2"); err != nil {
+		t.Fatal(err)
+	}
+	check("tile 0/2: it is missing", "records 768 to 1023: they are not in the archive")
 }
