@@ -72,6 +72,7 @@ const (
 	EventClockDegraded      = "clock_degraded" // stamps of this node are local from here on (R-CON-14)
 	EventClockAnchored      = "clock_anchored" // consensus is back; what it tells lies between two of its stamps
 	EventSplitView          = "split_view"     // the log is not the one that was published
+	EventQuotaChecked       = "quota_checked"  // what a window of a quota came to (R-AUD-27)
 	EventAuditGap           = "audit_gap"      // informational records that were only counted (R-OQ-2), or that a damaged disk lost
 	EventSubjectErased      = "subject_erased" // a person's key is gone (R-GAP-11)
 	EventSegmentSealed      = "segment_sealed" // the oldest records left the database; their hashes stay
@@ -205,10 +206,11 @@ func (r Record) Event() string {
 }
 
 // SecurityRelevant reports whether the record must be on disk before its action
-// goes on: everything but allowed model, tool and egress calls without consent.
+// goes on: everything but allowed model, tool and egress calls without consent,
+// and what quotas came to.
 func (r Record) SecurityRelevant() bool {
 	switch r.What {
-	case creto.CallModel, creto.CallTool, creto.HTTPRequest, creto.NetworkEgress, creto.SendMessage, creto.ConsumeQuota:
+	case creto.CallModel, creto.CallTool, creto.HTTPRequest, creto.NetworkEgress, creto.SendMessage, creto.ConsumeQuota, EventQuotaChecked:
 		return r.Outcome == Denied || len(r.Consents) > 0 || r.Signature != nil
 	}
 	return true

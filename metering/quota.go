@@ -104,10 +104,6 @@ func OpenQuota(ctx context.Context, d *sql.DB, clock consensus.Clock, log audit.
 	return q, nil
 }
 
-// recountSlack is how far the log's order and its stamps may disagree: an
-// action is stamped a moment before its record has its place.
-const recountSlack = time.Minute
-
 // recount returns the current window's start, and what the log says was used
 // in it.
 func (q *Quota) recount(ctx context.Context, k key, window time.Duration) (time.Time, int64, error) {
@@ -115,27 +111,31 @@ func (q *Quota) recount(ctx context.Context, k key, window time.Duration) (time.
 	if err != nil {
 		return time.Time{}, 0, err
 	}
-	start, used := now.Time().Truncate(window), int64(0)
-	filter := audit.Filter{Actor: k.agent.String(), What: k.action, Limit: 1000}
+	start := now.Time().Truncate(window)
+	used, _, err := q.count(ctx, k, start, time.Time{})
+	return start, used, err
+}
+
+// count returns what the log says was used, and refused, from a time until
+// another; the zero time is no end.
+func (q *Quota) count(ctx context.Context, k key, since, until time.Time) (used, refused int64, err error) {
+	f := audit.Filter{Actor: k.agent.String(), What: k.action, Since: since, Until: until, Oldest: true, Limit: audit.MaxPage}
 	for {
-		page, err := q.log.Query(ctx, filter)
+		page, err := q.log.Query(ctx, f)
 		if err != nil {
-			return time.Time{}, 0, err
+			return 0, 0, err
 		}
 		for _, e := range page {
-			at := e.Record.Stamp.Time()
-			if at.Before(start.Add(-recountSlack)) {
-				return start, used, nil
-			}
-			if !at.Before(start) && gate.Charged(e.Record) {
+			switch {
+			case gate.Charged(e.Record):
 				used++
+			case e.Record.Event() == audit.EventQuotaExceeded:
+				refused++
 			}
+			f.From = e.Index + 1
 		}
-		if len(page) < filter.Limit {
-			return start, used, nil
-		}
-		if filter.Before = page[len(page)-1].Index; filter.Before == 0 {
-			return start, used, nil // 0 would ask for the newest again
+		if len(page) < f.Limit {
+			return used, refused, nil
 		}
 	}
 }

@@ -5,14 +5,18 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
 
 	"creto.dev"
 	"creto.dev/audit"
@@ -304,6 +308,165 @@ func TestKill(t *testing.T) {
 	}
 	if len(acknowledged) < 500 {
 		t.Errorf("only %d records were acknowledged; the test shows little", len(acknowledged))
+	}
+}
+
+// Once a person is erased their key is in no file of the database, nor is what was
+// sealed under it readable by anybody; proofs hold, and the person's next record is
+// a new person's.
+func TestErase(t *testing.T) {
+	dir := t.TempDir()
+	o := open(t, dir, nil)
+	alice, operator := audittest.Human("alice"), audittest.Human("operator")
+	r := audittest.Record(creto.CallModel, 1)
+	r.OnBehalfOf, r.Why = alice, "she said so"
+	id, err := o.log.Log(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := o.log.Entry(t.Context(), id)
+	if err != nil || before.Record.Why != "she said so" {
+		t.Fatalf("Entry = %+v, %v", before.Record, err)
+	}
+	var sealed []byte
+	if err := o.db.QueryRowContext(t.Context(), "SELECT sealed FROM audit_subject WHERE principal = $1", alice.String()).Scan(&sealed); err != nil {
+		t.Fatal(err)
+	}
+	onDisk := func() (found bool) {
+		for _, name := range []string{"creto.db", "creto.db-wal"} {
+			data, err := os.ReadFile(filepath.Join(dir, name))
+			found = found || err == nil && bytes.Contains(data, sealed[8:40])
+		}
+		return found
+	}
+	sqlite := dbtest.Engine(t) == "sqlite"
+	if sqlite && !onDisk() {
+		t.Fatal("the key is not where the test looks for it")
+	}
+	if _, err := o.log.Erase(t.Context(), audittest.Human("nobody"), operator); !errors.Is(err, fault.AuditNotFound) {
+		t.Errorf("Erase of nobody = %v, want AuditNotFound", err)
+	}
+	pseudonym, err := o.log.Erase(t.Context(), alice, operator)
+	if err != nil || !audit.IsPseudonym(pseudonym) {
+		t.Fatalf("Erase = %v, %v", pseudonym, err)
+	}
+	if sqlite && onDisk() {
+		t.Error("the key is still in the database's files")
+	}
+	after, err := o.log.Entry(t.Context(), id)
+	if err != nil || after.Record.OnBehalfOf != pseudonym || after.Record.Why != "" || !bytes.Equal(after.Leaf, before.Leaf) {
+		t.Errorf("Entry = %+v, %v; want the pseudonym and the same leaf", after.Record, err)
+	}
+	if keys, err := o.log.Disclose(t.Context(), after); err != nil || len(keys) != 0 {
+		t.Errorf("Disclose = %v, %v", keys, err)
+	}
+	head, err := o.log.Checkpoint(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	proof, err := o.log.Proof(t.Context(), after.Index, head.Size)
+	if err != nil || audit.VerifyProof(after.Leaf, after.Index, head.Size, head.Root, proof) != nil {
+		t.Errorf("the record is not proven any more: %v", err)
+	}
+	if page, err := o.log.Query(t.Context(), audit.Filter{Human: "alice"}); err != nil || len(page) != 0 {
+		t.Errorf("the log still finds %d records of alice, %v", len(page), err)
+	}
+	if page, err := o.log.Query(t.Context(), audit.Filter{Human: pseudonym.String()}); err != nil || len(page) != 1 {
+		t.Errorf("the log finds %d records of the pseudonym, %v", len(page), err)
+	}
+	r.ID = audit.RecordID{}
+	if id, err = o.log.Log(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	again, err := o.log.Entry(t.Context(), id)
+	if err != nil || again.Record.OnBehalfOf != alice || again.Record.Personal[0].Subject == after.Record.Personal[0].Subject {
+		t.Errorf("after the erasure Entry = %+v, %v; want a new person of the name", again.Record, err)
+	}
+}
+
+// Old segments leave the database for the archive; everything is proven as before,
+// and the log says that they left.
+func TestRetain(t *testing.T) {
+	for _, archive := range []string{"", "archive"} {
+		t.Run("archive="+archive, func(t *testing.T) {
+			dir := t.TempDir()
+			o := open(t, dir, func(c *localaudit.Config) {
+				c.Retention = 24 * time.Hour
+				if archive != "" {
+					c.Archive = filepath.Join(dir, archive)
+				}
+			})
+			const records = 9000 // two segments and a part
+			old := time.Now().Add(-48 * time.Hour)
+			rs := make([]audit.Record, records)
+			for i := range rs {
+				rs[i] = audittest.Record(creto.CallModel, i)
+				at := old
+				if i > 8191 {
+					at = time.Now()
+				}
+				rs[i].Stamp = creto.Timestamp{Logical: uint64(i + 1), Physical: at.UnixNano(), Source: creto.SourceConsensus, Node: "n"}
+			}
+			for batch := range slices.Chunk(rs, 1000) { // the ring holds no more
+				if err := errors.Join(append(o.log.LogBatch(t.Context(), batch), o.log.Flush(t.Context()))...); err != nil {
+					t.Fatal(err)
+				}
+			}
+			seen, err := o.log.Checkpoint(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			tile, err := o.log.Tile(t.Context(), tlog.Tile{H: 8, L: -1, N: 3, W: 256})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := o.log.Retain(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := o.log.Entry(t.Context(), rs[100].ID); !errors.Is(err, fault.AuditNotFound) {
+				t.Errorf("Entry of an old record = %v, want AuditNotFound", err)
+			}
+			page, err := o.log.Query(t.Context(), audit.Filter{Oldest: true, Limit: 1})
+			if err != nil || len(page) != 1 || page[0].Index != 8192 {
+				t.Errorf("the oldest record here is %d, %v; want 8192", page[0].Index, err)
+			}
+			again, err := o.log.Tile(t.Context(), tlog.Tile{H: 8, L: -1, N: 3, W: 256})
+			if archive != "" && (err != nil || !bytes.Equal(again, tile)) {
+				t.Errorf("the archived bundle is another: %v", err)
+			}
+			if archive == "" && !errors.Is(err, fault.AuditNotFound) {
+				t.Errorf("Tile of what is gone = %v, want AuditNotFound", err)
+			}
+			proof, err := o.log.Proof(t.Context(), 768, seen.Size)
+			if first := tile[2 : 2+int(binary.BigEndian.Uint16(tile))]; err != nil || audit.VerifyProof(first, 768, seen.Size, seen.Root, proof) != nil {
+				t.Errorf("an old record is not proven any more: %v", err)
+			}
+			now, err := o.log.Checkpoint(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			consistent, err := o.log.Consistency(t.Context(), seen.Size, now.Size)
+			if err != nil || audit.VerifyConsistency(seen.Size, seen.Root, now.Size, now.Root, consistent) != nil {
+				t.Errorf("the log is not what it was: %v", err)
+			}
+			sealed, err := o.log.Query(t.Context(), audit.Filter{What: audit.EventSegmentSealed})
+			if err != nil || len(sealed) != 2 || sealed[0].Record.Detail["first"] != "4096" || sealed[0].Record.SignatureStatus != "valid" {
+				t.Errorf("%d records say what left, %v", len(sealed), err)
+			}
+			if problems := fsck(t, o.db); len(problems) > 0 {
+				t.Errorf("Fsck: %+v", problems)
+			}
+			if err := errors.Join(o.log.Close(), o.db.Close()); err != nil {
+				t.Fatal(err)
+			}
+			o = open(t, dir, nil)
+			if _, err := o.log.Log(t.Context(), audittest.Record(creto.CallModel, 1)); err != nil {
+				t.Fatal(err)
+			}
+			if head, err := o.log.Checkpoint(t.Context()); err != nil || head.Size != now.Size+1 {
+				t.Errorf("the next life has %d records, %v", head.Size, err)
+			}
+		})
 	}
 }
 

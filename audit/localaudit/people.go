@@ -237,6 +237,9 @@ func (l *Log) Erase(ctx context.Context, human, by creto.ID) (creto.ID, error) {
 		return creto.ID{}, unavailable(op, err)
 	}
 	l.people.forget(human, s.ID)
+	if err := db.Scrub(ctx, l.db); err != nil {
+		return pseudonym, unavailable(op, err)
+	}
 	l.log.LogAttrs(ctx, slog.LevelInfo, "a person was erased from the audit log", slog.String(logkey.Principal, pseudonym.Name))
 	return pseudonym, nil
 }

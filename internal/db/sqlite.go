@@ -44,6 +44,35 @@ func openSQLite(ctx context.Context, file string) (*sql.DB, error) {
 	return d, nil
 }
 
+// Scrub makes what was deleted or overwritten unreadable in the database's files, as
+// far as the engine lets: SQLite's write-ahead log still has it until it is emptied
+// into the file, whose freed bytes are overwritten. Of PostgreSQL, VACUUM and the
+// age of its own log take care (D-067).
+//
+// Errors: Unavailable (Degraded) if readers stood in the way for too long.
+func Scrub(ctx context.Context, d *sql.DB) error {
+	const op fault.Op = "db.Scrub"
+	if _, ok := d.Driver().(*sqlite.Driver); !ok {
+		return nil
+	}
+	for try := 0; ; try++ {
+		var busy, frames, moved int
+		if err := d.QueryRowContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &frames, &moved); err != nil {
+			return Classify(op, err)
+		}
+		if busy == 0 {
+			return nil
+		}
+		if try == scrubTries {
+			return fault.New(op, fault.Unavailable, "others read the database; what was deleted is still in its write-ahead log until it is emptied")
+		}
+	}
+}
+
+// scrubTries bounds how often Scrub waits for readers, each time as long as a
+// writer waits for its turn.
+const scrubTries = 3
+
 func classifySQLite(op fault.Op, err error) error {
 	driver, ok := errors.AsType[*sqlite.Error](err)
 	if !ok {

@@ -1,0 +1,11 @@
+package metering
+
+import (
+	"context"
+	"time"
+)
+
+// Summarize records the windows that ended last, as Run does at its start.
+func (q *Quota) Summarize(ctx context.Context) error {
+	return q.summarize(ctx, make(map[key]time.Time))
+}
