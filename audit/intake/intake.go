@@ -6,6 +6,8 @@ package intake
 
 import (
 	"context"
+	"crypto/sha256"
+	"fmt"
 	"log/slog"
 	"strconv"
 	"sync"
@@ -60,6 +62,13 @@ type Intake struct {
 	mu     sync.Mutex // guards what follows; held while records are handed on
 	failed bool       // the last time they were not taken, and that was logged
 	missed uint64     // payloads that are lost and not recorded yet
+	absent absence    // what Resume did not find, until it is recorded
+}
+
+// absence is what Resume did not find.
+type absence struct {
+	after uint64 // the frame that the log had last
+	count uint64
 }
 
 // Parts are what an Intake works with.
@@ -108,10 +117,10 @@ func (i *Intake) Acknowledged() uint64 { return i.journal.Acknowledged() }
 //
 // Errors: AuditUnavailable (Degraded).
 func (i *Intake) Resume(after uint64) error {
-	missed, err := i.journal.Resume(after)
+	missing, err := i.journal.Resume(after)
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.missed += missed
+	i.absent = absence{after: after, count: missing}
 	return Unavailable("intake.Resume", err)
 }
 
@@ -227,11 +236,15 @@ func (i *Intake) Flush(ctx context.Context) error {
 	const op fault.Op = "intake.Flush"
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	i.recordAbsent(ctx)
 	for {
 		frames, missing, err := i.journal.Pending(maxHandOn)
 		i.missed += missing
 		if err == nil && len(frames) > 0 {
-			err = i.sink.Take(ctx, frames)
+			missed := i.missed
+			if err = i.sink.Take(ctx, frames); err != nil {
+				i.missed = missed // what it says is lost, it says again
+			}
 		}
 		if err == nil && len(frames) > 0 {
 			err = i.journal.Release(frames[len(frames)-1].Sequence)
@@ -252,6 +265,42 @@ func (i *Intake) Flush(ctx context.Context) error {
 		}
 	}
 }
+
+// recordAbsent records what Resume did not find, before the log goes on behind it:
+// nobody could tell afterwards. A life that ends in between has the next one make
+// the same record again. The caller holds mu.
+func (i *Intake) recordAbsent(ctx context.Context) {
+	if i.absent.count == 0 {
+		return
+	}
+	r := i.gapRecord("lost", i.absent.after, i.absent.count)
+	r.Why, r.Detail["lost"] = whyLost, strconv.FormatUint(i.absent.count, 10)
+	if i.logGap(ctx, r, i.absent.count) != nil {
+		i.missed += i.absent.count // it is recorded later
+	}
+	i.absent = absence{}
+}
+
+// gapRecord returns the record of a gap, which has the same id each time.
+func (i *Intake) gapRecord(kind string, place, count uint64) audit.Record {
+	id := i.journal.ID()
+	sum := sha256.Sum256(fmt.Appendf(nil, "creto/audit/gap/v1\x00%x %s %d %d", id[:], kind, place, count))
+	r := audit.Record{ID: audit.RecordID(sum[:16]), Who: i.self, What: audit.EventAuditGap, Resource: "Log::" + i.name, Outcome: audit.Failure, Detail: map[string]string{}}
+	r.ID[6], r.ID[8] = r.ID[6]&0x0f|0x80, r.ID[8]&0x3f|0x80 // RFC 9562, version 8
+	return r
+}
+
+// logGap logs the record of a gap.
+func (i *Intake) logGap(ctx context.Context, r audit.Record, count uint64) error {
+	if err := i.LogOwn(ctx, r); err != nil {
+		i.log.LogAttrs(ctx, slog.LevelError, "a gap in the audit log is not recorded yet", slog.Any(logkey.Error, err))
+		return err
+	}
+	i.log.LogAttrs(ctx, slog.LevelError, "the audit log has a gap", slog.Uint64(logkey.Records, count), slog.String(logkey.Reason, r.Why))
+	return nil
+}
+
+const whyLost = "records that waited for the tree are lost: the disk damaged them, or the power failed before they were synced"
 
 // maxBackoff bounds the wait after records were not taken; the first is Flush.
 const maxBackoff = 10 * time.Second
@@ -289,35 +338,33 @@ func (i *Intake) Run(ctx context.Context) error {
 
 // reportGaps records what was only counted, or lost.
 func (i *Intake) reportGaps(ctx context.Context) {
-	gap := i.journal.Gap()
-	i.mu.Lock()
-	missed := i.missed
-	i.mu.Unlock()
-	if gap.Count == 0 && missed == 0 {
-		return
-	}
-	r := audit.Record{Who: i.self, What: audit.EventAuditGap, Resource: "Log::" + i.name, Outcome: audit.Failure, Detail: map[string]string{}}
-	if gap.Count > 0 {
+	if gap := i.journal.TellGap(); gap.Count > 0 {
+		r := i.gapRecord("counted", gap.Before, gap.Count)
 		r.Why = "there was no room: informational records were only counted"
 		r.Detail["counted"] = strconv.FormatUint(gap.Count, 10)
 		r.Detail["first"], r.Detail["last"] = gap.First.Format(time.RFC3339Nano), gap.Last.Format(time.RFC3339Nano)
+		if i.logGap(ctx, r, gap.Count) == nil {
+			i.journal.ForgetGap(gap)
+		}
 	}
-	if missed > 0 {
-		r.Why = "records that waited for the tree are lost: the disk damaged them, or the power failed before they were synced"
-		r.Detail["lost"] = strconv.FormatUint(missed, 10)
-	}
-	if err := i.LogOwn(ctx, r); err != nil {
-		i.log.LogAttrs(ctx, slog.LevelError, "a gap in the audit log is not recorded yet", slog.Any(logkey.Error, err))
+	i.mu.Lock()
+	missed := i.missed
+	i.mu.Unlock()
+	if missed == 0 {
 		return
 	}
-	i.log.LogAttrs(ctx, slog.LevelError, "the audit log has a gap", slog.Uint64(logkey.Records, gap.Count+missed), slog.String(logkey.Reason, r.Why))
-	i.journal.ForgetGap(gap)
-	i.mu.Lock()
-	i.missed -= missed
-	i.mu.Unlock()
+	r := i.gapRecord("lost", 0, missed)
+	r.ID = creto.UUID{} // a life records this once, or not at all
+	r.Why, r.Detail["lost"] = whyLost, strconv.FormatUint(missed, 10)
+	if i.logGap(ctx, r, missed) == nil {
+		i.mu.Lock()
+		i.missed -= missed
+		i.mu.Unlock()
+	}
 }
 
-// LogOwn logs a record that the log itself signs.
+// LogOwn logs a record that the log itself signs, under a fresh id if it has
+// none.
 //
 // Errors: those of audit.Log.LogSigned.
 func (i *Intake) LogOwn(ctx context.Context, r audit.Record) error {
@@ -325,7 +372,9 @@ func (i *Intake) LogOwn(ctx context.Context, r audit.Record) error {
 	if err != nil {
 		return fault.Wrap("intake.LogOwn", err)
 	}
-	r.Stamp, r.ID = stamp, creto.NewUUIDAt(stamp.Time())
+	if r.Stamp = stamp; r.ID.IsZero() {
+		r.ID = creto.NewUUIDAt(stamp.Time())
+	}
 	sig, key, err := i.sink.SignGap(r)
 	if err != nil {
 		return err

@@ -1,7 +1,6 @@
 package localaudit_test
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"database/sql"
@@ -10,7 +9,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -25,7 +23,6 @@ import (
 	"creto.dev/audit/localaudit"
 	"creto.dev/consensus/localconsensus"
 	"creto.dev/fault"
-	"creto.dev/internal/db"
 	"creto.dev/internal/db/dbtest"
 	"creto.dev/internal/journal"
 	"creto.dev/pqc"
@@ -214,101 +211,6 @@ func run(t *testing.T, l *localaudit.Log) {
 			t.Error(err)
 		}
 	})
-}
-
-// childEnv makes the test binary the victim of TestKill, and databaseEnv says
-// where its database is.
-const (
-	childEnv    = "CRETO_TEST_AUDIT_DIR"
-	databaseEnv = "CRETO_TEST_AUDIT_DATABASE"
-)
-
-func TestMain(m *testing.M) {
-	if dir := os.Getenv(childEnv); dir != "" {
-		victim(dir)
-	}
-	os.Exit(m.Run())
-}
-
-// victim logs records and prints the id of each one that was acknowledged.
-func victim(dir string) {
-	ctx := context.Background()
-	d, err := db.Open(ctx, os.Getenv(databaseEnv))
-	if err != nil {
-		panic(err)
-	}
-	clock, err := localconsensus.Open(ctx, d, "n1")
-	if err != nil {
-		panic(err)
-	}
-	p := localpqc.New()
-	signer, err := audittest.Signer(p, origin)
-	if err != nil {
-		panic(err)
-	}
-	l, err := localaudit.Open(ctx, localaudit.Config{Intake: intake.Config{Journal: journal.Config{Dir: filepath.Join(dir, "audit"), RingBytes: 1 << 20}, Flush: 5 * time.Millisecond}}, d, p, clock, signer, pqc.NewSymmetricKey(pqc.AES256GCM, make([]byte, pqc.SymmetricKeySize)), slog.New(slog.DiscardHandler))
-	if err != nil {
-		panic(err)
-	}
-	go func() { _ = l.Run(ctx) }()
-	for i := 0; ; i++ {
-		id, err := l.Log(ctx, audittest.Record(creto.CallModel, i))
-		if err != nil {
-			panic(err)
-		}
-		fmt.Println(id)
-	}
-}
-
-// kill -9 at random points: nothing acknowledged is lost or doubled.
-func TestKill(t *testing.T) {
-	dir := t.TempDir()
-	acknowledged := make(map[string]bool)
-	for life := range 5 {
-		child := exec.Command(os.Args[0])
-		child.Env = append(os.Environ(), childEnv+"="+dir, databaseEnv+"="+dbtest.Location(t, dir))
-		out, err := child.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := child.Start(); err != nil {
-			t.Fatal(err)
-		}
-		lines := bufio.NewScanner(out)
-		for n := 0; n < 200+life*137 && lines.Scan(); n++ {
-			acknowledged[lines.Text()] = true
-		}
-		_ = child.Process.Kill()
-		for lines.Scan() { // what it said before it died
-			acknowledged[lines.Text()] = true
-		}
-		_ = child.Wait() // killed
-	}
-	o := open(t, dir, nil)
-	checkpoint, err := o.log.Checkpoint(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for text := range acknowledged {
-		id, err := creto.ParseUUID(text)
-		if err != nil {
-			continue // the last line, cut off by the kill
-		}
-		e, err := o.log.Entry(t.Context(), id)
-		if err != nil {
-			t.Fatalf("acknowledged record lost: %v", err)
-		}
-		proof, err := o.log.Proof(t.Context(), e.Index, checkpoint.Size)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := audit.VerifyProof(e.Leaf, e.Index, checkpoint.Size, checkpoint.Root, proof); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if len(acknowledged) < 500 {
-		t.Errorf("only %d records were acknowledged; the test shows little", len(acknowledged))
-	}
 }
 
 // Once a person is erased their key is in no file of the database, nor is what was

@@ -9,8 +9,10 @@
 package journal
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -103,7 +105,7 @@ func Open(cfg Config) (*Journal, error) {
 	if err := j.mapRing(); err != nil {
 		return nil, errors.Join(err, j.file.Close())
 	}
-	if j.spool, err = openSpool(cfg.Dir, cfg.SpoolBytes); err != nil {
+	if j.spool, err = openSpool(cfg.Dir, j.ring.mark, cfg.SpoolBytes); err != nil {
 		return nil, errors.Join(err, j.Close())
 	}
 	return j, nil
@@ -118,10 +120,13 @@ func (j *Journal) mapRing() error {
 		return fault.WrapAs(op, fault.Unavailable, err, "the front of the log cannot be read")
 	}
 	size := headerBytes + j.cfg.RingBytes
-	if info.Size() > headerBytes {
+	fresh, err := j.unmade(info.Size())
+	if err != nil {
+		return fault.WrapAs(op, fault.Unavailable, err, "the front of the log cannot be read")
+	}
+	if !fresh {
 		size = info.Size()
 	}
-	fresh := info.Size() == 0
 	if err := unix.Fallocate(int(j.file.Fd()), 0, 0, size); err != nil {
 		if fresh { // a part of it would look like a ring
 			_ = j.file.Truncate(0)
@@ -133,14 +138,39 @@ func (j *Journal) mapRing() error {
 		return fault.WrapAs(op, fault.Unavailable, err, "the front of the log cannot be mapped")
 	}
 	j.ring = ring{head: data[:headerBytes], data: data[headerBytes:]}
-	return guard(func() error {
-		if j.ring.blank() {
+	err = guard(func() error {
+		if fresh {
 			j.ring.format(creto.NewUUID(), size)
 			j.ring.stampBoot()
-			return nil
 		}
 		return j.ring.check(size)
 	})
+	if err != nil {
+		return err
+	}
+	j.ring.mark = frameMark(j.ring.id())
+	if !fresh {
+		return nil
+	}
+	// The file's name too must outlive a power cut, or all that is synced later
+	// is in a file that nobody finds.
+	if err := errors.Join(unix.Fdatasync(int(j.file.Fd())), syncPath(j.cfg.Dir), syncPath(filepath.Dir(j.cfg.Dir))); err != nil {
+		return fault.WrapAs(op, fault.Unavailable, err, "the front of the log cannot be written")
+	}
+	return nil
+}
+
+// unmade reports whether a ring's file of that size is none yet: empty, or left
+// by a life that ended while it allocated it.
+func (j *Journal) unmade(size int64) (bool, error) {
+	head := make([]byte, atAcked)
+	if size == 0 {
+		return true, nil
+	}
+	if _, err := j.file.ReadAt(head, 0); err != nil && !errors.Is(err, io.EOF) {
+		return false, err
+	}
+	return bytes.Equal(head, make([]byte, atAcked)), nil
 }
 
 // ID names this queue. A queue that was deleted and made again has another.
@@ -156,26 +186,31 @@ func (j *Journal) Acknowledged() uint64 { return j.ring.get(atAcked) }
 //
 // Errors: Unavailable (Degraded) if the disk cannot be read.
 func (j *Journal) Resume(after uint64) (missing uint64, err error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	err = guard(func() error {
-		missing, err = j.recover(after)
-		return err
-	})
-	j.synced.Store(j.next)
+	missing, newest, err := j.recover(after)
 	if err != nil {
 		j.broken.Store(true)
 		return 0, err
 	}
 	// What was found is made durable before anybody builds on it.
-	return missing, j.Sync(j.next - 1)
+	return missing, j.Sync(newest)
 }
 
-// recover is Resume with mu held.
-func (j *Journal) recover(after uint64) (missing uint64, err error) {
+// recover is Resume before the sync.
+func (j *Journal) recover(after uint64) (missing, newest uint64, err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	err = guard(func() error {
+		missing, newest, err = j.find(after)
+		return err
+	})
+	return missing, newest, err
+}
+
+// find is recover with mu held.
+func (j *Journal) find(after uint64) (missing, newest uint64, err error) {
 	spooled, last, err := j.spool.load(after)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	found, newest, end := j.ring.frames(max(after, last))
 	j.waiting = newFIFO(j.cfg.Slots)
@@ -189,8 +224,9 @@ func (j *Journal) recover(after uint64) (missing uint64, err error) {
 		missing = newest - after - have
 	}
 	j.ring.set(atNewest, newest)
+	j.ring.set(atPosition, uint64(j.begin()))
 	j.ring.stampBoot()
-	return missing, nil
+	return missing, newest, nil
 }
 
 // Close unmaps the ring. The consumer must have ended; whoever still appends
@@ -369,7 +405,9 @@ func (j *Journal) Pending(limit int) (frames []Frame, missing uint64, err error)
 			s := j.waiting.at(i)
 			payload, ok := j.ring.read(s.at, s.sequence)
 			if !ok {
-				missing++
+				if j.waiting.lose(i) {
+					missing++
+				}
 				continue
 			}
 			frames = append(frames, Frame{Sequence: s.sequence, Payload: append([]byte(nil), payload...)})
@@ -444,7 +482,7 @@ func (j *Journal) Fill() float64 {
 	if j.full {
 		return 1
 	}
-	used, size := j.spool.bytes, j.spool.limit
+	size := j.spool.limit
 	if size == 0 { // no spool: slots or bytes of the ring, whatever is nearer
 		ring := 0.0
 		if n := j.waiting.len(); n > 0 {
@@ -453,7 +491,7 @@ func (j *Journal) Fill() float64 {
 		}
 		return min(ring, 1)
 	}
-	return min(float64(used)/float64(size), 1)
+	return 1 - min(float64(j.spool.room())/float64(size), 1)
 }
 
 // Broken reports whether the disk failed, or the queue was closed.
@@ -519,48 +557,6 @@ func (j *Journal) spill() {
 			_ = guard(func() error { j.ring.scrub(s); return nil })
 		}
 	}
+	_ = guard(func() error { j.ring.set(atPosition, uint64(j.begin())); return nil })
 	j.notify()
-}
-
-// Gap is what could not be kept.
-type Gap struct {
-	Count       uint64
-	First, Last time.Time
-}
-
-// CountLost notes that something was not appended for want of room. The count
-// survives the process.
-func (j *Journal) CountLost(at time.Time) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.ring.head == nil {
-		return
-	}
-	_ = guard(func() error { j.ring.countLost(at.UnixNano()); return nil })
-}
-
-// Gap returns what CountLost counted since the last ForgetGap.
-func (j *Journal) Gap() Gap {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.ring.head == nil {
-		return Gap{}
-	}
-	return Gap{
-		Count: j.ring.get(atGapCount),
-		First: time.Unix(0, int64(j.ring.get(atGapFirst))).UTC(), Last: time.Unix(0, int64(j.ring.get(atGapLast))).UTC(),
-	}
-}
-
-// ForgetGap takes g from the count, once a record of it was appended.
-func (j *Journal) ForgetGap(g Gap) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.ring.head == nil {
-		return
-	}
-	_ = guard(func() error {
-		j.ring.set(atGapCount, j.ring.get(atGapCount)-g.Count)
-		return nil
-	})
 }

@@ -16,12 +16,14 @@ import (
 
 // The ring's file is a header of one page and the ring.
 //
-// A frame is length, checksum, sequence number and payload, padded to 8 bytes.
-// The checksum covers the sequence number, so a frame of an earlier lap is never
-// taken for a new one.
+// A frame is length, checksum, sequence number, mark and payload, padded to 8
+// bytes. The checksum covers the sequence number, so a frame of an earlier lap is
+// never taken for a new one. The mark is the ring's own and random: a payload is
+// what some client says, and recovery looks for frames wherever others were
+// damaged or overwritten, so without it a payload could hold frames of its own.
 const (
 	headerBytes = 4096
-	frameHeader = 16
+	frameHeader = 24
 	frameAlign  = 8
 	// skipMark in place of a length says that the next frame begins at the ring's
 	// start.
@@ -45,9 +47,13 @@ const (
 	atGapLast  = 80
 	atBoot     = 88 // 16 bytes: which start of the kernel wrote last
 	bootBytes  = 16
+	// Of what was counted: up to where a record tells of it, and up to where the
+	// record that is under way will.
+	atGapTold    = 104
+	atGapTelling = 112
 )
 
-var magic = [8]byte{'C', 'R', 'E', 'T', 'O', 'J', '0', '1'}
+var magic = [8]byte{'C', 'R', 'E', 'T', 'O', 'J', '0', '2'}
 
 // castagnoli has hardware support.
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -56,6 +62,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 type ring struct {
 	head []byte // with the capacity of both
 	data []byte
+	mark uint64 // what makes a frame one of this ring
 }
 
 // guard runs do, and turns a page that cannot be read or written any more into
@@ -80,8 +87,6 @@ func frameBytes(payload int) int64 {
 func (r ring) get(at int) uint64        { return binary.LittleEndian.Uint64(r.head[at:]) }
 func (r ring) set(at int, value uint64) { binary.LittleEndian.PutUint64(r.head[at:], value) }
 
-func (r ring) blank() bool { return bytes.Equal(r.head[:atAcked], make([]byte, atAcked)) }
-
 func (r ring) format(id creto.UUID, size int64) {
 	copy(r.head[atMagic:], magic[:])
 	copy(r.head[atID:], id[:])
@@ -97,6 +102,9 @@ func (r ring) check(size int64) error {
 }
 
 func (r ring) id() creto.UUID { return creto.UUID(r.head[atID : atID+16]) }
+
+// frameMark returns the mark of a ring's frames: the random half of its id.
+func frameMark(id creto.UUID) uint64 { return binary.LittleEndian.Uint64(id[8:]) }
 
 // bootID tells one start of the kernel from the next.
 func bootID() []byte {
@@ -116,6 +124,7 @@ func (r ring) write(at int64, sequence uint64, payload []byte) {
 	frame := r.data[at : at+frameHeader+int64(len(payload))]
 	copy(frame[frameHeader:], payload)
 	binary.LittleEndian.PutUint64(frame[8:], sequence)
+	binary.LittleEndian.PutUint64(frame[16:], r.mark)
 	binary.LittleEndian.PutUint32(frame[4:], crc32.Checksum(frame[8:], castagnoli))
 	binary.LittleEndian.PutUint32(frame, uint32(len(payload)))
 }
@@ -128,20 +137,20 @@ func (r ring) scrub(s slot) {
 // read returns the payload of the frame at a place, if it is the one of that
 // sequence number. It lies in the ring.
 func (r ring) read(at int64, sequence uint64) ([]byte, bool) {
-	got, payload, ok := parseFrame(r.data[at:])
+	got, payload, ok := parseFrame(r.data[at:], r.mark)
 	return payload, ok && got == sequence
 }
 
 func (r ring) countLost(at int64) {
-	if r.get(atGapCount) == 0 {
+	if r.get(atGapCount) == max(r.get(atGapTold), r.get(atGapTelling)) {
 		r.set(atGapFirst, uint64(at))
 	}
 	r.set(atGapCount, r.get(atGapCount)+1)
 	r.set(atGapLast, uint64(at))
 }
 
-// parseFrame reads the frame with which data begins.
-func parseFrame(data []byte) (sequence uint64, payload []byte, ok bool) {
+// parseFrame reads the frame with which data begins, if it has the mark.
+func parseFrame(data []byte, mark uint64) (sequence uint64, payload []byte, ok bool) {
 	if len(data) < frameHeader {
 		return 0, nil, false
 	}
@@ -150,7 +159,7 @@ func parseFrame(data []byte) (sequence uint64, payload []byte, ok bool) {
 		return 0, nil, false
 	}
 	frame := data[:frameHeader+length]
-	if binary.LittleEndian.Uint32(frame[4:]) != crc32.Checksum(frame[8:], castagnoli) {
+	if binary.LittleEndian.Uint64(frame[16:]) != mark || binary.LittleEndian.Uint32(frame[4:]) != crc32.Checksum(frame[8:], castagnoli) {
 		return 0, nil, false
 	}
 	return binary.LittleEndian.Uint64(frame[8:]), frame[frameHeader:], true
@@ -163,7 +172,7 @@ func (r ring) frames(after uint64) (found []slot, newest uint64, end int64) {
 	newest = r.get(atNewest)
 	position := int64(r.get(atPosition))
 	if position >= 0 && position <= int64(len(r.data)) && position%frameAlign == 0 {
-		found, end = r.walk(position, r.get(atAcked)+1)
+		found, end = r.walk(position)
 	}
 	last := after
 	if n := len(found); n > 0 {
@@ -181,17 +190,16 @@ func (r ring) frames(after uint64) (found []slot, newest uint64, end int64) {
 	return found, newest, end
 }
 
-// walk follows the frames from a place and sequence number on as long as each is
-// the next.
-func (r ring) walk(at int64, next uint64) (found []slot, end int64) {
+// walk follows the frames from a place on as long as each is the next.
+func (r ring) walk(at int64) (found []slot, end int64) {
 	size := int64(len(r.data))
-	for ; ; next++ {
+	for {
 		begin := at
 		if size-begin < frameHeader || binary.LittleEndian.Uint32(r.data[begin:]) == skipMark {
 			begin = 0
 		}
-		sequence, payload, ok := parseFrame(r.data[begin:])
-		if !ok || sequence != next {
+		sequence, payload, ok := parseFrame(r.data[begin:], r.mark)
+		if n := len(found); !ok || n > 0 && sequence != found[n-1].sequence+1 {
 			return found, at
 		}
 		found = append(found, slot{sequence: sequence, at: begin, length: len(payload)})
@@ -202,7 +210,7 @@ func (r ring) walk(at int64, next uint64) (found []slot, end int64) {
 // scan looks for frames everywhere.
 func (r ring) scan(after uint64) (found []slot, end int64) {
 	for at := int64(0); at+frameHeader <= int64(len(r.data)); {
-		sequence, payload, ok := parseFrame(r.data[at:])
+		sequence, payload, ok := parseFrame(r.data[at:], r.mark)
 		if !ok || sequence == 0 {
 			at += frameAlign
 			continue
@@ -223,7 +231,8 @@ func (r ring) scan(after uint64) (found []slot, end int64) {
 type slot struct {
 	sequence uint64
 	at       int64
-	length   int // of the payload
+	length   int  // of the payload
+	lost     bool // it is damaged, and that was counted
 }
 
 // fifo is a queue of slots that never allocates again.
@@ -238,6 +247,14 @@ func newFIFO(capacity int) fifo { return fifo{slots: make([]slot, capacity)} }
 func (f *fifo) len() int      { return f.n }
 func (f *fifo) first() slot   { return f.slots[f.head] }
 func (f *fifo) at(i int) slot { return f.slots[(f.head+i)%len(f.slots)] }
+
+// lose notes that the i-th was found damaged, and reports whether that is new.
+func (f *fifo) lose(i int) bool {
+	s := &f.slots[(f.head+i)%len(f.slots)]
+	known := s.lost
+	s.lost = true
+	return !known
+}
 
 func (f *fifo) push(s slot) {
 	if f.n == len(f.slots) { // an earlier life had more slots

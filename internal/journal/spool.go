@@ -19,6 +19,7 @@ import (
 // always older than the ring.
 type spool struct {
 	dir      string
+	mark     uint64 // of the ring's frames
 	limit    int64
 	bytes    int64
 	segments []segment // by sequence numbers
@@ -30,17 +31,19 @@ type spool struct {
 // segment is one file of the spool.
 type segment struct {
 	path        string
+	mark        uint64 // of its frames: those of a ring that is gone have another
 	first, last uint64
 	bytes       int64
 	frames      int
 }
 
-// spoolPrefix begins the files' names; the first sequence number follows.
+// spoolPrefix begins the files' names; the first sequence number and the frames'
+// mark follow.
 const spoolPrefix = "spool-"
 
-func openSpool(dir string, limit int64) (spool, error) {
+func openSpool(dir string, mark uint64, limit int64) (spool, error) {
 	const op fault.Op = "journal.openSpool"
-	s := spool{dir: dir, limit: max(limit, 0)}
+	s := spool{dir: dir, mark: mark, limit: max(limit, 0)}
 	if limit == 0 {
 		var disk unix.Statfs_t
 		if err := unix.Statfs(dir, &disk); err != nil {
@@ -60,11 +63,14 @@ func (s *spool) load(after uint64) (frames, newest uint64, err error) {
 		return 0, 0, fault.WrapAs(op, fault.Unavailable, err, "")
 	}
 	for _, name := range names {
-		first, err := strconv.ParseUint(strings.TrimPrefix(filepath.Base(name), spoolPrefix), 10, 64)
-		if err != nil {
+		number, mark, _ := strings.Cut(strings.TrimPrefix(filepath.Base(name), spoolPrefix), "-")
+		seg := segment{path: name}
+		var ours error
+		seg.first, err = strconv.ParseUint(number, 10, 64)
+		if seg.mark, ours = strconv.ParseUint(mark, 16, 64); err != nil || ours != nil {
 			continue // not ours
 		}
-		parsed, size, err := readSegment(name)
+		parsed, size, err := readSegment(seg)
 		if err != nil {
 			return 0, 0, err
 		}
@@ -74,17 +80,25 @@ func (s *spool) load(after uint64) (frames, newest uint64, err error) {
 			}
 			continue
 		}
-		last := parsed[len(parsed)-1].Sequence
-		s.segments = append(s.segments, segment{path: name, first: first, last: last, bytes: size, frames: len(parsed)})
+		// A life that was killed while it wrote this may not have synced it, and
+		// the ring's frames are about to be overwritten.
+		if err := syncPath(name); err != nil {
+			return 0, 0, fault.WrapAs(op, fault.Unavailable, err, "the spool cannot be written")
+		}
+		seg.last, seg.bytes, seg.frames = parsed[len(parsed)-1].Sequence, size, len(parsed)
+		s.segments = append(s.segments, seg)
 		s.bytes += size
-		newest = max(newest, last)
+		newest = max(newest, seg.last)
+	}
+	if err := syncPath(s.dir); err != nil {
+		return 0, 0, fault.WrapAs(op, fault.Unavailable, err, "the spool cannot be written")
 	}
 	slices.SortFunc(s.segments, func(a, b segment) int { return cmp.Compare(a.first, b.first) })
 	// A spill that the process did not survive left its frames in the ring too,
 	// and the next one wrote them again.
 	seen := after
 	for _, seg := range s.segments {
-		parsed, _, err := readSegment(seg.path)
+		parsed, _, err := readSegment(seg)
 		if err != nil {
 			return 0, 0, err
 		}
@@ -100,13 +114,13 @@ func (s *spool) load(after uint64) (frames, newest uint64, err error) {
 
 // readSegment returns every frame of a file that is whole. Behind a damaged one
 // it looks for the next.
-func readSegment(path string) (frames []Frame, size int64, err error) {
-	data, err := os.ReadFile(path)
+func readSegment(seg segment) (frames []Frame, size int64, err error) {
+	data, err := os.ReadFile(seg.path)
 	if err != nil {
 		return nil, 0, fault.WrapAs("journal.readSegment", fault.Unavailable, err, "the spool cannot be read")
 	}
 	for rest := data; len(rest) >= frameHeader; {
-		sequence, payload, ok := parseFrame(rest)
+		sequence, payload, ok := parseFrame(rest, seg.mark)
 		if !ok || sequence == 0 {
 			rest = rest[frameAlign:]
 			continue
@@ -119,33 +133,44 @@ func readSegment(path string) (frames []Frame, size int64, err error) {
 
 func (s *spool) fits(bytes int64) bool { return s.bytes+bytes <= s.limit }
 
+// room returns how many bytes more it can hold, also as others fill the disk.
+func (s *spool) room() int64 {
+	room := max(s.limit-s.bytes, 0)
+	var disk unix.Statfs_t
+	if unix.Statfs(s.dir, &disk) == nil {
+		room = min(room, int64(disk.Bavail)*disk.Bsize)
+	}
+	return room
+}
+
 // append writes frames into a file of their own and makes it durable.
 func (s *spool) append(frames []byte, first, last uint64, n int) error {
 	const op fault.Op = "journal.append"
-	path := filepath.Join(s.dir, fmt.Sprintf("%s%020d", spoolPrefix, first))
+	path := filepath.Join(s.dir, fmt.Sprintf("%s%020d-%016x", spoolPrefix, first, s.mark))
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err == nil {
 		_, err = file.Write(frames)
 		err = errors.Join(err, file.Sync(), file.Close())
 	}
 	if err == nil {
-		err = syncDir(s.dir)
+		err = syncPath(s.dir)
 	}
 	if err != nil {
 		_ = os.Remove(path) // the ring still has them
 		return fault.WrapAs(op, fault.Unavailable, err, "the spool cannot be written; is the disk full?")
 	}
-	s.segments = append(s.segments, segment{path: path, first: first, last: last, bytes: int64(len(frames)), frames: n})
+	s.segments = append(s.segments, segment{path: path, mark: s.mark, first: first, last: last, bytes: int64(len(frames)), frames: n})
 	s.bytes += int64(len(frames))
 	return nil
 }
 
-func syncDir(path string) error {
-	dir, err := os.Open(path)
+// syncPath makes a file durable, or the names in a directory.
+func syncPath(path string) error {
+	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // read returns up to limit frames behind a sequence number of the oldest segment,
@@ -154,7 +179,7 @@ func (s *spool) read(limit int, after uint64) (frames []Frame, missing uint64, e
 	for len(s.segments) > 0 {
 		first := s.segments[0]
 		if s.at != first.path {
-			if s.loaded, _, err = readSegment(first.path); err != nil {
+			if s.loaded, _, err = readSegment(first); err != nil {
 				return nil, 0, err
 			}
 			s.at = first.path
