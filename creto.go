@@ -208,7 +208,17 @@ func (u UUID) IsZero() bool { return u == UUID{} }
 
 // String returns the usual text form.
 func (u UUID) String() string {
-	return fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
+	var text [36]byte
+	at := 0
+	for i, b := range u {
+		if i == 4 || i == 6 || i == 8 || i == 10 {
+			text[at] = '-'
+			at++
+		}
+		hex.Encode(text[at:], []byte{b})
+		at += 2
+	}
+	return string(text[:])
 }
 
 // MarshalBinary implements encoding.BinaryMarshaler: the 16 bytes.

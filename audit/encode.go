@@ -1,9 +1,6 @@
 package audit
 
 import (
-	"slices"
-	"unicode/utf8"
-
 	"golang.org/x/mod/sumdb/tlog"
 
 	"creto.dev"
@@ -21,12 +18,9 @@ func (r Record) Encode() ([]byte, error) {
 	case r.ID.IsZero(), r.Stamp.IsZero(), r.What == "", r.Outcome == "", r.Who.IsZero():
 		return nil, fault.New(op, fault.AuditValidationFailed, "a record needs an id, a stamp, who, what and an outcome")
 	}
-	if text, ok := r.invalidText(); ok {
-		return nil, fault.New(op, fault.AuditValidationFailed, "the record's text %q is not UTF-8", text)
-	}
-	leaf, err := canon.Marshal(r)
-	if err != nil {
-		return nil, fault.WrapAs(op, fault.AuditValidationFailed, err, "the record cannot be encoded")
+	leaf, wrong, ok := appendRecord(make([]byte, 0, usualBytes), &r)
+	if !ok {
+		return nil, fault.New(op, fault.AuditValidationFailed, "the record's text %q is not UTF-8", wrong)
 	}
 	limit := MaxRecordBytes
 	if r.Personal != nil {
@@ -38,27 +32,8 @@ func (r Record) Encode() ([]byte, error) {
 	return leaf, nil
 }
 
-// invalidText finds text that no reader would accept as CBOR text.
-func (r Record) invalidText() (string, bool) {
-	texts := []string{r.What, r.Resource, r.Why, string(r.Outcome), r.Sandbox, r.Isolation, r.Trace, r.SignatureStatus, r.Stamp.Node, string(r.Stamp.Source)}
-	for key, value := range r.Detail {
-		texts = append(texts, key, value)
-	}
-	if r.Decision != nil {
-		texts = append(texts, r.Decision.Kind, r.Decision.Reason)
-		for _, p := range r.Decision.Policies {
-			texts = append(texts, p.ID)
-		}
-	}
-	for _, c := range r.Consents {
-		texts = append(texts, c.ID, c.Approver, c.Channel, c.Verification, c.Policy.ID)
-	}
-	i := slices.IndexFunc(texts, func(s string) bool { return !utf8.ValidString(s) })
-	if i < 0 {
-		return "", false
-	}
-	return texts[i], true
-}
+// usualBytes is what most records fit into.
+const usualBytes = 768
 
 // SigningBytes returns what an actor signs: the record without stamp and
 // signature, its personal fields in clear.
@@ -66,8 +41,11 @@ func (r Record) invalidText() (string, bool) {
 // Errors: AuditValidationFailed (Permanent).
 func (r Record) SigningBytes() ([]byte, error) {
 	r.Stamp, r.Signature, r.SignatureStatus, r.Personal = creto.Timestamp{}, nil, "", nil
-	data, err := canon.Marshal(r)
-	return data, fault.WrapAs("audit.SigningBytes", fault.AuditValidationFailed, err, "the record cannot be encoded")
+	data, wrong, ok := appendRecord(nil, &r)
+	if !ok {
+		return nil, fault.New("audit.SigningBytes", fault.AuditValidationFailed, "the record's text %q is not UTF-8", wrong)
+	}
+	return data, nil
 }
 
 // DecodeRecord reads a leaf.
@@ -81,6 +59,16 @@ func DecodeRecord(leaf []byte) (Record, error) {
 
 // LeafHash returns the hash of a leaf (RFC 6962, section 2.1).
 func LeafHash(leaf []byte) [32]byte { return tlog.RecordHash(leaf) }
+
+// DecodeTrusted is DecodeRecord for bytes of which a checksum or the tree vouches
+// that Encode made them: it does not look for other encodings of the same record.
+//
+// Errors: AuditValidationFailed (Permanent).
+func DecodeTrusted(leaf []byte) (Record, error) {
+	var r Record
+	err := decodeTrusted(leaf, &r)
+	return r, fault.WrapAs("audit.DecodeTrusted", fault.AuditValidationFailed, err, "not a record")
+}
 
 // VerifyProof checks that leaf is at index in the tree of that size and root
 // (R-AUD-5; nil is the only yes, B-1).

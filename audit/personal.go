@@ -122,8 +122,10 @@ func (r Record) People() []creto.ID {
 	for _, c := range r.Consents {
 		add(human(c.Approver))
 	}
-	for _, key := range slices.Sorted(maps.Keys(r.Detail)) {
-		add(human(r.Detail[key]))
+	if len(r.Detail) > 0 {
+		for _, key := range slices.Sorted(maps.Keys(r.Detail)) {
+			add(human(r.Detail[key]))
+		}
 	}
 	return people
 }

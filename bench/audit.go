@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -43,8 +42,13 @@ const (
 	proofTimes    = 10_000
 )
 
-// benchAudit compares the log with Tessera on POSIX files: the same record, and
-// acknowledged when it is on disk, in the tree and has its index.
+// benchAudit compares the log with Tessera on POSIX files: the same record, made
+// and encoded for each, N at once, the next N when those are durable.
+//
+// durable counts until everything is in the tree, and its times are those until a
+// batch is acknowledged: with Creto on disk, where a power cut leaves it, with
+// Tessera on disk and in the tree, which are one there. tree is both until a batch
+// is in the tree, one batch after the other.
 func benchAudit(ctx context.Context, r *report) (err error) {
 	dir, err := os.MkdirTemp("", "creto-bench-audit-")
 	if err != nil {
@@ -94,8 +98,14 @@ func benchAudit(ctx context.Context, r *report) (err error) {
 			}
 		}
 		name := fmt.Sprintf("durable/batch=%d", batch)
-		r.Rows = append(r.Rows, durableRow(name, creto, mine, elapsed[0], batch, "LogBatch, then all are in the tree; SQLite, synchronous=FULL"),
+		r.Rows = append(r.Rows, durableRow(name, creto, mine, elapsed[0], batch, "LogBatch of records that are synced; the drain beside it, as in a node; SQLite, synchronous=FULL"),
 			durableRow(name, tesseraPeer, theirs, elapsed[1], batch, "Add, then all have their index; POSIX, fsync"))
+		begin := time.Now()
+		treed, err := ours.treed(ctx, batch, records/2)
+		if err != nil {
+			return err
+		}
+		r.Rows = append(r.Rows, durableRow(fmt.Sprintf("tree/batch=%d", batch), creto, treed, time.Since(begin), batch, "until they are in the tree, one batch after the other"))
 	}
 	if err := ours.proofs(ctx, r); err != nil {
 		return err
@@ -149,11 +159,14 @@ func openOurs(ctx context.Context, dir string) (*ours, error) {
 	return &ours{log: l, close: func() error { return errors.Join(l.Close(), d.Close()) }}, nil
 }
 
-// record is one as the gate makes it for a model call.
-func (o *ours) record() audit.Record {
-	o.n++
-	r := audittest.Record(product.CallModel, o.n%50)
-	r.Chain, r.Args = product.DigestOf([]byte("chain")), product.DigestOf([]byte("args"))
+// chain and args stand for what the gate computed before.
+var chain, args = product.DigestOf([]byte("chain")), product.DigestOf([]byte("args"))
+
+// record is the nth as the gate makes it for a model call.
+func record(n int) audit.Record {
+	r := audittest.Record(product.CallModel, n%50)
+	r.ID = audit.RecordID{} // the log gives it one
+	r.Chain, r.Args = chain, args
 	r.OnBehalfOf = audittest.Human("alice")
 	r.Decision = &audit.Decision{Kind: "allow", Policies: []audit.PolicyRef{{ID: "agents/bot.cedar#0", Digest: r.Chain}}, Version: r.Args}
 	r.Usage = &audit.Usage{PromptTokens: 1200, CompletionTokens: 340}
@@ -166,7 +179,8 @@ func (o *ours) caller(ctx context.Context, r *report) error {
 	rows, err := bench{
 		name: "caller", who: creto, n: callerTimes, note: "Log of an informational record: it survives kill -9", interval: 4000,
 		do: func() error {
-			_, err := o.log.Log(ctx, o.record())
+			o.n++
+			_, err := o.log.Log(ctx, record(o.n))
 			return err
 		},
 		rest: func() error { return o.settle(ctx) },
@@ -181,19 +195,42 @@ func (o *ours) settle(ctx context.Context) error {
 	return err
 }
 
-// durable returns how long each batch took until it was in the tree, on disk.
+// durable returns how long each batch took until it was on disk, while the drain
+// moves what is there into the tree; it returns when all of it is.
 func (o *ours) durable(ctx context.Context, batch, records int) ([]float64, error) {
+	running, stop := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() { done <- o.log.Run(running) }()
+	defer stop()
 	var samples []float64
 	rs := make([]audit.Record, batch)
 	for range records / batch {
-		for i := range rs {
-			rs[i] = o.record()
-		}
 		begin := time.Now()
+		for i := range rs {
+			o.n++
+			rs[i] = record(o.n)
+			rs[i].Outcome = audit.Denied // so that it waits for the disk
+		}
 		if err := errors.Join(o.log.LogBatch(ctx, rs)...); err != nil {
 			return nil, err
 		}
-		if _, err := o.log.Entry(ctx, rs[batch-1].ID); err != nil {
+		samples = append(samples, float64(time.Since(begin)))
+	}
+	stop()
+	return samples, <-done
+}
+
+// treed returns how long each batch took until it was in the tree.
+func (o *ours) treed(ctx context.Context, batch, records int) ([]float64, error) {
+	var samples []float64
+	rs := make([]audit.Record, batch)
+	for range records / batch {
+		begin := time.Now()
+		for i := range rs {
+			o.n++
+			rs[i] = record(o.n)
+		}
+		if err := errors.Join(append(o.log.LogBatch(ctx, rs), o.log.Flush(ctx))...); err != nil {
 			return nil, err
 		}
 		samples = append(samples, float64(time.Since(begin)))
@@ -235,12 +272,8 @@ type peer struct {
 	appender *tessera.Appender
 	reader   tessera.LogReader
 	shutdown func(context.Context) error
-	leaf     []byte
 	n        int
 }
-
-// peerLeafBytes is what a leaf of ours has (ours.record), a little less.
-const peerLeafBytes = 600
 
 func openTessera(ctx context.Context, dir string, batch int) (*peer, error) {
 	secret, _, err := note.GenerateKey(nil, "bench.local/tessera")
@@ -257,16 +290,19 @@ func openTessera(ctx context.Context, dir string, batch int) (*peer, error) {
 	}
 	options := tessera.NewAppendOptions().WithCheckpointSigner(signer).WithBatching(uint(batch), 100*time.Millisecond).WithCheckpointInterval(time.Second)
 	a, shutdown, reader, err := tessera.NewAppender(ctx, driver, options)
-	return &peer{appender: a, reader: reader, shutdown: shutdown, leaf: make([]byte, peerLeafBytes)}, err
+	return &peer{appender: a, reader: reader, shutdown: shutdown}, err
 }
 
-// add adds the next record.
-func (p *peer) add(ctx context.Context) tessera.IndexFuture {
+// add adds the next record, encoded as ours are.
+func (p *peer) add(ctx context.Context) (tessera.IndexFuture, error) {
 	p.n++
-	leaf := slices.Clone(p.leaf)
-	sum := sha256.Sum256(fmt.Append(nil, p.n))
-	copy(leaf, sum[:])
-	return p.appender.Add(ctx, tessera.NewEntry(leaf))
+	r := record(p.n)
+	r.ID, r.Stamp = product.NewUUID(), product.Timestamp{Logical: uint64(p.n), Physical: int64(p.n), Source: product.SourceConsensus, Node: "bench"}
+	leaf, err := r.Encode()
+	if err != nil {
+		return nil, err
+	}
+	return p.appender.Add(ctx, tessera.NewEntry(leaf)), nil
 }
 
 func (p *peer) durable(ctx context.Context, batch, records int) ([]float64, error) {
@@ -275,7 +311,10 @@ func (p *peer) durable(ctx context.Context, batch, records int) ([]float64, erro
 	for range records / batch {
 		begin := time.Now()
 		for i := range futures {
-			futures[i] = p.add(ctx)
+			var err error
+			if futures[i], err = p.add(ctx); err != nil {
+				return nil, err
+			}
 		}
 		for _, f := range futures {
 			if _, err := f(); err != nil {
@@ -297,8 +336,9 @@ func callerOfTessera(ctx context.Context, r *report, dir string) (err error) {
 	row, err := bench{
 		name: "caller", who: tesseraPeer, n: callerTimes, note: "Add, without waiting: in memory only", interval: 4000,
 		do: func() error {
-			waiting = append(waiting, p.add(ctx))
-			return nil
+			f, err := p.add(ctx)
+			waiting = append(waiting, f)
+			return err
 		},
 		rest: func() error {
 			for _, f := range waiting {

@@ -39,7 +39,8 @@ const (
 
 // term returns the number that stands for a value of a kind.
 func term(kind byte, value string) int64 {
-	sum := sha256.Sum256(append([]byte{kind}, value...))
+	var room [256]byte // for what is usual, without garbage
+	sum := sha256.Sum256(append(append(room[:0], kind), value...))
 	return int64(binary.BigEndian.Uint64(sum[:8]))
 }
 

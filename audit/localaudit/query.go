@@ -14,7 +14,6 @@ import (
 
 	"creto.dev/audit"
 	"creto.dev/fault"
-	"creto.dev/internal/canon"
 	"creto.dev/internal/db"
 )
 
@@ -88,7 +87,7 @@ func readRows(ctx context.Context, q querier, where string, args ...any) (entrie
 			return nil, damagedRow(op, e.Index)
 		}
 		// That the bytes are canonical was found when they were hashed.
-		if err := canon.UnmarshalPart(e.Leaf, &e.Record); err != nil || string(id) != string(e.Record.ID[:]) {
+		if e.Record, err = audit.DecodeTrusted(e.Leaf); err != nil || string(id) != string(e.Record.ID[:]) {
 			return nil, damagedRow(op, e.Index)
 		}
 		entries = append(entries, e)

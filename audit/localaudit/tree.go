@@ -17,7 +17,6 @@ import (
 	"creto.dev"
 	"creto.dev/audit"
 	"creto.dev/fault"
-	"creto.dev/internal/canon"
 	"creto.dev/internal/db"
 	"creto.dev/internal/journal"
 	"creto.dev/internal/logkey"
@@ -111,7 +110,7 @@ func (l *Log) decode(ctx context.Context, frames []journal.Frame) []waiting {
 	wrong := make([]error, len(frames))
 	spread(len(frames), func(i int) {
 		records[i].sequence = frames[i].Sequence
-		wrong[i] = canon.UnmarshalPart(frames[i].Payload, &records[i].record)
+		records[i].record, wrong[i] = audit.DecodeTrusted(frames[i].Payload)
 	})
 	n := 0
 	for i, err := range wrong {
