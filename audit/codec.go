@@ -15,7 +15,7 @@ import (
 // each leaf of the tree, so its canonical bytes are written by hand: a tenth of the
 // time and of the garbage of package canon, whose encoding of the same struct they
 // are, byte for byte (TestCodec, FuzzCodec). Nothing else of Creto is written so
-// (D-0XX).
+// (D-078).
 
 // The major types of CBOR (RFC 8949, section 3.1).
 const (
