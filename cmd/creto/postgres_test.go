@@ -105,7 +105,12 @@ func TestPostgres(t *testing.T) {
 	if out := n.must("verify", bundle); !strings.Contains(out, "root trusted") {
 		t.Errorf("verify:\n%s", out)
 	}
-	if n.server.stderr.Len() > 0 && strings.Contains(n.server.stderr.String(), "postgres://") {
+	last := n.server
+	n.server = nil // it ends here, so that its log can be read
+	if err := last.stop(); err != nil {
+		t.Error(err)
+	}
+	if strings.Contains(last.stderr.String(), "postgres://") {
 		t.Error("the URL is in the log")
 	}
 }
