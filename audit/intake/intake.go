@@ -229,7 +229,8 @@ func (i *Intake) accept(ctx context.Context, r *audit.Record, relevant bool) (ui
 // maxHandOn bounds what the sink is given at once.
 const maxHandOn = 1000
 
-// Flush hands everything on that waits.
+// Flush hands on what waits. What others log meanwhile is for the next: under load
+// there would be no end.
 //
 // Errors: AuditUnavailable (Degraded), the sink's.
 func (i *Intake) Flush(ctx context.Context) error {
@@ -237,6 +238,7 @@ func (i *Intake) Flush(ctx context.Context) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.recordAbsent(ctx)
+	newest := i.journal.Newest()
 	for {
 		frames, missing, err := i.journal.Pending(maxHandOn)
 		i.missed += missing
@@ -260,7 +262,7 @@ func (i *Intake) Flush(ctx context.Context) error {
 			i.failed = false
 			i.log.LogAttrs(ctx, slog.LevelInfo, "audit records are taken again", slog.Int(logkey.Records, len(frames)))
 		}
-		if len(frames) == 0 {
+		if len(frames) == 0 || frames[len(frames)-1].Sequence >= newest {
 			return nil
 		}
 	}
@@ -388,14 +390,17 @@ const highWater = 0.8
 
 // Ping reports whether records are accepted, and whether there is room.
 //
-// Errors: AuditUnavailable (Degraded) if not; AuditTimeout (Transient) while what
-// waits takes four fifths of the room.
+// Errors: AuditUnavailable (Degraded) if not, also for want of room; AuditTimeout
+// (Transient) while what waits takes four fifths of it.
 func (i *Intake) Ping() error {
 	const op fault.Op = "intake.Ping"
 	if i.journal.Broken() {
 		return fault.New(op, fault.AuditUnavailable, "the audit log's disk failed; repair it and restart creto")
 	}
-	if fill := i.journal.Fill(); fill >= highWater {
+	switch fill := i.journal.Fill(); {
+	case fill >= 1:
+		return fault.New(op, fault.AuditUnavailable, "the audit log is full: actions are denied until its database takes what waits")
+	case fill >= highWater:
 		return fault.New(op, fault.AuditTimeout, "%d %% of the room for waiting records is taken; at 100 %% actions are denied", int(fill*100))
 	}
 	return nil

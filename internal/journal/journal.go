@@ -15,6 +15,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -208,11 +209,12 @@ func (j *Journal) recover(after uint64) (missing, newest uint64, err error) {
 
 // find is recover with mu held.
 func (j *Journal) find(after uint64) (missing, newest uint64, err error) {
-	spooled, last, err := j.spool.load(after)
+	found, newest, end := j.ring.frames(after)
+	spooled, last, err := j.spool.load(after, found)
 	if err != nil {
 		return 0, 0, err
 	}
-	found, newest, end := j.ring.frames(max(after, last))
+	found = slices.DeleteFunc(found, func(s slot) bool { return s.sequence <= last })
 	j.waiting = newFIFO(j.cfg.Slots)
 	for _, f := range found {
 		j.waiting.push(f)
@@ -259,7 +261,7 @@ func errBroken(op fault.Op) error {
 func (j *Journal) Append(ctx context.Context, payload []byte, patience time.Duration, wait bool) (uint64, error) {
 	const op fault.Op = "journal.Append"
 	need := frameBytes(len(payload))
-	if need > int64(len(j.ring.data))/2 {
+	if need > int64(len(j.ring.data))/2 || len(payload) > maxFrame {
 		if j.broken.Load() {
 			return 0, errBroken(op)
 		}
@@ -466,6 +468,13 @@ func (j *Journal) begin() int64 {
 func (j *Journal) notify() {
 	close(j.freed)
 	j.freed = make(chan struct{})
+}
+
+// Newest returns the newest sequence number that was given out.
+func (j *Journal) Newest() uint64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return max(j.next, 1) - 1
 }
 
 // Waiting returns how many payloads wait for the consumer.

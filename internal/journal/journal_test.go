@@ -274,3 +274,25 @@ func BenchmarkAppend(b *testing.B) {
 		}
 	}
 }
+
+// What recovery would not take for a frame is not accepted.
+func TestLargePayload(t *testing.T) {
+	cfg := journal.Config{Dir: t.TempDir(), RingBytes: 8 << 20}
+	j, _ := open(t, cfg, 0)
+	for _, size := range []int{1 << 20, 1<<20 + 1} {
+		sequence, err := j.Append(t.Context(), make([]byte, size), time.Minute, true)
+		if err != nil {
+			if !errors.Is(err, fault.InvalidArgument) {
+				t.Errorf("Append of %d bytes = %v", size, err)
+			}
+			continue
+		}
+		frames, missing, err := j.Pending(1)
+		if err != nil || missing != 0 || len(frames) != 1 || len(frames[0].Payload) != size {
+			t.Fatalf("Pending of %d bytes: %d frames, %d missing, %v", size, len(frames), missing, err)
+		}
+		if err := j.Release(sequence); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

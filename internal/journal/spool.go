@@ -55,8 +55,9 @@ func openSpool(dir string, mark uint64, limit int64) (spool, error) {
 }
 
 // load reads the files of an earlier life: how many frames they hold behind a
-// sequence number, and the newest one.
-func (s *spool) load(after uint64) (frames, newest uint64, err error) {
+// sequence number, and the newest one. A file whose frames are all in the ring is of
+// a spill that was interrupted, may have holes, and goes.
+func (s *spool) load(after uint64, ring []slot) (frames, newest uint64, err error) {
 	const op fault.Op = "journal.load"
 	names, err := filepath.Glob(filepath.Join(s.dir, spoolPrefix+"*"))
 	if err != nil {
@@ -74,7 +75,7 @@ func (s *spool) load(after uint64) (frames, newest uint64, err error) {
 		if err != nil {
 			return 0, 0, err
 		}
-		if n := len(parsed); n == 0 || parsed[n-1].Sequence <= after {
+		if n := len(parsed); n == 0 || parsed[n-1].Sequence <= after || seg.mark == s.mark && hold(ring, max(seg.first, after+1), parsed[n-1].Sequence) {
 			if err := os.Remove(name); err != nil {
 				return 0, 0, fault.WrapAs(op, fault.Unavailable, err, "the spool cannot be written")
 			}
@@ -110,6 +111,13 @@ func (s *spool) load(after uint64) (frames, newest uint64, err error) {
 		}
 	}
 	return frames, newest, s.release(after)
+}
+
+// hold reports whether slots, which are sorted, have every frame from first to last.
+func hold(slots []slot, first, last uint64) bool {
+	i, ok := slices.BinarySearchFunc(slots, first, func(s slot, n uint64) int { return cmp.Compare(s.sequence, n) })
+	end := uint64(i) + last - first
+	return ok && first <= last && end < uint64(len(slots)) && slots[end].sequence == last
 }
 
 // readSegment returns every frame of a file that is whole. Behind a damaged one
