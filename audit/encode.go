@@ -8,8 +8,13 @@ import (
 	"creto.dev/internal/canon"
 )
 
+// surelyFits is how long a record may be and fit into a leaf whoever it names: what
+// 23 bytes say of a person, the least there are, becomes 165 when they are sealed.
+const surelyFits = 4 << 10
+
 // Encode returns the record's canonical bytes: what waits for the tree, and the
-// leaf if the record is sealed.
+// leaf if the record is sealed. What waits fits into a leaf, and names nobody by a
+// pseudonym as who acted.
 //
 // Errors: AuditValidationFailed (Permanent).
 func (r Record) Encode() ([]byte, error) {
@@ -17,6 +22,9 @@ func (r Record) Encode() ([]byte, error) {
 	switch {
 	case r.ID.IsZero(), r.Stamp.IsZero(), r.What == "", r.Outcome == "", r.Who.IsZero():
 		return nil, fault.New(op, fault.AuditValidationFailed, "a record needs an id, a stamp, who, what and an outcome")
+	}
+	if err := r.principals(); err != nil {
+		return nil, fault.Wrap(op, err)
 	}
 	leaf, wrong, ok := appendRecord(make([]byte, 0, usualBytes), &r)
 	if !ok {
@@ -29,11 +37,43 @@ func (r Record) Encode() ([]byte, error) {
 	if len(leaf) > limit {
 		return nil, fault.New(op, fault.AuditValidationFailed, "the record is %d bytes, limit %d", len(leaf), limit)
 	}
+	if r.Personal == nil && len(leaf) > surelyFits {
+		return leaf, r.leafFits()
+	}
 	return leaf, nil
 }
 
 // usualBytes is what most records fit into.
 const usualBytes = 768
+
+// leafFits seals the record for nobody, to see how long its leaf is: one that is
+// too long must be refused here, for the tree could only stop at it.
+func (r Record) leafFits() error {
+	nobody := Subject{Key: make([]byte, keyBytes)}
+	sealed, err := r.Seal(func(creto.ID) (Subject, error) { return nobody, nil })
+	if err != nil || sealed.Personal == nil {
+		return err
+	}
+	_, err = sealed.Encode()
+	return err
+}
+
+// principals finds who acted, or on whose behalf, and cannot have.
+func (r Record) principals() error {
+	const op fault.Op = "audit.principals"
+	for _, id := range [...]creto.ID{r.Who, r.OnBehalfOf} {
+		if id.IsZero() {
+			continue
+		}
+		if err := id.Validate(); err != nil {
+			return fault.WrapAs(op, fault.AuditValidationFailed, err, "%s", fault.Message(err))
+		}
+		if r.Personal == nil && IsPseudonym(id) {
+			return fault.New(op, fault.AuditValidationFailed, "%s is how the log calls a person, and nobody's name", id.Name)
+		}
+	}
+	return nil
+}
 
 // SigningBytes returns what an actor signs: the record without stamp and
 // signature, its personal fields in clear.

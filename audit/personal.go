@@ -103,11 +103,12 @@ func (s Subject) RecordKey(record RecordID) ([]byte, error) {
 }
 
 // People returns the humans that the record names, each once, the one whom its
-// text is about first.
+// text is about first. A pseudonym is no name: it stays as it is, or who knows
+// somebody's could have the record name them by another.
 func (r Record) People() []creto.ID {
 	var people []creto.ID
 	add := func(id creto.ID) {
-		if id.Kind == creto.KindHuman && !slices.Contains(people, id) {
+		if id.Kind == creto.KindHuman && !IsPseudonym(id) && !slices.Contains(people, id) {
 			people = append(people, id)
 		}
 	}
