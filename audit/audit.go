@@ -351,7 +351,7 @@ type Log interface {
 // Errors: those of Query and Wait; see's.
 func Follow(ctx context.Context, log Log, f Filter, see func(Entry) error) error {
 	f.Oldest = true
-	if f.Limit == 0 {
+	if f.Limit == 0 || f.Limit > MaxPage { // a page that is not full is the last
 		f.Limit = MaxPage
 	}
 	size := f.From
