@@ -256,12 +256,13 @@ func (l *Log) destroy(ctx context.Context, subject creto.UUID, at int64) error {
 	return nil
 }
 
-// forget drops a person's key from memory.
+// forget drops a person's key. It is not overwritten: a batch that is under way
+// may be sealing with it.
 func (p *people) forget(principal creto.ID, id creto.UUID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	clear(p.byID[id].Key)
 	delete(p.byID, id)
-	clear(p.byWho[principal].Key)
-	delete(p.byWho, principal)
+	if p.byWho[principal].ID == id { // else whoever they are by now
+		delete(p.byWho, principal)
+	}
 }
