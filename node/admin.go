@@ -270,7 +270,11 @@ func (n *Node) RemoveMember(ctx context.Context, m client.Member) error {
 		if err := n.authority.Leave(ctx, id, m.Group); err != nil {
 			return fault.Wrap(op, err)
 		}
-		return n.adminEvent(ctx, audit.EventGroupLeft, resource+"/"+m.Group, nhi.VerifiedChain{})
+		// The resource is the person and nothing else, or the log could not seal it.
+		_, err := n.log.Log(ctx, audit.Record{
+			Who: creto.CallerOf(ctx), What: audit.EventGroupLeft, Resource: resource, Outcome: audit.Success, Detail: map[string]string{"group": m.Group},
+		})
+		return fault.Wrap(op, err)
 	}
 	if err := n.authority.Revoke(ctx, id); err != nil {
 		return fault.Wrap(op, err)

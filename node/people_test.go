@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"creto.dev/audit"
 	"creto.dev/client"
 	"creto.dev/fault"
 	"creto.dev/internal/db"
@@ -99,5 +100,50 @@ groups = { "fin-team" = "finance" }
 		if err == nil || !strings.Contains(fault.Message(err), want) {
 			t.Errorf("it does not say %s: %v", want, err)
 		}
+	}
+}
+
+// Nothing that an administrator does with a person puts their name into the log in
+// clear: there it would stay for ever.
+func TestLeavesNameNobody(t *testing.T) {
+	_, home, stop := running(t, options(t, t.TempDir()))
+	defer stop()
+	ctx := t.Context()
+	const name = "carla-quill"
+	if _, err := home.AddHuman(ctx, name, []string{"finance"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := home.AddAgent(ctx, client.NewAgent{Name: "bot", OnBehalfOf: name}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := home.Login(ctx, name); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := home.Revoke(ctx, client.Revocation{OnBehalfOf: name}); err != nil {
+		t.Fatal(err)
+	}
+	for _, group := range []string{"finance", ""} {
+		if err := home.RemoveMember(ctx, client.Member{Name: name, Group: group}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list, err := home.Receipts(ctx, client.Query{Limit: 100, Leaf: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := 0
+	for _, r := range list {
+		if strings.Contains(string(r.Leaf), name) {
+			t.Errorf("the leaf of %s names %s in clear", r.Record.What, name)
+		}
+		if r.Record.What == audit.EventGroupLeft {
+			left++
+			if r.Record.Resource != "Human::"+name || r.Record.Detail["group"] != "finance" {
+				t.Errorf("%s of %s, %v", r.Record.What, r.Record.Resource, r.Record.Detail)
+			}
+		}
+	}
+	if left != 1 {
+		t.Errorf("%d records of leaving a group, want 1", left)
 	}
 }
