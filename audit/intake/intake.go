@@ -390,17 +390,15 @@ const highWater = 0.8
 
 // Ping reports whether records are accepted, and whether there is room.
 //
-// Errors: AuditUnavailable (Degraded) if not, also for want of room; AuditTimeout
-// (Transient) while what waits takes four fifths of it.
+// Errors: AuditUnavailable (Degraded) if the disk failed; AuditTimeout (Transient)
+// while what waits takes four fifths of the room, and when it takes all: then
+// informational records are still counted.
 func (i *Intake) Ping() error {
 	const op fault.Op = "intake.Ping"
 	if i.journal.Broken() {
 		return fault.New(op, fault.AuditUnavailable, "the audit log's disk failed; repair it and restart creto")
 	}
-	switch fill := i.journal.Fill(); {
-	case fill >= 1:
-		return fault.New(op, fault.AuditUnavailable, "the audit log is full: actions are denied until its database takes what waits")
-	case fill >= highWater:
+	if fill := i.journal.Fill(); fill >= highWater {
 		return fault.New(op, fault.AuditTimeout, "%d %% of the room for waiting records is taken; at 100 %% actions are denied", int(fill*100))
 	}
 	return nil
