@@ -145,9 +145,16 @@ func (i *Intake) LogBatch(ctx context.Context, rs []audit.Record) []error {
 	errs := make([]error, len(rs))
 	durable := make([]bool, len(rs))
 	var newest uint64
+	var full error
 	for n := range rs {
+		if full != nil { // what is behind waits too: a retry must not overtake it
+			errs[n] = full
+			continue
+		}
 		sequence, err := i.accept(ctx, &rs[n], rs[n].SecurityRelevant())
-		errs[n] = err
+		if errs[n] = err; fault.Retryable(err) {
+			full = err
+		}
 		if durable[n] = err == nil && sequence > 0 && rs[n].SecurityRelevant(); durable[n] {
 			newest = sequence
 		}

@@ -377,6 +377,45 @@ func TestSyncFails(t *testing.T) {
 	}
 }
 
+// A disk that fails to sync what an earlier life left (EIO, injected by strace)
+// is not built on: the log is not opened.
+func TestSyncFailsAtStart(t *testing.T) {
+	sqliteOnly(t)
+	strace, err := exec.LookPath("strace")
+	if err != nil {
+		unable(t, "there is no strace: run make debian")
+	}
+	for file, call := range map[string]string{"front.ring": "fdatasync", "spool-*": "fsync", ".": "fsync"} {
+		t.Run(file, func(t *testing.T) {
+			root := t.TempDir()
+			dir, location := filepath.Join(root, "audit"), filepath.Join(root, "creto.db")
+			ledger := audittest.NewLedger()
+			var found []string
+			for life := 0; len(found) == 0; life++ {
+				p := start(t, ledger, life, stuck, dir, location)
+				p.await(t, p.acknowledged)
+				time.Sleep(200 * time.Millisecond)
+				p.kill(t)
+				if found, err = filepath.Glob(filepath.Join(dir, file)); err != nil || life > 20 {
+					t.Fatalf("there is no %s: %v", file, err)
+				}
+			}
+			p := start(t, ledger, 99, willing, dir, location, strace, "-f", "-qq", "-o", filepath.Join(root, "trace"),
+				"-P", found[0], "-e", "trace=fsync,fdatasync", "-e", "inject="+call+":error=EIO:when=1+")
+			select {
+			case <-p.acknowledged:
+				t.Error("the log was opened, and acknowledges")
+				p.end(t)
+			case <-p.ended():
+			}
+			if words := strings.Join(p.words, " "); !strings.Contains(words, "AuditUnavailable") && !strings.Contains(words, "disk") && !strings.Contains(words, "spool") {
+				t.Errorf("the victim says %q", words)
+			}
+			check(t, ledger, dir, location, true)
+		})
+	}
+}
+
 // A disk whose file system goes read-only under the log (as ext4 does on an
 // error): nothing is acknowledged as durable, Ping says so, a log is not opened on
 // it; and when it is mounted again all that was acknowledged as durable is there.

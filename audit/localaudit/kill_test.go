@@ -211,6 +211,17 @@ func (p *process) end(t *testing.T) {
 	_ = p.Wait()
 }
 
+// ended is closed when the victim has ended by itself.
+func (p *process) ended() <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		p.said.Wait()
+		_ = p.Wait()
+		close(done)
+	}()
+	return done
+}
+
 // cancelled returns a context that ends when it is told to, or with the test.
 func cancelled(t *testing.T) (context.Context, context.CancelFunc) {
 	return context.WithCancel(context.WithoutCancel(t.Context()))

@@ -183,6 +183,73 @@ func TestDamagedFront(t *testing.T) {
 	}
 }
 
+// What is missing is recorded before the log goes on behind it, and once, however
+// lives end: one that did not get the record into the tree, one that got it there
+// and died at once.
+func TestGapOnce(t *testing.T) {
+	dir := t.TempDir()
+	first := open(t, dir, nil)
+	for i := range 3 {
+		if _, err := first.log.Log(t.Context(), audittest.Record(creto.CallModel, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := first.log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "audit", "front.ring")
+	ring, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ring[bytes.Index(ring, []byte("Model::m1"))] ^= 1
+	if err := os.WriteFile(path, ring, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	mend := dbtest.Break(t, first.db, "INSERT ON audit_record")
+	for life := range 4 {
+		o := open(t, dir, nil)
+		if life == 2 {
+			mend()
+		}
+		if err := o.log.Flush(t.Context()); (err == nil) != (life >= 2) {
+			t.Fatalf("Flush in life %d = %v", life, err)
+		}
+		if err := errors.Join(o.log.Close(), o.db.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o := open(t, dir, nil)
+	lost := []string{}
+	for _, e := range entries(t, o.log) {
+		if e.Record.What == audit.EventAuditGap {
+			lost = append(lost, e.Record.Detail["lost"])
+		}
+	}
+	if !slices.Equal(lost, []string{"1"}) {
+		t.Errorf("records of gaps say that %q are lost, want 1 once", lost)
+	}
+}
+
+// Nothing of a batch overtakes what found no room before it: a retry would come
+// too late.
+func TestBatchOrder(t *testing.T) {
+	o := open(t, t.TempDir(), func(c *localaudit.Config) { c.Intake.Journal.RingBytes = 4096 })
+	large := func(n int) audit.Record {
+		r := audittest.Record(creto.CallModel, n)
+		r.Why = string(make([]byte, 1300))
+		return r
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	batch := []audit.Record{large(0), large(1), large(2), audittest.Record(creto.CallModel, 3)}
+	for i, err := range o.log.LogBatch(ctx, batch) {
+		if refused := errors.Is(err, fault.AuditUnavailable); refused != (i >= 2) {
+			t.Errorf("record %d of the batch: %v", i, err)
+		}
+	}
+}
+
 // await returns the first entry of an event.
 func await(t *testing.T, l audit.Log, event string) audit.Entry {
 	t.Helper()

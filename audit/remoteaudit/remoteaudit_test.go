@@ -364,6 +364,43 @@ func TestWrongAnswers(t *testing.T) {
 			t.Errorf("Flush = %v with %d taken, want 2", err, taken)
 		}
 	})
+	t.Run("refused for ever, among others that are away", func(t *testing.T) {
+		var told []string
+		calls := 0
+		l := open(lying{batch: func(in *auditv1.LogBatchRequest) *auditv1.LogBatchResponse {
+			out := accept(in)
+			if calls++; calls <= 6 {
+				out.Results[0] = &auditv1.Result{Code: fault.AuditValidationFailed.String(), Message: "no"}
+			}
+			if calls <= 5 {
+				out.Results[1] = &auditv1.Result{Code: fault.AuditUnavailable.String(), Message: "later"}
+			}
+			for _, data := range in.GetRecords() {
+				if r, err := audit.DecodeRecord(data); err == nil && r.What == audit.EventAuditGap {
+					told = append(told, r.Detail["lost"])
+				}
+			}
+			return out
+		}})
+		for i := range 3 {
+			if _, err := l.Log(t.Context(), audittest.Record(creto.CallModel, i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for l.Flush(t.Context()) != nil {
+			if calls > 10 {
+				t.Fatal("it is never taken")
+			}
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- l.Run(ctx) }()
+		time.Sleep(100 * time.Millisecond)
+		stop()
+		if err := <-done; err != nil || len(told) != 1 || told[0] != "1" {
+			t.Errorf("Run = %v; records of gaps say that %q are lost, want 1 once", err, told)
+		}
+	})
 	leaf := func() []byte {
 		r := audittest.Record(creto.CallModel, 1)
 		r.Stamp = creto.Timestamp{Logical: 1, Physical: 1, Source: creto.SourceConsensus, Node: "n"}

@@ -258,6 +258,74 @@ func TestFull(t *testing.T) {
 	}
 }
 
+// A ring that was being allocated when its maker died is made again, whole.
+func TestHalfMade(t *testing.T) {
+	cfg := journal.Config{Dir: t.TempDir(), RingBytes: 1 << 20}
+	for _, size := range []int{0, 100, 4096, 8192} {
+		if err := os.WriteFile(filepath.Join(cfg.Dir, "front.ring"), make([]byte, size), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		j, _ := open(t, cfg, 0)
+		if _, err := j.Append(t.Context(), make([]byte, 400<<10), time.Minute, true); err != nil {
+			t.Errorf("a file of %d zeros became a ring that has no room: %v", size, err)
+		}
+		if err := j.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// What is damaged while it waits is missed once, however often it is looked for.
+func TestMissedOnce(t *testing.T) {
+	cfg := journal.Config{Dir: t.TempDir(), RingBytes: 1 << 20}
+	j, _ := open(t, cfg, 0)
+	for n := range uint64(3) {
+		add(t, j, n+1)
+	}
+	f, err := os.OpenFile(filepath.Join(cfg.Dir, "front.ring"), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt([]byte{0xff}, 4096+24); err != nil { // the first payload
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []uint64{1, 0} {
+		if frames, missing, err := j.Pending(10); err != nil || missing != want || len(frames) != 2 {
+			t.Errorf("Pending = %d frames, %d missing, %v; want 2 and %d", len(frames), missing, err, want)
+		}
+	}
+}
+
+// A gap of which a record may have been made is the same gap in the next life.
+func TestTellGap(t *testing.T) {
+	cfg := journal.Config{Dir: t.TempDir(), RingBytes: 1 << 20}
+	j, _ := open(t, cfg, 0)
+	expect := func(count, before uint64) {
+		t.Helper()
+		if g := j.TellGap(); g.Count != count || g.Before != before {
+			t.Errorf("TellGap = %d behind %d, want %d behind %d", g.Count, g.Before, count, before)
+		}
+	}
+	expect(0, 0)
+	for range 3 {
+		j.CountLost(time.Unix(1, 0))
+	}
+	expect(3, 0)
+	j.CountLost(time.Unix(2, 0))
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	j, _ = open(t, cfg, 0)
+	expect(3, 0)
+	j.ForgetGap(j.TellGap())
+	expect(1, 3)
+	j.ForgetGap(j.TellGap())
+	expect(0, 4)
+}
+
 func BenchmarkAppend(b *testing.B) {
 	j, _ := open(b, journal.Config{Dir: b.TempDir()}, 0)
 	data := make([]byte, 400)
