@@ -102,6 +102,8 @@ tidy:
 torture: setup ## the long form: tests $(COUNT) times over, each fuzz target for $(FUZZTIME)
 	$(say) 'tests, $(COUNT) times, shuffled, with the race detector'
 	@CRETO_TORTURE=1 CGO_ENABLED=1 go test -race -shuffle on -count $(COUNT) -timeout 4h ./...
+	$(say) 'the audit log, killed 200 times'
+	@scripts/kill-log 200
 	$(say) 'each fuzz target for $(FUZZTIME)'
 	@scripts/fuzz $(FUZZTIME)
 	$(call in-nested,$(CURDIR)/scripts/fuzz $(FUZZTIME))

@@ -35,80 +35,6 @@ func sqliteOnly(t *testing.T) {
 	}
 }
 
-// unable skips the test, or fails it if CRETO_TEST_REQUIRE is 1.
-func unable(t *testing.T, format string, args ...any) {
-	t.Helper()
-	if os.Getenv("CRETO_TEST_REQUIRE") == "1" {
-		t.Fatalf(format, args...)
-	}
-	t.Skipf(format, args...)
-}
-
-// image is an ext4 file system in a file, as a disk is.
-type image struct {
-	file, at string
-}
-
-// newImage makes and mounts one, which is gone with the test.
-func newImage(t *testing.T, mib int64) *image {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		unable(t, "only root mounts file systems")
-	}
-	mkfs, err := exec.LookPath("mkfs.ext4")
-	if err != nil {
-		unable(t, "there is no mkfs.ext4")
-	}
-	i := &image{file: filepath.Join(t.TempDir(), "disk"), at: t.TempDir()}
-	if err := os.WriteFile(i.file, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(i.file, mib<<20); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.Command(mkfs, "-q", "-m", "0", i.file).CombinedOutput(); err != nil {
-		t.Fatalf("mkfs.ext4: %v\n%s", err, out)
-	}
-	i.mount(t)
-	t.Cleanup(func() { _ = unix.Unmount(i.at, unix.MNT_DETACH) })
-	return i
-}
-
-func (i *image) mount(t *testing.T) {
-	t.Helper()
-	if out, err := exec.Command("mount", "-o", "loop", i.file, i.at).CombinedOutput(); err != nil {
-		unable(t, "no file can be mounted here: %v: %s", err, out)
-	}
-}
-
-func (i *image) unmount(t *testing.T) {
-	t.Helper()
-	for try := 0; ; try++ {
-		err := unix.Unmount(i.at, 0)
-		if err == nil {
-			return
-		}
-		if try == 100 {
-			t.Fatal(err)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-}
-
-// newTmpfs mounts a file system of some MiB in memory.
-func newTmpfs(t *testing.T, mib int64) string {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		unable(t, "only root mounts file systems")
-	}
-	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+strconv.FormatInt(mib, 10)+"m"); err != nil {
-		unable(t, "no file system can be mounted here: %v", err)
-	}
-	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
-	return dir
-}
-
 // fill writes until no more than leave bytes are free, and returns the file.
 func fill(t *testing.T, dir string, leave int64) string {
 	t.Helper()
@@ -144,12 +70,12 @@ func fill(t *testing.T, dir string, leave int64) string {
 // the rest is there or counted, and the log goes on.
 func TestPowerCut(t *testing.T) {
 	sqliteOnly(t)
-	disk := newImage(t, 64)
+	disk := audittest.NewDisk(t, 64)
 	ledger := audittest.NewLedger()
 	ledger.Durable = true
 	cuts := min(lives(t), 60) / 3
 	for life := range cuts {
-		dir, location := filepath.Join(disk.at, "audit"), filepath.Join(disk.at, "creto.db")
+		dir, location := filepath.Join(disk.Dir, "audit"), filepath.Join(disk.Dir, "creto.db")
 		p := start(t, ledger, life, []string{willing, busy, stuck}[rand.IntN(3)], dir, location)
 		p.await(t, p.acknowledged)
 		time.Sleep(rand.N(150 * time.Millisecond))
@@ -157,15 +83,15 @@ func TestPowerCut(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(2 * time.Millisecond) // each of its threads stands still
-		if out, err := exec.Command("cp", "--sparse=always", disk.file, disk.file+".cut").CombinedOutput(); err != nil {
+		if out, err := exec.Command("cp", "--sparse=always", disk.File, disk.File+".cut").CombinedOutput(); err != nil {
 			t.Fatalf("cp: %v\n%s", err, out)
 		}
 		p.kill(t) // what it says until here, it said before the cut
-		disk.unmount(t)
-		if err := os.Rename(disk.file+".cut", disk.file); err != nil {
+		disk.Unmount(t)
+		if err := os.Rename(disk.File+".cut", disk.File); err != nil {
 			t.Fatal(err)
 		}
-		disk.mount(t)
+		disk.Mount(t)
 		newBoot(t, dir)
 		check(t, ledger, dir, location, life == cuts-1)
 	}
@@ -191,7 +117,7 @@ func newBoot(t *testing.T, dir string) {
 // A log on a full disk is not opened, says so, and leaves no half ring behind.
 func TestOpenFull(t *testing.T) {
 	sqliteOnly(t)
-	for name, dir := range map[string]string{"tmpfs": newTmpfs(t, 4), "ext4": newImage(t, 16).at} {
+	for name, dir := range map[string]string{"tmpfs": audittest.Tmpfs(t, 4), "ext4": audittest.NewDisk(t, 16).Dir} {
 		t.Run(name, func(t *testing.T) {
 			data := t.TempDir()
 			d := dbtest.OpenIn(t, data)
@@ -226,7 +152,7 @@ func TestOpenFull(t *testing.T) {
 // was acknowledged is in the tree once, and one signed record has the count.
 func TestFillsUp(t *testing.T) {
 	sqliteOnly(t)
-	disk := newTmpfs(t, 8)
+	disk := audittest.Tmpfs(t, 8)
 	location := filepath.Join(disk, "creto.db")
 	d, err := db.Open(t.Context(), location)
 	if err != nil {
@@ -319,7 +245,7 @@ func TestSyncFails(t *testing.T) {
 	sqliteOnly(t)
 	strace, err := exec.LookPath("strace")
 	if err != nil {
-		unable(t, "there is no strace: run make debian")
+		audittest.Unable(t, "there is no strace: run make debian")
 	}
 	for name, what := range map[string][]string{
 		"the ring's, once":       {"-P", "%s/front.ring", "-e", "inject=fdatasync:error=EIO:when=9"},
@@ -341,14 +267,24 @@ func TestSyncFails(t *testing.T) {
 				}
 				wrap = append(wrap, arg)
 			}
-			p := start(t, ledger, 1, willing, dir, location, wrap...)
-			p.await(t, p.acknowledged)
-			time.Sleep(700 * time.Millisecond)
-			p.end(t)
-			trace, err := os.ReadFile(filepath.Join(root, "trace"))
-			if err != nil || !strings.Contains(string(trace), "INJECTED") {
-				t.Fatalf("nothing failed: %v", err)
+			mood := willing
+			if strings.HasPrefix(name, "the spool's") {
+				mood = stuck
 			}
+			p := start(t, ledger, 1, mood, dir, location, wrap...)
+			p.await(t, p.acknowledged)
+			for until := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+				trace, err := os.ReadFile(filepath.Join(root, "trace"))
+				if err == nil && strings.Contains(string(trace), "INJECTED") {
+					break
+				}
+				if time.Now().After(until) {
+					p.end(t)
+					t.Fatalf("nothing failed: %v", err)
+				}
+			}
+			time.Sleep(300 * time.Millisecond)
+			p.end(t)
 			if n := ledger.Believed(); n > 0 {
 				t.Errorf("%d records were acknowledged as durable after the disk had failed", n)
 			}
@@ -383,7 +319,7 @@ func TestSyncFailsAtStart(t *testing.T) {
 	sqliteOnly(t)
 	strace, err := exec.LookPath("strace")
 	if err != nil {
-		unable(t, "there is no strace: run make debian")
+		audittest.Unable(t, "there is no strace: run make debian")
 	}
 	for file, call := range map[string]string{"front.ring": "fdatasync", "spool-*": "fsync", ".": "fsync"} {
 		t.Run(file, func(t *testing.T) {
@@ -421,8 +357,8 @@ func TestSyncFailsAtStart(t *testing.T) {
 // it; and when it is mounted again all that was acknowledged as durable is there.
 func TestReadOnly(t *testing.T) {
 	sqliteOnly(t)
-	disk := newImage(t, 64)
-	dir, location := filepath.Join(disk.at, "audit"), filepath.Join(disk.at, "creto.db")
+	disk := audittest.NewDisk(t, 64)
+	dir, location := filepath.Join(disk.Dir, "audit"), filepath.Join(disk.Dir, "creto.db")
 	ledger := audittest.NewLedger()
 	ledger.Durable = true
 	d, err := db.Open(t.Context(), location)
@@ -439,9 +375,7 @@ func TestReadOnly(t *testing.T) {
 	group.Go(func() { _ = l.Run(ctx) })
 	group.Go(func() { _ = audittest.Load(ctx, l, h.Provider, 0, 2, out) })
 	time.Sleep(200 * time.Millisecond)
-	if out, err := exec.Command("mount", "-o", "remount,abort", disk.at).CombinedOutput(); err != nil {
-		unable(t, "no file system can be aborted here: %v: %s", err, out)
-	}
+	disk.Abort(t)
 	time.Sleep(200 * time.Millisecond)
 	stop()
 	group.Wait()
@@ -464,8 +398,8 @@ func TestReadOnly(t *testing.T) {
 		}
 		_ = d.Close()
 	}
-	disk.unmount(t)
-	disk.mount(t)
+	disk.Unmount(t)
+	disk.Mount(t)
 	newBoot(t, dir)
 	check(t, ledger, dir, location, true)
 	if ledger.Refused() == 0 || ledger.Acknowledged() < 100 {

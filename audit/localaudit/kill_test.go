@@ -319,7 +319,7 @@ func TestKill(t *testing.T) {
 	n := ledger.Acknowledged()
 	t.Logf("%d lives, and %d that ended while the log was opened, in %v: %d records acknowledged, %d refused, none lost or doubled; %v",
 		lives, inOpen, time.Since(begin).Round(time.Second), n, ledger.Refused(), moods)
-	if n < 50*lives {
+	if n < 10*lives {
 		t.Errorf("only %d records were acknowledged; the test shows little", n)
 	}
 }

@@ -258,6 +258,35 @@ func TestFull(t *testing.T) {
 	}
 }
 
+// After a power cut the header may be older than the frames, of which some are
+// missing: the others behind them are found all the same.
+func TestOldHeader(t *testing.T) {
+	cfg := journal.Config{Dir: t.TempDir(), RingBytes: 1 << 20}
+	j, _ := open(t, cfg, 0)
+	for n := range uint64(3) {
+		add(t, j, n+1)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(cfg.Dir, "front.ring")
+	ring, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ring[56] = 1                                              // the newest that it knows of
+	clear(ring[88:104])                                       // the start of the kernel
+	ring[bytes.Index(ring[4096:], payload(2))+4096] ^= 1 << 3 // the second frame's payload
+	if err := os.WriteFile(path, ring, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	j, missing := open(t, cfg, 0)
+	frames, _, err := j.Pending(10)
+	if err != nil || missing != 1 || len(frames) != 2 || frames[1].Sequence != 3 {
+		t.Errorf("%d missing and %d frames, %v; want 1, and frames 1 and 3", missing, len(frames), err)
+	}
+}
+
 // A ring that was being allocated when its maker died is made again, whole.
 func TestHalfMade(t *testing.T) {
 	cfg := journal.Config{Dir: t.TempDir(), RingBytes: 1 << 20}

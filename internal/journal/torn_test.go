@@ -103,7 +103,7 @@ func forged(n uint64) []byte {
 // with torn sectors: what was synced is there, in order, once, as it was; what is
 // missing is counted; nothing else appears.
 func TestTorn(t *testing.T) {
-	seeds := uint64(60)
+	seeds := uint64(30)
 	if os.Getenv("CRETO_TORTURE") != "" {
 		seeds = 2000
 	}
