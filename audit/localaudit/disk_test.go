@@ -210,6 +210,11 @@ func TestFillsUp(t *testing.T) {
 	if err := l.Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	told := l.Acknowledged()
+	time.Sleep(50 * time.Millisecond)
+	if now := l.Acknowledged(); now != told {
+		t.Errorf("%d records more, of what was told", now-told)
+	}
 	gaps, counted := 0, 0
 	for _, e := range entries(t, l) {
 		if e.Record.What == audit.EventAuditGap {

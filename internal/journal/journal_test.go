@@ -287,6 +287,35 @@ func TestOldHeader(t *testing.T) {
 	}
 }
 
+// A process that died behind a spill, between writing a frame and noting it: the
+// frame is found, so that its number is never given twice.
+func TestNumberOnce(t *testing.T) {
+	cfg := journal.Config{Dir: t.TempDir(), RingBytes: 16 << 10, Slots: 4, Patience: time.Microsecond, Scrub: true}
+	j, _ := open(t, cfg, 0)
+	ctx, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { j.Run(ctx) })
+	for n := range uint64(5) { // the fifth waits for the spill
+		add(t, j, n+1)
+	}
+	stop()
+	running.Wait()
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(cfg.Dir, "front.ring")
+	ring, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ring[56] = 4 // the newest that it knows of
+	if err := os.WriteFile(path, ring, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	j, _ = open(t, cfg, 0)
+	add(t, j, 6)
+}
+
 // A ring that was being allocated when its maker died is made again, whole.
 func TestHalfMade(t *testing.T) {
 	cfg := journal.Config{Dir: t.TempDir(), RingBytes: 1 << 20}
