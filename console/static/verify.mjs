@@ -1,7 +1,6 @@
 // Shows what a bundle proves. What it shows was written by others: it is only ever set as text, with what cannot be seen
 // named and marked.
 import { Refused } from '/console/verifier/format.mjs';
-import { known } from '/console/verifier/human.mjs';
 import { verify } from '/console/verifier/verify.mjs';
 
 const form = document.getElementById('verify'), file = document.getElementById('bundle'), root = document.getElementById('root'), result = document.getElementById('result');
@@ -18,6 +17,11 @@ const written = (text) => Array.from(text, (c) => (hidden.test(c) ? element('mar
 const code = (text) => element('code', ...written(text));
 const person = (x) => (/^subject\.[0-9a-f-]{36}$/.test(x.name) ? element('span.soft', 'somebody whose name is sealed') : element('span', ...written(x.name)));
 const rows = (...pairs) => element('dl', ...pairs.filter(([, what]) => what).flatMap(([name, what]) => [element('dt', name), element('dd', ...[what].flat())]));
+// known says how the human of a chain was known. The verifier leaves what the proof says in said.
+function known({ kind, said }) {
+  if (kind === 'webauthn') return `by passkey (${said.party})`;
+  return kind === 'oidc' ? `by OIDC ${said.issuer} subject ${said.subject}` : 'by bootstrap: whoever held the data directory';
+}
 const named = (text) => { const [, name] = /^spiffe:\/\/[^/]*\/[^/]*\/[^/]*\/([^/]*)$/.exec(text) ?? [null, text]; return person({ name }); };
 
 function shown({ index, record: r, chain }) {

@@ -1,114 +1,155 @@
-// What the verifier reads with: bytes, deterministic CBOR in its one form, and the shapes of what is encoded.
+// How a bundle is written: CBOR in its one deterministic form (RFC 8949, section 4.2.1), and the types of what is in it.
+import { bytesToNumberBE, equalBytes, numberToBytesBE } from './noble/curves/utils.js';
+import { bytesToHex, utf8ToBytes } from './noble/hashes/utils.js';
 import { sha3_256 } from './noble/hashes/sha3.js';
 
-/** Wrong says what does not hold, without its part yet. */
-export class Wrong extends Error {}
-export const must = (ok, why) => { if (!ok) throw new Wrong(why); };
-/** Refused names the part of a bundle that does not hold, and why. */
+/** Refused says which part of a bundle does not hold, and why. */
 export class Refused extends Error {}
-export const within = (part, f) => {
-  try { return f(); } catch (e) { throw e instanceof Wrong ? new Refused(`${part}: ${e.message}`) : e; }
-};
+export const must = (ok, why) => { if (!ok) throw new Refused(why); };
+/** within names the part that f is about. */
+export async function within(part, f) {
+  try { return await f(); } catch (e) {
+    if (e instanceof Refused) e.message = `${part}: ${e.message}`;
+    throw e;
+  }
+}
+/** attempt returns what f does, and nothing where it throws. */
+export const attempt = (f) => { try { return f(); } catch { return undefined; } };
 
 // ---- bytes ----
-export const ascii = (s) => new TextEncoder().encode(s);
-export const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
-export const hex = (b) => Array.from(b, (x) => x.toString(16).padStart(2, '0')).join('');
-export const number = (b) => BigInt('0x0' + hex(b));
-export const compare = (a, b) => { const i = a.findIndex((x, j) => x !== b[j]); return i < 0 ? a.length - b.length : a[i] - (b[i] ?? -1); };
-export const same = (a, b) => compare(a, b) === 0;
-export const join = (...parts) => Uint8Array.from(parts.reduce((all, p) => { for (const x of p) all.push(x); return all; }, []));
-const base64 = (b) => btoa(Array.from(b, (x) => String.fromCharCode(x)).join(''));
-export const base64url = (b) => base64(b).replaceAll('+', '-').replaceAll('/', '_').replaceAll('=', '');
-export function unbase64(s) { // in its one form
-  let b = '';
-  try { b = Uint8Array.from(atob(s), (c) => c.charCodeAt(0)); } catch { /* it is compared */ }
-  must(base64(b) === s, 'it is malformed');
-  return b;
+const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
+/** utf8 reads text. What is not UTF-8 comes out with U+FFFD, which encodes to something else. */
+export const utf8 = (b) => decoder.decode(b);
+/** before orders bytes; they are sorted where no two are the same. */
+export const before = (a, b) => bytesToHex(a) < bytesToHex(b);
+/** join puts bytes and text in a row. */
+export function join(parts) {
+  const all = parts.map((p) => (typeof p === 'string' ? utf8ToBytes(p) : p));
+  const out = new Uint8Array(all.reduce((size, p) => size + p.length, 0));
+  all.reduce((at, p) => { out.set(p, at); return at + p.length; }, 0);
+  return out;
 }
+export const base64 = (b) => btoa(Array.from(b, (x) => String.fromCharCode(x)).join(''));
 
-// ---- deterministic CBOR (RFC 8949, section 4.2.1): numbers, bytes, text, lists, maps, booleans ----
-export function decode(data) {
+// ---- CBOR: numbers are bigints, maps are Maps ----
+function head(major, n) {
+  if (n < 24n) return Uint8Array.of(major << 5 | Number(n));
+  const log = [0, 1, 2, 3].find((i) => n < 1n << BigInt(8 << i)); // the argument follows in 1, 2, 4 or 8 bytes
+  return join([[major << 5 | 24 + log], numberToBytesBE(n, 1 << log)]);
+}
+export function encode(v) {
+  if (typeof v === 'boolean') return Uint8Array.of(v ? 0xf5 : 0xf4);
+  if (typeof v === 'bigint') return v < 0n ? head(1, -1n - v) : head(0, v);
+  if (typeof v === 'string') return join([head(3, BigInt(utf8ToBytes(v).length)), v]);
+  if (v instanceof Uint8Array) return join([head(2, BigInt(v.length)), v]);
+  if (Array.isArray(v)) return join([head(4, BigInt(v.length)), ...v.map(encode)]);
+  const pairs = Array.from(v, ([key, value]) => [encode(key), encode(value)]).sort(([a], [b]) => (before(a, b) ? -1 : 1));
+  return join([head(5, BigInt(v.size)), ...pairs.flat()]);
+}
+export function decode(data) { // whatever is not in its one form does not encode to the same again
   let at = 0;
   const check = (ok) => must(ok, 'it is no canonical encoding');
   const take = (n) => { check(n <= BigInt(data.length - at)); at += Number(n); return data.subarray(at - Number(n), at); };
   function item(depth) {
-    const start = at, first = take(1n)[0], info = first & 31, major = first >> 5;
-    check(depth <= 16 && info < 28);
-    const n = info < 24 ? BigInt(info) : number(take(1n << BigInt(info - 24)));
-    check(info < 24 || n >= [24n, 1n << 8n, 1n << 16n, 1n << 32n][info - 24]);
-    switch (major) {
-      case 0: return n;
-      case 1: return -1n - n;
-      case 2: return take(n);
-      case 3: { const b = take(n); try { return utf8.decode(b); } catch { return check(false); } }
-      case 7: check(first === 0xf4 || first === 0xf5); return first === 0xf5;
-    }
-    check(major < 6 && n <= 131072n);
+    const [first] = take(1n), major = first >> 5, info = first & 31;
+    check(depth <= 16 && info < 28 && major !== 6);
+    const n = info < 24 ? BigInt(info) : bytesToNumberBE(take(1n << BigInt(info - 24)));
+    if (major === 0) return n;
+    if (major === 1) return -1n - n;
+    if (major === 2) return take(n);
+    if (major === 3) return utf8(take(n));
+    if (major === 7) return first === 0xf5;
+    check(n <= 131072n);
     if (major === 4) return Array.from({ length: Number(n) }, () => item(depth + 1));
-    const pairs = new Map();
-    for (let i = 0n, last = []; i < n; i++) {
-      const from = at, key = item(depth + 1), raw = data.subarray(from, at);
-      check(compare(last, raw) < 0 && (typeof key === 'bigint' || typeof key === 'string'));
-      pairs.set(key, { value: item(depth + 1), raw: data.subarray(from, at) });
-      last = raw;
-    }
-    return { pairs, raw: data.subarray(start, at) };
+    return new Map(Array.from({ length: Number(n) }, () => [item(depth + 1), item(depth + 1)]));
   }
   check(data.length <= 64 << 20);
   const value = item(1);
-  check(at === data.length);
+  check(at === data.length && equalBytes(encode(value), data));
   return value;
 }
-function head(major, n) {
-  const size = n < 24n ? 0 : n < 1n << 8n ? 1 : n < 1n << 16n ? 2 : n < 1n << 32n ? 4 : 8, out = [(major << 5) | (size ? 24 + Math.log2(size) : Number(n))];
-  for (let i = size - 1; i >= 0; i--) out.push(Number((n >> BigInt(8 * i)) & 255n));
-  return out;
-}
-export const encode = (v) => typeof v === 'bigint' ? (v < 0n ? head(1, -1n - v) : head(0, v)) : typeof v === 'string' ? join(head(3, BigInt(ascii(v).length)), ascii(v))
-  : v instanceof Uint8Array ? join(head(2, BigInt(v.length)), v) : v.raw ? v.raw : join(head(4, BigInt(v.length)), ...v.map(encode));
-export const numbered = (...values) => join(head(5, BigInt(values.length)), ...values.map((v, i) => join(encode(BigInt(i + 1)), encode(v))));
+/** numbered is the map of values under 1, 2, 3, … */
+export const numbered = (...values) => new Map(values.map((v, i) => [BigInt(i + 1), v]));
 
-// ---- what is encoded. A field that may be absent is absent when it is empty. ----
-const a = (what, ok) => (v) => { must(ok(v), `${what} was expected`); return v; };
-export const text = a('text', (v) => typeof v === 'string');
-export const bytes = a('bytes', (v) => v instanceof Uint8Array);
-export const bool = a('a boolean', (v) => typeof v === 'boolean');
-const sized = (n) => a(`a value of ${n} bytes`, (v) => v instanceof Uint8Array && v.length === n);
-export const digest = sized(32);
-export const uuid = sized(16);
-export const uint = a('a number', (v) => typeof v === 'bigint' && v >= 0n);
-export const int = a('a number', (v) => typeof v === 'bigint' && BigInt.asIntN(64, v) === v);
-const isMap = a('a map', (v) => v?.pairs instanceof Map);
-export const list = (type) => (v) => a('a list', Array.isArray)(v).map(type);
-export const words = (v) => new Map(Array.from(isMap(v).pairs, ([k, x]) => [text(k), text(x.value)]));
-const none = (v) => v === '' || v === false || v === 0n || v.length === 0 || v.size === 0 || v.none || (v instanceof Uint8Array && v.length === 32 && !v.some((x) => x));
-export const struct = (...fields) => (v) => { // fields are [key, name, type, may be absent]
-  const out = { raw: isMap(v).raw, pairs: v.pairs };
-  for (const key of v.pairs.keys()) must(fields.some(([known]) => BigInt(known) === key), `a map has the unknown key ${key}`);
-  for (const [key, name, type, optional] of fields) {
-    const pair = v.pairs.get(BigInt(key));
-    must(pair || optional, `${name} is missing`);
-    if (pair) out[name] = type(pair.value);
-    must(!pair || !optional || !none(out[name]), `${name} is there and empty`);
-  }
-  return out;
+// ---- types. A function says whether a value is of its type, or what it means; a text lists the fields of a map: their
+// keys, names and types, and a ? where a field is absent when it is empty. type* is a list, =n the number n. ----
+const NAME = '([a-z0-9][a-z0-9._-]{0,62})';
+const ID = new RegExp(`^spiffe://${NAME}/${NAME}/(agent|human|workload)/${NAME}$`);
+const MONEY = /^(0|[1-9]\d*)\.(\d{2}|\d{2,8}[1-9]) ([A-Z]{3})$/;
+const types = {
+  text: (v) => typeof v === 'string',
+  bool: (v) => typeof v === 'boolean',
+  bytes: (v) => v instanceof Uint8Array,
+  bytes16: (v) => v instanceof Uint8Array && v.length === 16,
+  bytes32: (v) => v instanceof Uint8Array && v.length === 32,
+  uint: (v) => typeof v === 'bigint' && v >= 0n,
+  int: (v) => typeof v === 'bigint' && BigInt.asIntN(64, v) === v,
+  words: (v) => v instanceof Map && [...v].flat().every(types.text),
+  id(v) {
+    const [, domain, tenant, kind, name] = (types.text(v) && ID.exec(v)) || [];
+    return (name || v === '') && { text: v, domain, tenant, kind, name }; // '' is nobody
+  },
+  money(v) { // in billionths; nobody may spend less than nothing
+    const [, whole, part, currency] = (types.text(v) && MONEY.exec(v)) || [], nanos = currency && BigInt(whole + part.padEnd(9, '0'));
+    return currency && nanos < 1n << 127n && { nanos, currency };
+  },
+  key(v) {
+    const { algorithm, bytes } = read('plainKey', v), sum = bytesToHex(sha3_256(encode(v)));
+    return { algorithm, bytes, id: sum.slice(0, 32), fingerprint: `sha3-256:${sum}` };
+  },
+  plainKey: '1 algorithm text, 2 bytes bytes',
+  signature: '1 algorithm text, 2 bytes bytes, 3 key text',
+  signed: '1 body bytes, 2 signature signature',
+  bundle: '1 version =1, 2 receipts receipt*, 3 links signed*, 4 checkpoint bytes, 5 keys keys, 6 disclosures disclosure* ?',
+  receipt: '1 leaf bytes, 2 index int, 3 proof bytes*',
+  keys: '1 root key, 2 certificates signed*',
+  disclosure: '1 index int, 2 subject bytes16, 3 key bytes',
+  certificate: '1 version =1, 2 role text, 3 name text, 4 key key, 5 notBefore int',
+  link: `1 version =2, 2 issuer id, 3 subject id, 4 key key, 5 scope scope, 6 notBefore int, 7 notAfter int, 8 depth uint,
+    9 issuerEpoch uint, 10 subjectEpoch uint, 11 parent bytes32 ?, 12 proof proof ?, 13 nonce bytes16`,
+  scope: '1 actions text*, 2 resources text*, 3 spend money ?',
+  proof: '1 kind text, 2 data bytes ?',
+  webauthn: '1 party text, 2 origin text, 3 credential bytes, 4 key bytes, 5 data bytes, 6 client bytes, 7 signature bytes',
+  oidc: '1 issuer text, 2 subject text, 3 audience text, 4 tokenHash bytes32, 5 time int, 6 nonce text',
+  es256: '1 type =2, 3 algorithm =-7, -1 curve =1, -2 x bytes32, -3 y bytes32', // COSE keys (RFC 9053)
+  eddsa: '1 type =1, 3 algorithm =-8, -1 curve =6, -2 x bytes32',
+  rs256: '1 type =3, 3 algorithm =-257, -1 n bytes, -2 e bytes',
+  record: `1 id bytes16, 2 stamp stamp, 3 who id, 4 human id ?, 5 chain bytes32 ?, 6 what text, 7 resource text,
+    8 args bytes32 ?, 9 why text ?, 10 outcome text, 11 decision decision ?, 12 consents consent* ?, 13 usage usage ?,
+    14 sandbox text ?, 15 isolation text ?, 16 trace text ?, 17 detail words ?, 18 signature signature ?,
+    19 signatureStatus text ?, 20 personal personal* ?`,
+  stamp: '1 logical uint, 2 physical int, 3 source text, 4 node text, 5 uncertainty int ?',
+  decision: '1 kind text, 2 reason text ?, 3 policies policy* ?, 4 version bytes32 ?',
+  policy: '1 id text, 2 digest bytes32',
+  consent: `1 request bytes32, 2 id text, 3 approver text, 4 channel text, 5 verification text, 6 human bool, 7 policy policy,
+    8 expires int`,
+  usage: '1 prompt int, 2 completion int, 3 estimated bool ?',
+  personal: '1 subject bytes16, 2 commitment bytes, 3 box bytes',
+  person: '1 principal id, 2 why text ?, 3 detail words ?',
 };
-const NAME = /^[a-z0-9][a-z0-9._-]{0,62}$/;
-export function id(v) {
-  if (v === '') return { text: v, none: true };
-  const [, domain, tenant, kind, name] = /^spiffe:\/\/([^/]*)\/([^/]*)\/(agent|human|workload)\/([^/]*)$/.exec(text(v)) ?? must(false, `${v} is nobody's name`);
-  must([domain, tenant, name].every((x) => NAME.test(x)), `${v} is nobody's name`);
-  return { text: v, domain, tenant, kind, name };
-}
-export function money(v) {
-  if (v === '') return { none: true };
-  const [, sign, whole, part, currency] = /^(-?)(0|[1-9]\d*)\.(\d{2}|\d{2,8}[1-9]) ([A-Z]{3})$/.exec(text(v)) ?? must(false, 'an amount is malformed');
-  const nanos = BigInt(whole + part.padEnd(9, '0'));
-  must(v.length <= 64 && nanos < 1n << 127n && (nanos || !sign), 'an amount is malformed');
-  return { nanos: sign ? -nanos : nanos, currency };
-}
-export function publicKey(v) {
-  const k = struct([1, 'algorithm', text], [2, 'bytes', bytes])(v), sum = sha3_256(k.raw);
-  return { ...k, fingerprint: 'sha3-256:' + hex(sum), id: hex(sum.subarray(0, 16)) };
+const isEmpty = (v) => v === '' || v === false || v === 0n || v.length === 0 || v.size === 0 || (types.bytes32(v) && !v.some((x) => x));
+/** read returns v as what it means in the type: maps become objects with the names of their fields. */
+export function read(type, v) {
+  if (type.startsWith('=')) return must(v === BigInt(type.slice(1)), `a value is not ${type.slice(1)}`);
+  if (type.endsWith('*')) {
+    must(Array.isArray(v), 'a list was expected');
+    return v.map((x) => read(type.slice(0, -1), x));
+  }
+  if (typeof types[type] === 'function') {
+    const meaning = types[type](v);
+    must(meaning, `a value is not of the type ${type}`);
+    return meaning === true ? v : meaning;
+  }
+  must(v instanceof Map, 'a map was expected');
+  const out = {};
+  for (const [key, name, of, optional] of types[type].split(/,\s+/).map((field) => field.split(' '))) {
+    const value = v.get(BigInt(key));
+    if (value === undefined) must(optional, `${name} is missing`);
+    else {
+      must(!optional || !isEmpty(value), `${name} is there and empty`);
+      out[name] = read(of, value);
+    }
+  }
+  must(Object.keys(out).length === v.size, 'a map has an unknown key');
+  return out;
 }

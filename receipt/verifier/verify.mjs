@@ -4,167 +4,131 @@
 //   node verify.mjs FILE [--root FINGERPRINT]
 //
 // Exit codes: 0 verified under the root, 1 refused, 3 consistent under a root that nobody vouched for.
-import { ml_dsa65 } from './noble/post-quantum/ml-dsa.js';
+import { equalBytes } from './noble/curves/utils.js';
 import { sha256, sha512 } from './noble/hashes/sha2.js';
 import { sha3_256 } from './noble/hashes/sha3.js';
-import {
-  Refused, Wrong, ascii, bool, bytes, compare, decode, digest, encode, hex, id, int, join, list, money, must, numbered, publicKey, same, struct, text, uint,
-  unbase64, utf8, uuid, within, words,
-} from './format.mjs';
+import { bytesToHex, utf8ToBytes } from './noble/hashes/utils.js';
+import { ml_dsa65 } from './noble/post-quantum/ml-dsa.js';
+import { Refused, attempt, base64, before, decode, encode, join, must, numbered, read, utf8, within } from './format.mjs';
 import { edVerify, presence } from './human.mjs';
 
-// ---- what is encoded ----
-const signature = struct([1, 'algorithm', text], [2, 'bytes', bytes], [3, 'key', text]), signed = struct([1, 'body', bytes], [2, 'signature', signature]);
-const certificate = struct([1, 'version', uint], [2, 'role', text], [3, 'name', text], [4, 'key', publicKey], [5, 'not before', int]);
-const proof = (v) => { const p = struct([1, 'kind', text], [2, 'data', bytes, true])(v); return { ...p, none: !p.kind && !p.data }; };
-const scope = struct([1, 'actions', list(text)], [2, 'resources', list(text)], [3, 'spend', money, true]);
-const link = struct([1, 'version', uint], [2, 'issuer', id], [3, 'subject', id], [4, 'key', publicKey], [5, 'scope', scope], [6, 'notBefore', int], [7, 'notAfter', int],
-  [8, 'depth', uint], [9, 'issuer epoch', uint], [10, 'subject epoch', uint], [11, 'parent', digest, true], [12, 'proof', proof, true], [13, 'nonce', uuid]);
-const policy = struct([1, 'id', text], [2, 'digest', digest]);
-const consent = struct([1, 'request', digest], [2, 'id', text], [3, 'approver', text], [4, 'channel', text], [5, 'verification', text], [6, 'human', bool],
-  [7, 'policy', policy], [8, 'expires', int]);
-const record = struct([1, 'id', uuid], [2, 'stamp', struct([1, 'logical', uint], [2, 'physical', int], [3, 'source', text], [4, 'node', text],
-  [5, 'uncertainty', int, true])], [3, 'who', id], [4, 'human', id, true], [5, 'chain', digest, true], [6, 'what', text], [7, 'resource', text], [8, 'args', digest, true], [9, 'why', text, true], [10, 'outcome', text],
-  [11, 'decision', struct([1, 'kind', text], [2, 'reason', text, true], [3, 'policies', list(policy), true], [4, 'version', digest, true]), true],
-  [12, 'consents', list(consent), true], [13, 'usage', struct([1, 'prompt', int], [2, 'completion', int], [3, 'estimated', bool, true]), true], [14, 'sandbox', text, true],
-  [15, 'isolation', text, true], [16, 'trace', text, true], [17, 'detail', words, true], [18, 'signature', signature, true], [19, 'signature status', text, true],
-  [20, 'personal', list(struct([1, 'subject', uuid], [2, 'commitment', bytes], [3, 'box', bytes])), true]);
-const person = struct([1, 'principal', id], [2, 'why', text, true], [3, 'detail', words, true]);
-const bundle = struct([1, 'version', uint], [2, 'receipts', list(struct([1, 'leaf', bytes], [2, 'index', int], [3, 'proof', list(bytes)]))], [3, 'links', list(signed)],
-  [4, 'checkpoint', bytes], [5, 'keys', struct([1, 'root', publicKey], [2, 'certificates', list(signed)])],
-  [6, 'disclosures', list(struct([1, 'index', int], [2, 'subject', uuid], [3, 'key', bytes])), true]);
-
-
 // ---- signatures: each is for a purpose, which is its context ----
-const dsaVerify = (sig, message, key, context) => { try { return ml_dsa65.verify(sig, message, key, { context: ascii(context) }); } catch { return false; } };
+const dsaVerify = (sig, message, key, purpose) => attempt(() => ml_dsa65.verify(sig, message, key, { context: utf8ToBytes(purpose) }));
 const LABEL = 'COMPSIG-MLDSA65-Ed25519-SHA512';
-const algorithms = { // the sizes of key and signature, and what verifies
+const algorithms = new Map(Object.entries({ // the sizes of key and signature, and what verifies
   'id-mldsa65-ed25519-sha512': [1984, 3373, (sig, message, key, purpose) => { // draft-ietf-lamps-pq-composite-sigs
-    const m = join(ascii('CompositeAlgorithmSignatures2025' + LABEL), [purpose.length], ascii(purpose), sha512(message));
-    return dsaVerify(sig.subarray(0, 3309), m, key.subarray(0, 1952), LABEL) && edVerify(sig.subarray(3309), m, key.subarray(1952));
+    const both = join(['CompositeAlgorithmSignatures2025', LABEL, [purpose.length], purpose, sha512(message)]);
+    return dsaVerify(sig.subarray(0, 3309), both, key.subarray(0, 1952), LABEL) && edVerify(sig.subarray(3309), both, key.subarray(1952));
   }],
   'ml-dsa-65': [1952, 3309, dsaVerify],
-  ed25519: [32, 64, (sig, message, key, purpose) => edVerify(sig, sha512(message), key, join(ascii('SigEd25519 no Ed25519 collisions'), [1, purpose.length], ascii(purpose)))],
-};
+  ed25519: [32, 64, (sig, message, key, purpose) => // Ed25519ph (RFC 8032, section 5.1)
+    edVerify(sig, sha512(message), key, join(['SigEd25519 no Ed25519 collisions', [1, purpose.length], purpose]))],
+}));
 function holds(memo, purpose, message, sig, key) { // memo remembers, by digest, what was computed
-  const [keySize, size, check] = Object.hasOwn(algorithms, key.algorithm) ? algorithms[key.algorithm] : [];
-  if (!check || sig.algorithm !== key.algorithm || sig.key !== key.id || key.bytes.length !== keySize || sig.bytes.length !== size) return false;
-  const name = [ascii(purpose), key.raw, sig.bytes, message].map((x) => hex(sha256(x))).join();
+  const [keySize, size, check] = algorithms.get(key.algorithm) ?? [];
+  if (sig.algorithm !== key.algorithm || sig.key !== key.id || key.bytes.length !== keySize || sig.bytes.length !== size) return false;
+  const name = bytesToHex(sha256(encode([purpose, key.fingerprint, sig.bytes, message])));
   if (!memo.has(name)) memo.set(name, check(sig.bytes, message, key.bytes, purpose));
   return memo.get(name);
 }
 
 // ---- the chain of delegation ----
-const covers = (wide, p) => wide.endsWith('*') ? p.startsWith(wide.slice(0, -1)) : wide === p;
-const patternWithin = (p, wide) => p.endsWith('*') ? wide.endsWith('*') && p.startsWith(wide.slice(0, -1)) : covers(wide, p);
-const allWithin = (patterns, wide) => patterns.every((p) => wide.some((w) => patternWithin(p, w)));
-const spendWithin = (spend, above) => !above || (spend && spend.currency === above.currency && spend.nanos <= above.nanos);
+const covers = (wide, p) => wide === p || (wide.endsWith('*') && p.startsWith(wide.slice(0, -1)));
+const allWithin = (patterns, above) => patterns.every((p) => above.some((wide) => covers(wide, p)));
 function rules(l, above) { // of one link below another; the first has none above
-  must(l.version === 2n, 'has an unknown version');
-  must(!l.issuer.none && !l.subject.none, 'names nobody');
-  must(l.issuer.domain === l.subject.domain && l.issuer.tenant === l.subject.tenant, 'crosses tenants');
+  const { actions, resources, spend } = l.scope;
+  must(l.issuer.domain && l.issuer.domain === l.subject.domain && l.issuer.tenant === l.subject.tenant, 'names nobody, or crosses tenants');
   must(l.subject.kind !== 'human', 'delegates to a human');
   must(l.notBefore < l.notAfter, 'is never in force');
-  const patterns = [...l.scope.actions, ...l.scope.resources];
-  must(l.scope.actions.length <= 256 && l.scope.resources.length <= 256 && patterns.every((p) => ascii(p).length <= 1024), 'has too many or too long patterns');
-  must(!l.scope.spend || l.scope.spend.nanos >= 0n, 'allows to spend less than nothing');
+  must([actions, resources].every((p) => p.length <= 256) && [...actions, ...resources].every((p) => utf8ToBytes(p).length <= 1024),
+    'has too many or too long patterns');
   if (!above) {
     must(l.issuer.kind === 'human' && !l.parent, 'does not begin with a human');
     return presence(l);
   }
   must(l.issuer.text === above.subject.text, 'is not issued by the subject of the link above');
   must(!l.proof, 'claims a human\'s proof');
-  must(l.notAfter <= above.notAfter, 'outlives the link above');
-  must(l.depth < above.depth, 'goes deeper than the link above allows');
-  must(allWithin(l.scope.actions, above.scope.actions) && allWithin(l.scope.resources, above.scope.resources) && spendWithin(l.scope.spend, above.scope.spend), 'passes on more than the link above');
-  return must(l.parent && same(l.parent, above.digest), 'names another parent');
+  must(l.notAfter <= above.notAfter && l.depth < above.depth, 'outlives the link above, or goes deeper than it allows');
+  const most = above.scope.spend, affordable = !most || (spend && spend.currency === most.currency && spend.nanos <= most.nanos);
+  return must(affordable && allWithin(actions, above.scope.actions) && allWithin(resources, above.scope.resources),
+    'passes on more than the link above');
 }
-function verifyChain(memo, links, roots) {
-  must(links.length <= 16, `a chain of ${links.length} links`);
-  links.forEach((l, i) => {
-    const of = `link ${i + 1} of the chain, from ${l.issuer.text} to ${l.subject.text}, `;
-    must((i ? [links[i - 1].key] : roots).some((k) => holds(memo, 'creto/delegation/v1', l.signed.body, l.signed.signature, k)), of + 'is not signed by its issuer');
-    try { rules(l, links[i - 1]); } catch (e) { throw e instanceof Wrong ? new Wrong(of + e.message) : e; }
-  });
-  return links;
+async function verifyChain(memo, chain, roots) {
+  must(chain.length <= 16, 'its chain has too many links');
+  for (const [i, l] of chain.entries()) {
+    await within(`link ${i + 1} of the chain, from ${l.issuer.text} to ${l.subject.text}`, () => {
+      const issuers = i ? [chain[i - 1].key] : roots;
+      must(issuers.some((k) => holds(memo, 'creto/delegation/v1', l.signed.body, l.signed.signature, k)), 'is not signed by its issuer');
+      rules(l, chain[i - 1]);
+    });
+  }
 }
 
 // ---- keys, the log's head, inclusion ----
 function trustedRoots(memo, { root, certificates }, own, pinned) {
   must(certificates.length <= 128, 'too many certificates');
-  const parse = (s) => { try { return certificate(decode(s.body)); } catch { return null; } };
-  let left = certificates.slice(own).map((s) => ({ ...s, certificate: parse(s) }));
-  const other = `the bundle hangs on the root ${root.fingerprint}, not on the trusted ${pinned}`;
-  const trusted = [root, ...left.filter((s) => s.certificate?.role === 'root').map((s) => s.certificate.key)].filter((k) => k.fingerprint === pinned).slice(0, 1);
-  must(trusted.length, other);
-  while (left.length) {
-    const rest = [];
-    for (const s of left) {
-      const c = s.certificate, by = c && c.version === 1n && c.role === 'root' && trusted.some((k) => holds(memo, 'creto/key/v1', s.body, s.signature, k));
-      if (by) trusted.push(c.key); else rest.push(s);
-    }
-    must(rest.length < left.length, 'a root is certified by none that is trusted');
-    left = rest;
+  const left = certificates.slice(own).map((s) => ({ ...s, ...attempt(() => read('certificate', decode(s.body))) }));
+  const trusted = [root, ...left.filter((c) => c.role === 'root').map((c) => c.key)].filter((k) => k.fingerprint === pinned).slice(0, 1);
+  while (left.length > 0 && trusted.length > 0) {
+    const next = left.findIndex((c) => c.role === 'root' && trusted.some((k) => holds(memo, 'creto/key/v1', c.body, c.signature, k)));
+    must(next >= 0, 'a root is certified by none that is trusted');
+    trusted.push(left.splice(next, 1)[0].key);
   }
-  must(trusted.some((k) => k.id === root.id), other);
+  must(trusted.some((k) => k.id === root.id), `the bundle hangs on the root ${root.fingerprint}, not on the trusted ${pinned}`);
   return trusted;
 }
-function logHead(memo, b, own) {
-  const certified = (i, role) => {
-    const s = b.keys.certificates[i], c = s && holds(memo, 'creto/key/v1', s.body, s.signature, b.keys.root) && certificate(decode(s.body));
-    return c && c.version === 1n && c.role === role ? c : must(false, 'the log\'s key is not certified by the root');
-  };
-  const [composite, plain] = within('key', () => {
-    const [first, second] = [certified(0, 'checkpoint'), own > 1 ? certified(1, 'checkpoint-ed25519') : null];
-    must(!second || (second.name === first.name && second.key.algorithm === 'ed25519-note' && second.key.bytes.length === 32), 'the log\'s Ed25519 key is not certified by the root');
-    return [first, second];
+function logKeys(memo, { root, certificates }, own) {
+  const [composite, plain] = ['checkpoint', 'checkpoint-ed25519'].slice(0, own || 1).map((role, i) => {
+    const s = certificates[i], c = s && holds(memo, 'creto/key/v1', s.body, s.signature, root) && read('certificate', decode(s.body));
+    must(c && c.role === role && (i === 0 || (c.key.algorithm === 'ed25519-note' && c.key.bytes.length === 32)), 'the log\'s key is not certified by the root');
+    return c;
   });
-  return within('checkpoint', () => { // C2SP signed-note and tlog-checkpoint
-    let lines;
-    try { lines = utf8.decode(b.checkpoint).split('\n'); } catch { must(false, 'it is malformed'); }
-    const origin = composite.name, [name, size, root, gap, ...sigs] = lines, keys = plain ? [plain, composite] : [composite];
-    must(name === origin && /^[^\u0000-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000+\ufffd]+$/.test(origin) && /^(0|[1-9]\d*)$/.test(size) && BigInt(size) < 1n << 63n, 'it is malformed');
-    must(unbase64(root).length === 32 && gap === '' && sigs.length === keys.length + 1 && sigs.at(-1) === '', 'it is malformed');
-    const signedText = ascii(lines.slice(0, 3).join('\n') + '\n');
-    keys.forEach((c, i) => {
-      must(sigs[i].startsWith(`— ${origin} `), 'it is malformed');
-      const blob = unbase64(sigs[i].slice(origin.length + 3)), sig = blob.subarray(4);
-      const typed = join(ascii(origin + '\n'), c === plain ? [1] : [255, ...ascii(c.key.algorithm)], c.key.bytes), keyID = (c === plain ? sha256 : sha3_256)(typed).subarray(0, 4);
-      const ok = c === plain ? sig.length === 64 && edVerify(sig, signedText, c.key.bytes)
-        : holds(memo, 'creto/checkpoint/v1', signedText, { algorithm: c.key.algorithm, key: c.key.id, bytes: sig }, c.key);
-      must(same(blob.subarray(0, 4), keyID) && ok, 'its signature does not hold');
-    });
-    return { origin, size: BigInt(size), root: unbase64(root) };
-  });
+  must(!plain || plain.name === composite.name, 'the log\'s two keys are of two logs');
+  return plain ? [plain, composite] : [composite];
 }
-function included(leaf, index, path, { size, root }) { // RFC 6962, section 2.1.1
-  const lacks = 'the inclusion proof does not lead to the root', left = [...path];
-  const subtree = (from, to) => {
-    if (to - from === 1n) return must(left.length === 0, lacks) ?? sha256(join([0], leaf));
-    let half = 1n;
-    while (half * 2n < to - from) half *= 2n;
-    must(left.length > 0, lacks);
-    const other = left.pop(), below = index < from + half ? subtree(from, from + half) : subtree(from + half, to);
-    return sha256(index < from + half ? join([1], below, other) : join([1], other, below));
-  };
-  must(path.every((h) => h.length === 32) && index >= 0n && index < size && same(subtree(0n, size), root), lacks);
+function unbase64(s) { // in its one form
+  const b = Uint8Array.from(attempt(() => atob(s)) ?? '', (c) => c.charCodeAt(0));
+  must(base64(b) === s, 'it is malformed');
+  return b;
+}
+const ORIGIN = /^[^\u0000-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000+\ufffd]+$/; // C2SP signed-note
+function logHead(memo, note, keys) { // C2SP tlog-checkpoint
+  const origin = keys[0].name, [name, size, root, gap, ...sigs] = utf8(note).split('\n'), signed = `${name}\n${size}\n${root}\n`;
+  must(name === origin && ORIGIN.test(origin) && /^(0|[1-9]\d*)$/.test(size) && BigInt(size) < 1n << 63n, 'it is malformed');
+  must(unbase64(root).length === 32 && gap === '' && sigs.length === keys.length + 1 && sigs.at(-1) === '', 'it is malformed');
+  for (const [i, { key }] of keys.entries()) {
+    const plain = key.algorithm === 'ed25519-note', typed = join([origin, '\n', plain ? [1] : [255], plain ? '' : key.algorithm, key.bytes]);
+    must(sigs[i].startsWith(`— ${origin} `), 'it is malformed');
+    const blob = unbase64(sigs[i].slice(origin.length + 3)), bytes = blob.subarray(4);
+    must(equalBytes(blob.subarray(0, 4), (plain ? sha256 : sha3_256)(typed).subarray(0, 4)), 'it is signed by another key');
+    must(plain ? bytes.length === 64 && edVerify(bytes, utf8ToBytes(signed), key.bytes)
+      : holds(memo, 'creto/checkpoint/v1', utf8ToBytes(signed), { algorithm: key.algorithm, key: key.id, bytes }, key), 'its signature is wrong');
+  }
+  return { origin, size: BigInt(size), root: unbase64(root) };
+}
+function treeRoot(leaf, index, size, path) { // RFC 6962, section 2.1.1
+  if (size === 1n) return must(path.length === 0, 'its inclusion proof is too long') ?? sha256(join([[0], leaf]));
+  must(path.at(-1)?.length === 32, 'its inclusion proof is too short');
+  let half = 1n;
+  while (half * 2n < size) half *= 2n;
+  return index < half ? sha256(join([[1], treeRoot(leaf, index, half, path.slice(0, -1)), path.at(-1)]))
+    : sha256(join([[1], path.at(-1), treeRoot(leaf, index - half, size - half, path.slice(0, -1))]));
 }
 
-const aead = async (key, sealed, bound) => { // AES-256-GCM; the key is of one box, so the nonce is zero
-  const k = await crypto.subtle.importKey('raw', key, 'AES-GCM', false, ['decrypt']);
-  return new Uint8Array(await crypto.subtle.decrypt({ name: 'AES-GCM', iv: new Uint8Array(12), additionalData: bound }, k, sealed));
-};
 const PSEUDONYM = /^subject\.[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 async function open(r, keys) { // puts back what the keys open of people; each must open something
   let used = 0;
   for (const [i, box] of (r.personal ?? []).entries()) {
-    const d = keys.find((x) => same(x.subject, box.subject));
+    const d = keys.find((x) => equalBytes(x.subject, box.subject));
     if (!d) continue;
     used++;
-    must(d.key.length === 32 && same(sha256(join(ascii('creto/audit/commitment/v1\0'), d.key)), box.commitment), 'the key is not the one that the record commits to');
-    const plain = await aead(d.key, box.box, join(r.id, box.subject)).catch(() => must(false, 'a personal field does not open'));
-    const content = person(decode(plain)), is = content.principal, name = hex(box.subject).replace(/^(.{8})(.{4})(.{4})(.{4})/, 'subject.$1-$2-$3-$4-');
-    must(is.kind === 'human', 'a personal field does not open');
+    must(d.key.length === 32 && equalBytes(sha256(join(['creto/audit/commitment/v1\0', d.key])), box.commitment), 'the key is not the one that the record commits to');
+    const key = await crypto.subtle.importKey('raw', d.key, 'AES-GCM', false, ['decrypt']);
+    const how = { name: 'AES-GCM', iv: new Uint8Array(12), additionalData: join([r.id, box.subject]) }; // the key is of one box
+    const plain = await crypto.subtle.decrypt(how, key, box.box).catch(() => must(false, 'a personal field does not open'));
+    const content = read('person', decode(new Uint8Array(plain))), is = content.principal;
+    must(is.kind === 'human', 'a personal field is of no human');
+    const name = bytesToHex(box.subject).replace(/^(.{8})(.{4})(.{4})(.{4})/, 'subject.$1-$2-$3-$4-');
     const from = `spiffe://${is.domain}/${is.tenant}/human/${name}`, put = (x) => (x === from ? is.text : x);
     if (r.who.text === from) r.who = is;
     if (r.human?.text === from) r.human = is;
@@ -181,68 +145,75 @@ async function open(r, keys) { // puts back what the keys open of people; each m
  * remembers signatures from one call to the next. It returns what is proven and throws Refused for what does not hold.
  */
 export async function verify(data, root = '', memo = new Map()) {
-  const b = within('bundle', () => {
-    const parsed = bundle(decode(data));
-    must(parsed.version === 1n, `version ${parsed.version}; this verifier knows 1`);
-    return parsed;
-  });
-  let second;
-  try { second = certificate(decode(b.keys.certificates[1].body)).role; } catch { /* it is another's, or none */ }
-  const own = second === 'checkpoint-ed25519' ? 2 : Math.min(1, b.keys.certificates.length), pinned = root || b.keys.root.fingerprint;
-  const roots = within('key', () => trustedRoots(memo, b.keys, own, pinned)), head = logHead(memo, b, own);
-  const links = b.links.map((s, i) => within(`link ${i + 1}`, () => ({ ...link(decode(s.body)), signed: s, digest: sha3_256(s.body), used: false })));
-  const byDigest = new Map(links.map((l) => [hex(l.digest), l])), chains = new Map();
-  for (let l of links) {
-    const chain = [];
-    for (; l && chain.length <= 16; l = byDigest.get(l.parent && hex(l.parent))) chain.unshift(l);
-    chains.set(hex(sha3_256(encode(chain.map((x) => x.digest)))), { chain, verified: false });
+  const b = await within('bundle', () => read('bundle', decode(data)));
+  const second = attempt(() => read('certificate', decode(b.keys.certificates[1].body)).role);
+  const own = second === 'checkpoint-ed25519' ? 2 : 1, pinned = root || b.keys.root.fingerprint; // the log's own certificates come first
+  const roots = await within('key', () => trustedRoots(memo, b.keys, own, pinned));
+  const keys = await within('key', () => logKeys(memo, b.keys, own));
+  const head = await within('checkpoint', () => logHead(memo, b.checkpoint, keys));
+  const links = [], byDigest = new Map(), chains = new Map(), verified = new Set();
+  for (const [i, signed] of b.links.entries()) {
+    await within(`link ${i + 1}`, () => {
+      const map = decode(signed.body), l = { ...read('link', map), map, signed, digest: sha3_256(signed.body) };
+      must(i === 0 || before(links[i - 1].digest, l.digest), 'out of order');
+      links.push(l);
+      byDigest.set(bytesToHex(l.digest), l);
+    });
   }
-  const spent = new Set(), records = [], zero = new Uint8Array(32);
-  let last = -1n, keys = b.disclosures ?? [];
-  const one = async ({ leaf, index, proof: path }) => {
-    included(leaf, index, path, head);
-    const r = record(decode(leaf)), of = chains.get(hex(r.chain ?? zero)), rest = keys.findIndex((d, i) => d.index !== index || (i > 0 && compare(keys[i - 1].subject, d.subject) >= 0));
+  for (const last of links) {
+    const chain = [];
+    for (let l = last; l && chain.length <= 16; l = l.parent && byDigest.get(bytesToHex(l.parent))) chain.unshift(l);
+    chains.set(bytesToHex(sha3_256(encode(chain.map((l) => l.digest)))), chain);
+  }
+  const spent = new Set(), records = [], zero = new Uint8Array(32), disclosures = b.disclosures ?? [];
+  const proven = async ({ leaf, index, proof }) => {
+    must(index >= 0n && index < head.size && equalBytes(treeRoot(leaf, index, head.size, proof), head.root), 'it is not in the log');
+    must(records.length === 0 || records.at(-1).index < index, 'out of order');
+    const r = read('record', decode(leaf)), chain = r.chain ? chains.get(bytesToHex(r.chain)) : [];
     for (const c of r.consents ?? []) {
-      const question = numbered(c.id, r.who.tenant ?? '', r.who.text, r.chain ?? zero, r.what, r.resource, r.args ?? zero, c.policy, c.expires);
-      must(same(sha3_256(question), c.request), 'the consent is to another request than what was done');
+      const question = numbered(c.id, r.who.tenant ?? '', r.who.text, r.chain ?? zero, r.what, r.resource, r.args ?? zero,
+        numbered(c.policy.id, c.policy.digest), c.expires);
+      must(equalBytes(sha3_256(encode(question)), c.request), 'the consent is to another request than what was done');
       must(r.outcome === 'denied' || !spent.has(c.id), 'its consent was spent before');
       if (r.outcome !== 'denied') spent.add(c.id);
     }
-    const mine = rest < 0 ? keys : keys.slice(0, rest);
-    keys = keys.slice(mine.length);
+    const mine = [];
+    while (disclosures[0]?.index === index) mine.push(disclosures.shift());
+    must(mine.every((d, i) => i === 0 || before(mine[i - 1].subject, d.subject)), 'its disclosures are out of order');
     await open(r, mine);
-    must(index > last, 'out of order');
-    last = index;
-    records.push({ index, record: r, chain: r.chain ? of?.chain : [] });
+    records.push({ index, record: r, chain });
     if (!r.chain) return;
-    must(of, 'the bundle lacks the links of its chain');
-    of.verified ||= !!verifyChain(memo, of.chain, roots);
+    must(chain, 'the bundle lacks the links of its chain');
+    if (!verified.has(chain)) await verifyChain(memo, chain, roots);
+    verified.add(chain);
     const t = r.stamp.physical, second = 1000000000n;
-    must(of.chain.every((l) => t >= l.notBefore * second && t < l.notAfter * second), 'a link of its chain was not in force');
-    must(of.chain.at(-1).subject.text === r.who.text, 'it names another agent than its chain');
-    must(of.chain[0].issuer.text === (r.human?.text ?? '') || (r.human?.kind === 'human' && PSEUDONYM.test(r.human.name)), 'it names another human than its chain');
-    for (const l of of.chain) byDigest.get(hex(l.digest)).used = true;
+    must(chain.every((l) => t >= l.notBefore * second && t < l.notAfter * second), 'a link of its chain was not in force');
+    must(chain.at(-1).subject.text === r.who.text, 'it names another agent than its chain');
+    must(chain[0].issuer.text === (r.human?.text ?? '') || (r.human?.kind === 'human' && PSEUDONYM.test(r.human.name)), 'it names another human than its chain');
   };
-  for (const [i, r] of b.receipts.entries()) await one(r).catch((e) => within(`record ${i + 1} at index ${r.index}`, () => { throw e; }));
-  within('bundle', () => must(records.length > 0, 'it holds no record'));
-  links.forEach((l, i) => within(`link ${i + 1}`, () => {
-    must(byDigest.get(hex(l.digest)).used, 'no record of the bundle needs it');
-    must(i === 0 || compare(links[i - 1].digest, l.digest) < 0, 'out of order');
-  }));
-  within('disclosure', () => must(keys.length === 0, 'one opens nothing of a record, or is out of order'));
+  for (const [i, r] of b.receipts.entries()) await within(`record ${i + 1} at index ${r.index}`, () => proven(r));
+  await within('bundle', () => must(records.length > 0, 'it holds no record'));
+  const needed = new Set([...verified].flat());
+  for (const [i, l] of links.entries()) await within(`link ${i + 1}`, () => must(needed.has(l), 'no record of the bundle needs it'));
+  await within('disclosure', () => must(disclosures.length === 0, 'one opens nothing of a record, or is out of order'));
   return { trusted: root !== '', root: pinned, origin: head.origin, size: head.size, records };
 }
 
 if (globalThis.process?.argv?.[1] && import.meta.url.endsWith(globalThis.process.argv[1].split('/').pop())) {
   const { readFileSync } = await import('node:fs'), [file, flag, root = ''] = process.argv.slice(2);
   try {
-    must(file && (flag === undefined || (flag === '--root' && /^sha3-256:[0-9a-f]{64}$/.test(root) && /[1-9a-f]/.test(root.slice(9)))), 'usage: node verify.mjs FILE [--root sha3-256:FINGERPRINT]');
+    const usable = file && (flag === undefined || (flag === '--root' && /^sha3-256:[0-9a-f]{64}$/.test(root) && /[1-9a-f]/.test(root.slice(9))));
+    must(usable, 'usage: node verify.mjs FILE [--root sha3-256:FINGERPRINT]');
     const v = await verify(new Uint8Array(readFileSync(file)), root);
-    for (const { index, record: r, chain } of v.records) console.log(JSON.stringify(`record ${index}  ${r.what} ${r.resource}  ${r.outcome}  ${[chain[0]?.issuer, ...chain.map((l) => l.subject)].map((x) => x?.name).join(' → ')}`));
-    console.log(v.trusted ? `verify ${file} OK: ${v.records.length} records of ${v.size} in ${v.origin}, root trusted` : `verify ${file}: consistent, signer not trusted: its root is ${v.root}`);
+    for (const { index, record: r, chain } of v.records) {
+      const people = [chain[0]?.issuer, ...chain.map((l) => l.subject)].map((x) => x?.name).join(' → ');
+      console.log(JSON.stringify(`record ${index}  ${r.what} ${r.resource}  ${r.outcome}  ${people}`));
+    }
+    console.log(v.trusted ? `verify ${file} OK: ${v.records.length} records of ${v.size} in ${v.origin}, root trusted`
+      : `verify ${file}: consistent, signer not trusted: its root is ${v.root}`);
     process.exitCode = v.trusted ? 0 : 3;
   } catch (e) {
-    console.error(`verify ${file} FAILED: ${e instanceof Refused || e instanceof Wrong ? e.message : e.stack}`);
+    console.error(`verify ${file} FAILED: ${e instanceof Refused ? e.message : e.stack}`);
     process.exitCode = 1;
   }
 }
