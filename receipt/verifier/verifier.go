@@ -10,5 +10,5 @@ import "embed"
 
 // Files has verify.mjs and what it imports.
 //
-//go:embed verify.mjs format.mjs human.mjs all:noble
+//go:embed verify.mjs format.mjs all:noble
 var Files embed.FS
