@@ -36,7 +36,7 @@ function shown({ index, record: r, chain }) {
       ['Human', people.length ? [person(people[0]), ' was known ', ...written(known(chain[0].proof))] : null],
       ['Why', r.why ? written(r.why) : null],
       ['Decided', r.decision ? [...written(r.decision.kind), ...(r.decision.policies ?? []).flatMap((p) => [' by ', code(p.id)])] : null],
-      ...(r.consents ?? []).map((c) => ['Consent', [named(c.approver), ' through ', ...written(c.channel), c.verification ? ', known as ' : '', ...written(c.verification), c.human ? '' : '; no human decided']]),
+      ...(r.consents ?? []).map((c) => ['Consent', [named(c.approver), ' through ', ...written(c.channel), c.known ? ', known as ' : '', ...written(c.known), c.human ? '' : '; no human decided']]),
       ['Sandbox', r.isolation ? ['isolated by ', ...written(r.isolation)] : null],
       ...[...(r.detail ?? [])].map(([key, value]) => [key, written(value)]),
       ['Sealed', sealed ? 'what it says of people; its maker can disclose it' : null],

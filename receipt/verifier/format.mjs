@@ -7,10 +7,7 @@ import { sha3_256 } from './noble/hashes/sha3.js';
 export class Refused extends Error {}
 export const must = (ok, why) => { if (!ok) throw new Refused(why); return ok; };
 export async function within(part, f) {
-  try { return await f(); } catch (e) {
-    if (e instanceof Refused) e.message = `${part}: ${e.message}`;
-    throw e;
-  }
+  try { return await f(); } catch (e) { throw e instanceof Refused ? new Refused(`${part}: ${e.message}`) : e; }
 }
 /** attempt returns what f does, and nothing where it throws. */
 export const attempt = (f) => { try { return f(); } catch { return undefined; } };
@@ -23,13 +20,12 @@ export function join(parts) { // of bytes and text
   return out;
 }
 /** ascending reports whether bytes are sorted, without any twice. */
-export const ascending = (...list) => list.every((b, i) => i === 0 || bytesToHex(list[i - 1]) < bytesToHex(b));
+export const ascending = (list) => list.every((b, i) => i === 0 || bytesToHex(list[i - 1]) < bytesToHex(b));
 
 // ---- CBOR: numbers are bigints, maps are Maps ----
-function head(major, n) {
-  if (n < 24n) return Uint8Array.of(major << 5 | Number(n));
-  const log = [0, 1, 2, 3].find((i) => n < 1n << BigInt(8 << i)); // n follows in 1, 2, 4 or 8 bytes
-  return join([[major << 5 | 24 + log], numberToBytesBE(n, 1 << log)]);
+function head(major, n) { // n is in the first byte, or follows in 1, 2, 4 or 8
+  const log = [0, 1, 2, 3].find((i) => n < 1n << BigInt(8 << i));
+  return n < 24n ? Uint8Array.of(major << 5 | Number(n)) : join([[major << 5 | 24 + log], numberToBytesBE(n, 1 << log)]);
 }
 export function encode(v) {
   if (typeof v === 'boolean') return Uint8Array.of(v ? 0xf5 : 0xf4);
@@ -37,7 +33,7 @@ export function encode(v) {
   if (typeof v === 'string') return join([head(3, BigInt(utf8ToBytes(v).length)), v]);
   if (v instanceof Uint8Array) return join([head(2, BigInt(v.length)), v]);
   if (Array.isArray(v)) return join([head(4, BigInt(v.length)), ...v.map(encode)]);
-  const pairs = Array.from(v, ([key, value]) => [encode(key), encode(value)]).sort(([a], [b]) => (ascending(a, b) ? -1 : 1));
+  const pairs = Array.from(v, ([key, value]) => [encode(key), encode(value)]).sort(([a], [b]) => (ascending([a, b]) ? -1 : 1));
   return join([head(5, BigInt(v.size)), ...pairs.flat()]);
 }
 export function decode(data) { // what is not in its one form does not encode to the same again
@@ -64,19 +60,18 @@ export function decode(data) { // what is not in its one form does not encode to
 }
 
 // ---- types: a function returns what a value means, or true if that is the value, or false if it is of another type ----
-const NAME = '([a-z0-9][a-z0-9._-]{0,62})', ID = new RegExp(`^spiffe://${NAME}/${NAME}/(agent|human|workload)/${NAME}$`);
-const MONEY = /^(0|[1-9]\d*)\.(\d{2}|\d{2,8}[1-9]) ([A-Z]{3})$/; // nobody may spend less than nothing
+const NAME = '[a-z0-9][a-z0-9._-]{0,62}', KIND = 'agent|human|workload';
+const ID = new RegExp(`^(?<text>spiffe://(?<domain>${NAME})/(?<tenant>${NAME})/(?<kind>${KIND})/(?<name>${NAME}))$`);
+const MONEY = /^(?<whole>0|[1-9]\d*)\.(?<part>\d{2}|\d{2,8}[1-9]) (?<currency>[A-Z]{3})$/; // nobody may spend less than nothing
+const match = (form, v) => (types.text(v) && form.exec(v)?.groups) || false;
 const sized = (size) => (v) => v instanceof Uint8Array && v.length === size;
 const types = {
   text: (v) => typeof v === 'string', words: (v) => v instanceof Map && [...v].flat().every(types.text),
   bytes: (v) => v instanceof Uint8Array, bytes16: sized(16), bytes32: sized(32), bool: (v) => typeof v === 'boolean',
   uint: (v) => typeof v === 'bigint' && v >= 0n, int: (v) => typeof v === 'bigint' && BigInt.asIntN(64, v) === v,
-  id(v) { // '' is nobody
-    const [, domain, tenant, kind, name] = (types.text(v) && ID.exec(v)) || [];
-    return (name || v === '') && { text: v, domain, tenant, kind, name };
-  },
+  id: (v) => (v === '' ? { text: '' } : match(ID, v)), // '' is nobody
   money(v) {
-    const [, whole, part, currency] = (types.text(v) && MONEY.exec(v)) || [], nanos = currency && BigInt(whole + part.padEnd(9, '0'));
+    const { whole, part, currency } = match(MONEY, v), nanos = currency && BigInt(whole + part.padEnd(9, '0'));
     return currency && nanos < 1n << 127n && { nanos, currency };
   },
   key(v) {
@@ -101,7 +96,7 @@ const types = {
     '15 isolation text ?, 16 trace text ?, 17 detail words ?, 18 signature signature ?, 19 status text ?, 20 personal personal* ?',
   stamp: '1 logical uint, 2 physical int, 3 source text, 4 node text, 5 uncertainty int ?',
   decision: '1 kind text, 2 reason text ?, 3 policies policy* ?, 4 version bytes32 ?', policy: '1 id text, 2 digest bytes32',
-  consent: '1 request bytes32, 2 id text, 3 approver text, 4 channel text, 5 verification text, 6 human bool, 7 policy policy, 8 expires int',
+  consent: '1 request bytes32, 2 id text, 3 approver text, 4 channel text, 5 known text, 6 human bool, 7 policy policy, 8 expires int',
   usage: '1 prompt int, 2 completion int, 3 estimated bool ?', personal: '1 subject bytes16, 2 commitment bytes, 3 box bytes',
   person: '1 principal id, 2 why text ?, 3 detail words ?',
 };

@@ -7,7 +7,10 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os';
 import { dirname, join, posix } from 'node:path';
 
-const entries = ['post-quantum/ml-dsa.js', 'curves/ed25519.js', 'curves/nist.js', 'hashes/sha2.js', 'hashes/sha3.js'];
+const entries = [
+  'post-quantum/ml-dsa.js', 'curves/abstract/modular.js', 'curves/ed25519.js', 'curves/nist.js', 'curves/utils.js', 'hashes/sha2.js', 'hashes/sha3.js',
+  'hashes/utils.js',
+];
 const pins = JSON.parse(readFileSync('vendor.json', 'utf8')), dir = mkdtempSync(join(tmpdir(), 'noble-'));
 const digest = (algorithm, data, encoding) => createHash(algorithm).update(data).digest(encoding);
 for (const [name, { version, integrity }] of Object.entries(pins.packages)) {
