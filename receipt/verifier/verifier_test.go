@@ -82,7 +82,7 @@ func TestVendored(t *testing.T) {
 
 // TestLines: all of it that is not vendored can be read in one sitting.
 func TestLines(t *testing.T) {
-	const most, widest = 383, 140 // 300 was asked for (D-079): lower most when it shrinks
+	const most, widest = 383, 140 // 300 was asked for (D-081): lower most when it shrinks
 	total := 0
 	err := fs.WalkDir(verifier.Files, ".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || strings.HasPrefix(path, "noble/") {
