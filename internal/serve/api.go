@@ -128,8 +128,8 @@ const maxRequestBytes = 1 << 20
 // none is the body of a request or an answer that has none.
 type none struct{}
 
-// api maps paths to calls.
-func api(a Admin) http.Handler {
+// api maps paths to calls. still is asked again of whoever stays long.
+func api(a Admin, still func(*http.Request) error) http.Handler {
 	mux := http.NewServeMux()
 	on := func(pattern string, h http.HandlerFunc) { mux.HandleFunc(pattern, h) }
 	on("GET /api/v1/status", answer(func(r *http.Request, _ none) (client.Status, error) { return a.Status(r.Context()) }))
@@ -222,7 +222,7 @@ func api(a Admin) http.Handler {
 	}))
 	on("POST /api/v1/audit/erase", answer(func(r *http.Request, in client.Erasure) (client.Erased, error) { return a.Erase(r.Context(), in) }))
 	on("GET /api/v1/audit/fsck", answer(func(r *http.Request, _ none) (client.Fsck, error) { return a.Fsck(r.Context()) }))
-	on("GET /api/v1/audit/tail", func(w http.ResponseWriter, r *http.Request) { tail(w, r, a) })
+	on("GET /api/v1/audit/tail", func(w http.ResponseWriter, r *http.Request) { tail(w, r, a, still) })
 	on("/", func(w http.ResponseWriter, r *http.Request) {
 		faulthttp.Write(w, r, fault.New("serve.api", fault.NotFound, "there is no %s %s; is this creto older than its client?", r.Method, r.URL.Path))
 	})
@@ -233,9 +233,12 @@ func api(a Admin) http.Handler {
 // whether its reader is.
 const tailHeartbeat = 15 * time.Second
 
-// tail writes records as lines of JSON for as long as their reader stays; null
-// is a line that says nothing.
-func tail(w http.ResponseWriter, r *http.Request, a Admin) {
+// tailAsks is how long whoever tails is known to be allowed to.
+const tailAsks = time.Second
+
+// tail writes records as lines of JSON for as long as their reader stays, and may;
+// null is a line that says nothing.
+func tail(w http.ResponseWriter, r *http.Request, a Admin, still func(*http.Request) error) {
 	q, err := queryOf(r)
 	if err != nil {
 		faulthttp.Write(w, r, err)
@@ -243,11 +246,18 @@ func tail(w http.ResponseWriter, r *http.Request, a Admin) {
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	var mu sync.Mutex // guards w
+	var mu sync.Mutex // guards w and asked
+	asked := time.Now()
 	out := http.NewResponseController(w)
 	line := func(v any) error {
 		mu.Lock()
 		defer mu.Unlock()
+		if time.Since(asked) >= tailAsks {
+			if err := still(r); err != nil {
+				return err
+			}
+			asked = time.Now()
+		}
 		_ = out.SetWriteDeadline(time.Now().Add(tailHeartbeat)) // a reader who stopped reading is gone
 		if err := json.NewEncoder(w).Encode(v); err != nil {
 			return err

@@ -234,9 +234,18 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger
 // public is the handler of the TCP port.
 func (s *Server) public(contracts http.Handler) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("/api/v1/", s.authenticated(api(remote{s.parts.Admin})))
+	mux.Handle("/api/v1/", s.authenticated(api(remote{s.parts.Admin}, s.still)))
 	s.shared(mux, contracts)
 	return mux
+}
+
+// still reports whether who was let in would be now.
+func (s *Server) still(r *http.Request) error {
+	id, err := s.parts.Administrator(r)
+	if err == nil && id != creto.CallerOf(r.Context()) {
+		err = fault.New("serve", fault.Unauthenticated, "the session is another's now")
+	}
+	return err
 }
 
 func (s *Server) authenticated(next http.Handler) http.Handler {
@@ -267,7 +276,7 @@ func sameSite(next http.Handler) http.Handler {
 // private is the handler of the socket, whose user owns the data directory.
 func (s *Server) private(contracts http.Handler) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("/api/v1/", api(s.parts.Admin))
+	mux.Handle("/api/v1/", api(s.parts.Admin, func(*http.Request) error { return nil }))
 	s.shared(mux, contracts)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		owner, err := s.parts.Owner(r.Context(), r.Header.Get(client.TenantHeader))

@@ -13,6 +13,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -329,6 +330,44 @@ func (n *node) do(t *testing.T, method, path, body string, header http.Header) *
 	}
 	t.Cleanup(func() { _ = response.Body.Close() })
 	return response
+}
+
+// endless has a new record all the time.
+type endless struct{ serve.Admin }
+
+func (endless) Tail(ctx context.Context, _ client.Query, see func(client.Receipt) error) error {
+	for i := int64(0); ; i++ {
+		if err := errors.Join(ctx.Err(), see(client.Receipt{Index: i})); err != nil {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// Who may not read any more is told nothing more, also where they began before.
+func TestTailEndsWithTheSession(t *testing.T) {
+	var ended atomic.Bool
+	n := startWith(t, func(p *serve.Parts) {
+		p.Admin = endless{p.Admin}
+		p.Administrator = func(*http.Request) (creto.ID, error) {
+			if ended.Load() {
+				return creto.ID{}, fault.New("test", fault.Unauthenticated, "log in")
+			}
+			return human("anna"), nil
+		}
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	seen := 0
+	err := n.client(t, "http://"+n.address, "admin").Tail(ctx, client.Query{}, func(client.Receipt) error {
+		if seen++; seen == 3 {
+			ended.Store(true)
+		}
+		return nil
+	})
+	if seen < 3 || ctx.Err() != nil {
+		t.Errorf("the tail of an ended session goes on: %d records, %v", seen, err)
+	}
 }
 
 // Every call of the client reaches the administrator's side with what was said,
