@@ -217,6 +217,9 @@ type selection struct {
 	// groups are alternatives of which a record has one of each, those that
 	// select the fewest first.
 	groups [][]int64
+	// tenant is a further one, where the others find nearly nothing else if one
+	// tenant has nearly all records, and nearly nothing if it has few.
+	tenant []int64
 	match  func(audit.Record) bool // holds the leaf's record against the filter
 	since  int64                   // bounds of the time, in Unix nanoseconds
 	until  int64
@@ -254,7 +257,11 @@ func (l *Log) bundles(ctx context.Context, s selection, at int64, oldest bool, n
 			next = found[n-1].bundle - 1
 		}
 	}
-	for _, group := range s.groups[min(1, len(s.groups)):] {
+	groups := s.groups[min(1, len(s.groups)):]
+	if n > firstBundles && s.tenant != nil { // the first page was not full: others' records are many
+		groups = append(slices.Clone(groups), s.tenant)
+	}
+	for _, group := range groups {
 		if len(found) == 0 {
 			break
 		}

@@ -238,7 +238,8 @@ func (l *Log) selection(ctx context.Context, f audit.Filter) (selection, error) 
 	if f.Tenant != "" {
 		if len(s.groups) == 0 {
 			need(termTenant, []string{f.Tenant}, func(r audit.Record) string { return r.Who.Tenant })
-		} else { // nearly all that the others find
+		} else {
+			s.tenant = []int64{term(termTenant, f.Tenant)}
 			checks = append(checks, func(r audit.Record) bool { return r.Who.Tenant == f.Tenant })
 		}
 	}
