@@ -179,7 +179,7 @@ func (j *Journal) ID() creto.UUID { return j.ring.id() }
 
 // Acknowledged returns the newest sequence number that Release was told of. After
 // a power cut it may be too small.
-func (j *Journal) Acknowledged() uint64 { return j.ring.get(atAcked) }
+func (j *Journal) Acknowledged() uint64 { return j.ring.noted(atAcked) }
 
 // Resume finds everything behind the sequence number that the consumer has last,
 // and returns how many payloads are missing there: those that a power cut took
@@ -225,7 +225,7 @@ func (j *Journal) find(after uint64) (missing, newest uint64, err error) {
 	if have := spooled + uint64(len(found)); newest-after > have {
 		missing = newest - after - have
 	}
-	j.ring.set(atNewest, newest)
+	j.ring.note(atNewest, newest)
 	j.ring.set(atPosition, uint64(j.begin()))
 	j.ring.stampBoot()
 	return missing, newest, nil
@@ -318,7 +318,7 @@ func (j *Journal) put(payload []byte, need int64) (sequence uint64, ok bool, err
 			j.ring.skip(j.end)
 		}
 		j.ring.write(at, sequence, payload)
-		j.ring.set(atNewest, sequence)
+		j.ring.note(atNewest, sequence)
 		return nil
 	})
 	if err != nil {
@@ -441,7 +441,7 @@ func (j *Journal) Release(through uint64) error {
 		if j.waiting.len() == 0 {
 			j.end = 0 // the same pages again: the others need no memory
 		}
-		j.ring.set(atAcked, through)
+		j.ring.note(atAcked, through)
 		j.ring.set(atPosition, uint64(j.begin()))
 		return nil
 	})

@@ -422,3 +422,40 @@ func TestLargePayload(t *testing.T) {
 		}
 	}
 }
+
+// A bit that flipped in the header neither makes payloads disappear nor has others
+// counted that never were.
+func TestDamagedHeader(t *testing.T) {
+	for _, at := range []int64{40, 56} { // what the consumer has; the newest
+		for bit := range 64 {
+			cfg := journal.Config{Dir: t.TempDir(), RingBytes: 4 << 10, Scrub: true}
+			j, _ := open(t, cfg, 0)
+			for n := range uint64(5) {
+				add(t, j, n+1)
+			}
+			take(t, j, 0, 2)
+			if err := j.Close(); err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(cfg.Dir, "front.ring")
+			data, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			data[at+int64(bit/8)] ^= 1 << (bit % 8)
+			if err := os.WriteFile(path, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if j, err = journal.Open(cfg); err != nil {
+				t.Fatal(err)
+			}
+			missing, err := j.Resume(j.Acknowledged())
+			if err != nil || missing > 2 || j.Waiting() != 3 || j.Newest() != 5 {
+				t.Fatalf("bit %d at %d: %d missing, %d wait, newest %d, %v; want 3 and 5", bit, at, missing, j.Waiting(), j.Newest(), err)
+			}
+			if err := j.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}

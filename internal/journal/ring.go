@@ -51,6 +51,8 @@ const (
 	// record that is under way will.
 	atGapTold    = 104
 	atGapTelling = 112
+	// What the two sequence numbers are once more, inverted: this far behind them.
+	toCopy = 128
 )
 
 var magic = [8]byte{'C', 'R', 'E', 'T', 'O', 'J', '0', '2'}
@@ -86,6 +88,16 @@ func frameBytes(payload int) int64 {
 
 func (r ring) get(at int) uint64        { return binary.LittleEndian.Uint64(r.head[at:]) }
 func (r ring) set(at int, value uint64) { binary.LittleEndian.PutUint64(r.head[at:], value) }
+
+// note and noted keep a sequence number twice. The lesser of the two is the one that
+// no flipped bit raised: who believes too small a one asks for too much, and finds
+// what is there.
+func (r ring) note(at int, sequence uint64) {
+	r.set(at, sequence)
+	r.set(at+toCopy, ^sequence)
+}
+
+func (r ring) noted(at int) uint64 { return min(r.get(at), ^r.get(at+toCopy)) }
 
 func (r ring) format(id creto.UUID, size int64) {
 	copy(r.head[atMagic:], magic[:])
@@ -169,7 +181,7 @@ func parseFrame(data []byte, mark uint64) (sequence uint64, payload []byte, ok b
 // sequence number that was ever given out, as far as can be told; and where the
 // next frame goes.
 func (r ring) frames(after uint64) (found []slot, newest uint64, end int64) {
-	newest = r.get(atNewest)
+	newest = r.noted(atNewest)
 	position := int64(r.get(atPosition))
 	if position >= 0 && position <= int64(len(r.data)) && position%frameAlign == 0 {
 		found, end = r.walk(position)
