@@ -3,6 +3,7 @@ package metering
 import (
 	"cmp"
 	"context"
+	"log/slog"
 	"maps"
 	"slices"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 	"creto.dev"
 	"creto.dev/audit"
 	"creto.dev/fault"
+	"creto.dev/internal/logkey"
 )
 
 // summaryEvery is how often Run looks for windows that have ended, and
@@ -29,13 +31,15 @@ const (
 // It counts in the log, some time after the window's end, and a window that ended
 // while nobody ran is counted at the next start; its record has the same id then,
 // so there is one.
-func (q *Quota) Run(ctx context.Context) error {
+func (q *Quota) Run(ctx context.Context, log *slog.Logger) error {
 	tick := time.NewTicker(summaryEvery)
 	defer tick.Stop()
 	done := make(map[key]time.Time)
 	for {
-		// A log that is away, or slow, is asked again: nothing is lost by that.
-		_ = q.summarize(ctx, done)
+		// It is asked again: nothing is lost by that.
+		if err := q.summarize(ctx, done); err != nil && ctx.Err() == nil {
+			log.LogAttrs(ctx, slog.LevelWarn, "what quotas came to is not recorded yet", slog.Any(logkey.Error, err))
+		}
 		select {
 		case <-ctx.Done():
 			return nil

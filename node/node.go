@@ -326,7 +326,7 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	group.Go(func() error { return n.authorizer.Run(running) })
 	group.Go(func() error { return n.desk.Run(running) })
-	group.Go(func() error { return n.quota.Run(running) })
+	group.Go(func() error { return n.quota.Run(running, n.options.Log) })
 	if n.vault != nil {
 		group.Go(func() error { return n.vault.Run(running) })
 	}

@@ -63,5 +63,5 @@ func printFsck(w io.Writer, f client.Fsck) {
 	if f.Found > 0 {
 		verdict = "DAMAGED"
 	}
-	fmt.Fprintf(w, "%s: %d records of %d in the database, %d tiles, %d heads seen; root %s\n", verdict, f.Records, f.Size, f.Tiles, f.Heads, f.Root)
+	fmt.Fprintf(w, "%s: %d records of %d in the database; tiles: %d, heads seen: %d; root %s\n", verdict, f.Records, f.Size, f.Tiles, f.Heads, f.Root)
 }
