@@ -119,16 +119,23 @@ type Authorizer interface {
 }
 
 // Extension decides what policies cannot: quota and rate (R-AZ-9, R-AZ-10).
-// An error denies.
+// Safe for concurrent use.
 type Extension interface {
 	// Name identifies the extension in logs.
 	Name() string
 
-	// Evaluate returns a decision that ends the check, or false to go on. With
-	// reserve it holds what it grants, in the decision's Reservation, which it
-	// also returns when it goes on.
-	Evaluate(ctx context.Context, chain nhi.VerifiedChain, r Request, reserve bool) (Decision, bool, error)
+	// Bind prepares a chain, as Authorizer.Bind does. What it returns stays
+	// valid when limits change. An error denies.
+	Bind(ctx context.Context, chain nhi.VerifiedChain) (Evaluator, error)
 
 	// Refund gives a reservation back, when a later extension denied.
 	Refund(r Reservation)
+}
+
+// Evaluator is an extension for one chain. Safe for concurrent use.
+type Evaluator interface {
+	// Evaluate returns a decision that ends the check, or false to go on. With
+	// reserve it holds what it grants, in the decision's Reservation, which it
+	// also returns when it goes on. An error denies.
+	Evaluate(ctx context.Context, r Request, reserve bool) (Decision, bool, error)
 }

@@ -319,6 +319,10 @@ func benchParts(ctx context.Context, r *report, h *house) error {
 		}
 	}
 	request := authz.Request{Action: product.CallModel}
+	quota, err := h.quota.Bind(ctx, h.caller.Chain())
+	if err != nil {
+		return err
+	}
 	action := refused()
 	cases := []bench{
 		{name: "do/deny", who: creto, n: syncTimes, rest: drain, interval: drainInterval, note: "a durable record: its own fdatasync in " + filesystem(h.dir), do: func() error {
@@ -331,7 +335,7 @@ func benchParts(ctx context.Context, r *report, h *house) error {
 		{name: "resolve/warm", who: creto, n: hotTimes, note: "budget 1 µs, 0 allocations", do: func() error { _, err := h.authority.Resolve(ctx, nhi.Credential{Token: h.token}); return err }},
 		{name: "consensus/now", who: creto, n: hotTimes, note: "budget 100 ns", do: func() error { _, err := h.clock.Now(ctx); return err }},
 		{name: "quota/reserve+commit", who: creto, n: hotTimes, note: "budget 100 ns", do: func() error {
-			d, _, err := h.quota.Evaluate(ctx, h.caller.Chain(), request, true)
+			d, _, err := quota.Evaluate(ctx, request, true)
 			h.quota.Commit(d.Reservation)
 			return err
 		}},

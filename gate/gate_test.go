@@ -346,7 +346,11 @@ func TestChangesWhileWaiting(t *testing.T) {
 		}, fault.NHITokenInvalid, oversight.Approved},
 		{"quota is spent", func(t *testing.T, h *house) {
 			h.limit(t, creto.HTTPRequest, 1)
-			if _, _, err := h.quota.Evaluate(t.Context(), h.caller(t).Chain(), request(refund("")), true); err != nil {
+			quota, err := h.quota.Bind(t.Context(), h.caller(t).Chain())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := quota.Evaluate(t.Context(), request(refund("")), true); err != nil {
 				t.Fatal(err)
 			}
 		}, fault.ResourceExhausted, oversight.Approved},

@@ -200,10 +200,21 @@ func (q *Quota) SetLimit(ctx context.Context, agent creto.ID, action string, l L
 // Name implements authz.Extension.
 func (q *Quota) Name() string { return "quota_enforcer" }
 
-// Evaluate implements authz.Extension: the limit of the acting agent counts,
-// whoever it acts for.
-func (q *Quota) Evaluate(ctx context.Context, chain nhi.VerifiedChain, r authz.Request, reserve bool) (authz.Decision, bool, error) {
-	k := key{chain.Agent(), r.Action}
+// Bind implements authz.Extension: the limit of the acting agent counts, whoever
+// it acts for.
+func (q *Quota) Bind(_ context.Context, chain nhi.VerifiedChain) (authz.Evaluator, error) {
+	return evaluator{q, chain.Agent()}, nil
+}
+
+// evaluator is the quota of one agent.
+type evaluator struct {
+	*Quota
+	agent creto.ID
+}
+
+// Evaluate implements authz.Evaluator.
+func (q evaluator) Evaluate(ctx context.Context, r authz.Request, reserve bool) (authz.Decision, bool, error) {
+	k := key{q.agent, r.Action}
 	q.mu.Lock()
 	limited := q.budgets[k] != nil
 	q.mu.Unlock()

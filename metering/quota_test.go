@@ -78,9 +78,18 @@ func (h *house) limit(t testing.TB, amount int64, window time.Duration) {
 	}
 }
 
+func (h *house) bind(t testing.TB) authz.Evaluator {
+	t.Helper()
+	e, err := h.quota.Bind(t.Context(), h.chain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
 func (h *house) evaluate(t testing.TB, reserve bool) authz.Decision {
 	t.Helper()
-	d, _, err := h.quota.Evaluate(t.Context(), h.chain, authz.Request{Action: creto.CallModel, Resource: creto.Resource{Type: "Model", ID: "m"}}, reserve)
+	d, _, err := h.bind(t).Evaluate(t.Context(), authz.Request{Action: creto.CallModel, Resource: creto.Resource{Type: "Model", ID: "m"}}, reserve)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -269,7 +278,7 @@ func TestNoTime(t *testing.T) {
 	h.limit(t, 10, time.Hour)
 	h.clock.Fail(true)
 	r := authz.Request{Action: creto.CallModel}
-	if d, _, err := h.quota.Evaluate(t.Context(), h.chain, r, true); !errors.Is(err, fault.ConsensusUnavailable) || d.Reservation != (authz.Reservation{}) {
+	if d, _, err := h.bind(t).Evaluate(t.Context(), r, true); !errors.Is(err, fault.ConsensusUnavailable) || d.Reservation != (authz.Reservation{}) {
 		t.Errorf("Evaluate = %+v, %v; want ConsensusUnavailable", d, err)
 	}
 	h.clock.Fail(false)
@@ -293,9 +302,10 @@ func BenchmarkReserve(b *testing.B) {
 	h := open(b)
 	h.limit(b, 1<<60, time.Hour)
 	r := authz.Request{Action: creto.CallModel, Resource: creto.Resource{Type: "Model", ID: "m"}}
+	quota := h.bind(b)
 	b.ReportAllocs()
 	for b.Loop() {
-		d, _, err := h.quota.Evaluate(b.Context(), h.chain, r, true)
+		d, _, err := quota.Evaluate(b.Context(), r, true)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -177,7 +177,9 @@ type extension struct {
 
 func (e *extension) Name() string { return "test" }
 
-func (e *extension) Evaluate(_ context.Context, _ nhi.VerifiedChain, _ authz.Request, reserve bool) (authz.Decision, bool, error) {
+func (e *extension) Bind(context.Context, nhi.VerifiedChain) (authz.Evaluator, error) { return e, nil }
+
+func (e *extension) Evaluate(_ context.Context, _ authz.Request, reserve bool) (authz.Decision, bool, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.asked++

@@ -61,6 +61,8 @@ type session struct {
 	chain    nhi.VerifiedChain
 	uids     []cedar.EntityUID
 	entities types.EntityMap
+	// evaluators are of the authorizer's extensions, in their order.
+	evaluators []authz.Evaluator
 }
 
 func (s *session) Chain() nhi.VerifiedChain { return s.chain }
@@ -82,6 +84,13 @@ func (a *Authorizer) Bind(ctx context.Context, chain nhi.VerifiedChain) (authz.S
 		s.entities[uid] = types.Entity{UID: uid, Parents: cedar.NewEntityUIDSet(parents...), Attributes: cedar.NewRecord(cedar.RecordMap{
 			"id": types.String(id.Name), "name": types.String(id.Name), "tenant": types.String(id.Tenant),
 		})}
+	}
+	for _, e := range a.extensions {
+		evaluator, err := e.Bind(ctx, chain)
+		if err != nil {
+			return nil, fault.Wrap("localauthz.Bind", err)
+		}
+		s.evaluators = append(s.evaluators, evaluator)
 	}
 	return s, nil
 }
@@ -141,8 +150,8 @@ func (a *Authorizer) decide(ctx context.Context, s authz.Session, r authz.Reques
 		return decision, nil
 	}
 	var reserver authz.Extension // who holds decision.Reservation
-	for _, e := range a.extensions {
-		d, ends, err := e.Evaluate(ctx, own.chain, r, reserve)
+	for i, e := range a.extensions {
+		d, ends, err := own.evaluators[i].Evaluate(ctx, r, reserve)
 		if err == nil && !ends && d.Reservation != (authz.Reservation{}) {
 			if reserver == nil {
 				reserver, decision.Reservation = e, d.Reservation

@@ -240,7 +240,12 @@ type Meter struct {
 func (h Meter) reserve(t *testing.T, reserve bool) (authz.Reservation, bool) {
 	t.Helper()
 	r := authz.Request{Action: creto.CallModel, Resource: creto.Resource{Type: "Model", ID: "m"}}
-	d, ends, err := h.Extension.Evaluate(t.Context(), h.Chain, r, reserve)
+	evaluator, err := h.Extension.Bind(t.Context(), h.Chain)
+	if err != nil {
+		t.Error(err)
+		return authz.Reservation{}, false
+	}
+	d, ends, err := evaluator.Evaluate(t.Context(), r, reserve)
 	if err != nil {
 		t.Error(err)
 	}
