@@ -80,8 +80,15 @@ func (id *ID) UnmarshalText(text []byte) error {
 func ParseID(text string) (ID, error) {
 	const op fault.Op = "creto.ParseID"
 	rest, ok := strings.CutPrefix(text, "spiffe://")
-	parts := strings.Split(rest, "/")
-	if !ok || len(parts) != 4 {
+	var parts [4]string
+	n := 0
+	for part := range strings.SplitSeq(rest, "/") {
+		if n < len(parts) {
+			parts[n] = part
+		}
+		n++
+	}
+	if !ok || n != len(parts) {
 		return ID{}, fault.New(op, fault.InvalidArgument, "%q is not of the form spiffe://<trust-domain>/<tenant>/<kind>/<name>", text)
 	}
 	id := ID{TrustDomain: parts[0], Tenant: parts[1], Kind: Kind(parts[2]), Name: parts[3]}

@@ -181,6 +181,20 @@ func appendRecord(b []byte, r *Record) (out []byte, wrong string, ok bool) {
 	return w.b, w.wrong, !w.bad
 }
 
+// appendPersonal appends the canonical encoding of a box's content, likewise.
+func appendPersonal(b []byte, p personal) (out []byte, wrong string, ok bool) {
+	w := writer{b: b}
+	w.fields(1 + one(p.Why != "") + one(len(p.Detail) > 0))
+	w.key(1)
+	w.id(p.Principal)
+	w.filled(2, p.Why)
+	if len(p.Detail) > 0 {
+		w.key(3)
+		w.words(p.Detail)
+	}
+	return w.b, w.wrong, !w.bad
+}
+
 // filled writes a text unless it is empty, and digest a digest unless it is zero.
 func (w *writer) filled(key byte, s string) {
 	if s != "" {

@@ -11,52 +11,53 @@ import (
 // errNoRecord is what the reader says of anything that appendRecord does not write.
 var errNoRecord = errors.New("not the encoding of a record")
 
-// reader reads what a writer wrote.
+// reader reads what a writer wrote. Texts are parts of its one string: a record is
+// decoded with two allocations where it would have some twenty.
 type reader struct {
-	b   []byte
+	s   string
 	bad bool
 }
 
 func (r *reader) head(major byte) uint64 {
-	if len(r.b) == 0 || r.b[0]&0xe0 != major {
+	if len(r.s) == 0 || r.s[0]&0xe0 != major {
 		r.bad = true
 		return 0
 	}
-	info := r.b[0] & 0x1f
-	r.b = r.b[1:]
+	info := r.s[0] & 0x1f
+	r.s = r.s[1:]
 	if info < 24 {
 		return uint64(info)
 	}
 	size := 1 << (info - 24)
-	if info > 27 || len(r.b) < size {
+	if info > 27 || len(r.s) < size {
 		r.bad = true
 		return 0
 	}
 	var n uint64
-	for _, x := range r.b[:size] {
-		n = n<<8 | uint64(x)
+	for i := range size {
+		n = n<<8 | uint64(r.s[i])
 	}
-	r.b = r.b[size:]
+	r.s = r.s[size:]
 	return n
 }
 
-func (r *reader) raw(major byte) []byte {
+func (r *reader) raw(major byte) string {
 	n := r.head(major)
-	if n > uint64(len(r.b)) {
+	if n > uint64(len(r.s)) {
 		r.bad = true
-		return nil
+		return ""
 	}
-	out := r.b[:n]
-	r.b = r.b[n:]
+	out := r.s[:n]
+	r.s = r.s[n:]
 	return out
 }
 
-func (r *reader) text() string  { return string(r.raw(cborText)) }
-func (r *reader) bytes() []byte { return append([]byte{}, r.raw(cborBytes)...) }
+func (r *reader) text() string  { return r.raw(cborText) }
+func (r *reader) bytes() []byte { return []byte(r.raw(cborBytes)) }
 func (r *reader) uint() uint64  { return r.head(cborUint) }
 
 func (r *reader) int() int64 {
-	if len(r.b) > 0 && r.b[0]&0xe0 == cborInt {
+	if len(r.s) > 0 && r.s[0]&0xe0 == cborInt {
 		n := r.head(cborInt)
 		r.bad = r.bad || n > math.MaxInt64
 		return -1 - int64(n)
@@ -67,12 +68,12 @@ func (r *reader) int() int64 {
 }
 
 func (r *reader) bool() bool {
-	if len(r.b) == 0 || r.b[0] != cborTrue && r.b[0] != cborFalse {
+	if len(r.s) == 0 || r.s[0] != cborTrue && r.s[0] != cborFalse {
 		r.bad = true
 		return false
 	}
-	v := r.b[0] == cborTrue
-	r.b = r.b[1:]
+	v := r.s[0] == cborTrue
+	r.s = r.s[1:]
 	return v
 }
 
@@ -86,10 +87,12 @@ func (r *reader) fill(to []byte) {
 }
 
 func (r *reader) id() creto.ID {
-	var id creto.ID
-	if id.UnmarshalText(r.raw(cborText)) != nil {
-		r.bad = true
+	text := r.text()
+	if text == "" {
+		return creto.ID{}
 	}
+	id, err := creto.ParseID(text)
+	r.bad = r.bad || err != nil
 	return id
 }
 
@@ -103,7 +106,7 @@ func (r *reader) each(field func(key uint64)) {
 // length reads the length of a list whose elements have at least so many bytes.
 func (r *reader) length(least int) int {
 	n := r.head(cborList)
-	if n > uint64(len(r.b)/least) {
+	if n > uint64(len(r.s)/least) {
 		r.bad = true
 		return 0
 	}
@@ -115,7 +118,7 @@ func (r *reader) length(least int) int {
 //
 // Errors: errNoRecord.
 func decodeTrusted(data []byte, out *Record) error {
-	r := &reader{b: data}
+	r := &reader{s: string(data)}
 	r.each(func(key uint64) {
 		switch key {
 		case 1:
@@ -168,7 +171,7 @@ func decodeTrusted(data []byte, out *Record) error {
 			r.bad = true
 		}
 	})
-	if r.bad || len(r.b) > 0 {
+	if r.bad || len(r.s) > 0 {
 		return errNoRecord
 	}
 	return nil
@@ -272,7 +275,7 @@ func (r *reader) usage() *Usage {
 
 func (r *reader) words() map[string]string {
 	n := r.head(cborMap)
-	if n > uint64(len(r.b)/2) {
+	if n > uint64(len(r.s)/2) {
 		r.bad = true
 		return nil
 	}

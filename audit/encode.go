@@ -26,7 +26,11 @@ func (r Record) Encode() ([]byte, error) {
 	if err := r.principals(); err != nil {
 		return nil, fault.Wrap(op, err)
 	}
-	leaf, wrong, ok := appendRecord(make([]byte, 0, usualBytes), &r)
+	room := usualBytes
+	for _, box := range r.Personal {
+		room += boxBytes + len(box.Box)
+	}
+	leaf, wrong, ok := appendRecord(make([]byte, 0, room), &r)
 	if !ok {
 		return nil, fault.New(op, fault.AuditValidationFailed, "the record's text %q is not UTF-8", wrong)
 	}
@@ -43,8 +47,12 @@ func (r Record) Encode() ([]byte, error) {
 	return leaf, nil
 }
 
-// usualBytes is what most records fit into.
-const usualBytes = 768
+// usualBytes is what most records fit into, and boxBytes what a box takes beside its
+// content.
+const (
+	usualBytes = 768
+	boxBytes   = 64
+)
 
 // leafFits seals the record for nobody, to see how long its leaf is: one that is
 // too long must be refused here, for the tree could only stop at it.

@@ -3,9 +3,10 @@ package audit
 import (
 	"crypto/aes"
 	"crypto/cipher"
-	"crypto/hkdf"
+	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/subtle"
+	"hash"
 	"maps"
 	"slices"
 	"strings"
@@ -94,12 +95,9 @@ func IsPseudonym(id creto.ID) bool {
 //
 // Errors: InvalidArgument (Permanent) for a key of another length.
 func (s Subject) RecordKey(record RecordID) ([]byte, error) {
-	const op fault.Op = "audit.RecordKey"
-	if len(s.Key) != keyBytes {
-		return nil, fault.New(op, fault.InvalidArgument, "the key of a subject has %d bytes, not %d", len(s.Key), keyBytes)
-	}
-	key, err := hkdf.Expand(sha256.New, s.Key, recordKeyInfo+string(record[:]), keyBytes)
-	return key, fault.WrapAs(op, fault.Internal, err, "")
+	var z Sealer
+	key, err := z.recordKey(s, record)
+	return key[:], err
 }
 
 // People returns the humans that the record names, each once, the one whom its
@@ -123,12 +121,22 @@ func (r Record) People() []creto.ID {
 	for _, c := range r.Consents {
 		add(human(c.Approver))
 	}
-	if len(r.Detail) > 0 {
+	if r.detailsOfPeople() {
 		for _, key := range slices.Sorted(maps.Keys(r.Detail)) {
 			add(human(r.Detail[key]))
 		}
 	}
 	return people
+}
+
+// detailsOfPeople reports whether a detail may be the SPIFFE id of a human.
+func (r Record) detailsOfPeople() bool {
+	for _, value := range r.Detail {
+		if strings.HasPrefix(value, "spiffe://") {
+			return true
+		}
+	}
+	return false
 }
 
 // human returns the human whose SPIFFE id text is, or the zero ID.
@@ -143,13 +151,26 @@ func human(text string) creto.ID {
 	return id
 }
 
-// Seal returns the record as a leaf holds it: people by their pseudonyms, and
-// what is personal in boxes. The same record and subjects give the same leaf. A
-// record that names nobody stays as it is.
+// Seal is [Sealer.Seal] for one record.
+func (r Record) Seal(subject func(creto.ID) (Subject, error)) (Record, error) {
+	var z Sealer
+	return z.Seal(r, subject)
+}
+
+// Sealer seals many records. The zero Sealer is ready; it keeps what depends on
+// subjects' keys, so it should not outlive a batch. Not safe for concurrent use.
+type Sealer struct {
+	macs  map[creto.UUID]hash.Hash // keyed with a subject's key
+	plain []byte                   // the content of the last box
+}
+
+// Seal returns a record as a leaf holds it: people by their pseudonyms, and what is
+// personal in boxes. The same record and subjects give the same leaf. A record that
+// names nobody stays as it is.
 //
 // Errors: those of subject; AuditValidationFailed (Permanent) if the record is
 // sealed already.
-func (r Record) Seal(subject func(creto.ID) (Subject, error)) (Record, error) {
+func (z *Sealer) Seal(r Record, subject func(creto.ID) (Subject, error)) (Record, error) {
 	const op fault.Op = "audit.Seal"
 	if r.Personal != nil {
 		return Record{}, fault.New(op, fault.AuditValidationFailed, "the record is sealed already")
@@ -160,7 +181,7 @@ func (r Record) Seal(subject func(creto.ID) (Subject, error)) (Record, error) {
 	}
 	r.Detail = maps.Clone(r.Detail)
 	r.Consents = slices.Clone(r.Consents)
-	id := r.ID
+	r.Personal = make([]Personal, 0, len(people))
 	for i, person := range people {
 		s, err := subject(person)
 		if err != nil {
@@ -169,24 +190,33 @@ func (r Record) Seal(subject func(creto.ID) (Subject, error)) (Record, error) {
 		content := personal{Principal: person}
 		if i == 0 {
 			content.Why, r.Why = r.Why, ""
-			for _, key := range personalDetails {
-				if value, ok := r.Detail[key]; ok {
-					if content.Detail == nil {
-						content.Detail = make(map[string]string)
-					}
-					content.Detail[key] = value
-					delete(r.Detail, key)
-				}
-			}
+			content.Detail = r.takePersonal()
 		}
 		r.rename(person, Pseudonym(person, s.ID))
-		box, err := s.box(id, content)
+		box, err := z.box(r.ID, s, content)
 		if err != nil {
 			return Record{}, fault.Wrap(op, err)
 		}
 		r.Personal = append(r.Personal, box)
 	}
 	return r, nil
+}
+
+// takePersonal returns the details that are personal, and removes them.
+func (r *Record) takePersonal() map[string]string {
+	var taken map[string]string
+	for _, key := range personalDetails {
+		value, ok := r.Detail[key]
+		if !ok {
+			continue
+		}
+		if taken == nil {
+			taken = make(map[string]string)
+		}
+		taken[key] = value
+		delete(r.Detail, key)
+	}
+	return taken
 }
 
 // rename replaces one person by another wherever the record names them.
@@ -197,8 +227,11 @@ func (r *Record) rename(from, to creto.ID) {
 	if r.OnBehalfOf == from {
 		r.OnBehalfOf = to
 	}
-	if r.Resource == humanResource+from.Name && from.Tenant == r.Who.Tenant {
+	if rest, ok := strings.CutPrefix(r.Resource, humanResource); ok && rest == from.Name && from.Tenant == r.Who.Tenant {
 		r.Resource = humanResource + to.Name
+	}
+	if len(r.Consents) == 0 && !r.detailsOfPeople() {
+		return
 	}
 	text := from.String()
 	for i := range r.Consents {
@@ -213,22 +246,45 @@ func (r *Record) rename(from, to creto.ID) {
 	}
 }
 
-func (s Subject) box(record RecordID, content personal) (Personal, error) {
-	key, err := s.RecordKey(record)
+func (z *Sealer) recordKey(s Subject, record RecordID) (key [keyBytes]byte, err error) {
+	mac, ok := z.macs[s.ID]
+	if !ok {
+		if len(s.Key) != keyBytes {
+			return key, fault.New("audit.RecordKey", fault.InvalidArgument, "the key of a subject has %d bytes, not %d", len(s.Key), keyBytes)
+		}
+		if mac = hmac.New(sha256.New, s.Key); z.macs == nil {
+			z.macs = make(map[creto.UUID]hash.Hash)
+		}
+		z.macs[s.ID] = mac
+	}
+	// The first block of HKDF-Expand is all of it: HMAC(key, info || 1).
+	info := append(append([]byte(recordKeyInfo), record[:]...), 1)
+	mac.Reset()
+	_, _ = mac.Write(info) // never fails
+	mac.Sum(key[:0])
+	return key, nil
+}
+
+func (z *Sealer) box(record RecordID, s Subject, content personal) (Personal, error) {
+	key, err := z.recordKey(s, record)
 	if err != nil {
 		return Personal{}, err
 	}
-	plain, err := canon.Marshal(content)
+	var wrong string
+	var ok bool
+	if z.plain, wrong, ok = appendPersonal(z.plain[:0], content); !ok {
+		return Personal{}, fault.New("audit.box", fault.AuditValidationFailed, "the record's text %q is not UTF-8", wrong)
+	}
+	aead, err := newAEAD(key[:])
 	if err != nil {
 		return Personal{}, err
 	}
-	aead, err := newAEAD(key)
-	if err != nil {
-		return Personal{}, err
-	}
+	out := make([]byte, sha256.Size, sha256.Size+len(z.plain)+aead.Overhead())
+	bound := commitment(key[:])
+	copy(out, bound[:])
 	// The key is of this record and person alone, so the nonce never repeats.
-	box := aead.Seal(nil, make([]byte, aead.NonceSize()), plain, bound(record, s.ID))
-	return Personal{Subject: s.ID, Commitment: commitment(key), Box: box}, nil
+	box := aead.Seal(out[sha256.Size:], make([]byte, aead.NonceSize()), z.plain, boundTo(record, s.ID))
+	return Personal{Subject: s.ID, Commitment: out[:sha256.Size:sha256.Size], Box: box}, nil
 }
 
 func newAEAD(key []byte) (cipher.AEAD, error) {
@@ -240,13 +296,12 @@ func newAEAD(key []byte) (cipher.AEAD, error) {
 	return aead, fault.WrapAs("audit.newAEAD", fault.Internal, err, "")
 }
 
-func commitment(key []byte) []byte {
-	sum := sha256.Sum256(append([]byte(commitmentPrefix), key...))
-	return sum[:]
+func commitment(key []byte) [sha256.Size]byte {
+	return sha256.Sum256(append([]byte(commitmentPrefix), key...))
 }
 
-// bound is what a box is bound to, beside its key.
-func bound(record RecordID, subject creto.UUID) []byte {
+// boundTo is what a box is bound to, beside its key.
+func boundTo(record RecordID, subject creto.UUID) []byte {
 	return append(record[:], subject[:]...)
 }
 
@@ -289,14 +344,14 @@ func (r Record) Open(key func(Personal) []byte) (Record, error) {
 func (p Personal) open(record RecordID, key []byte) (personal, error) {
 	const op fault.Op = "audit.open"
 	var content personal
-	if len(key) != keyBytes || subtle.ConstantTimeCompare(commitment(key), p.Commitment) != 1 {
+	if want := commitment(key); len(key) != keyBytes || subtle.ConstantTimeCompare(want[:], p.Commitment) != 1 {
 		return content, fault.New(op, fault.AuditProofVerificationFailed, "the key is not the one that the record commits to")
 	}
 	aead, err := newAEAD(key)
 	if err != nil {
 		return content, fault.WrapAs(op, fault.AuditProofVerificationFailed, err, "the key is none")
 	}
-	plain, err := aead.Open(nil, make([]byte, aead.NonceSize()), p.Box, bound(record, p.Subject))
+	plain, err := aead.Open(nil, make([]byte, aead.NonceSize()), p.Box, boundTo(record, p.Subject))
 	if err == nil {
 		err = canon.Unmarshal(plain, &content)
 	}

@@ -234,7 +234,7 @@ func (i *Intake) accept(ctx context.Context, r *audit.Record, relevant bool) (ui
 }
 
 // maxHandOn bounds what the sink is given at once.
-const maxHandOn = 1000
+const maxHandOn = 4000
 
 // Flush hands on what waits. What others log meanwhile is for the next: under load
 // there would be no end.

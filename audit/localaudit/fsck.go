@@ -282,6 +282,7 @@ func (f *fsck) bundle(ctx context.Context, n int64, width int) ([]byte, error) {
 		return nil, db.Classify(op, err)
 	}
 	defer func() { _ = rows.Close() }()
+	words := newTermCache()
 	hashes := make([]byte, 0, tileBytes)
 	missing := func(behind int64) {
 		for leaf := begin + int64(len(hashes)/tlog.HashSize); leaf < behind; leaf++ {
@@ -315,7 +316,8 @@ func (f *fsck) bundle(ctx context.Context, n int64, width int) ([]byte, error) {
 		if string(id) != string(r.ID[:]) {
 			f.record(leaf, "it is found under the id of another")
 		}
-		for _, t := range terms(r) {
+		found := words.of(&r)
+		for _, t := range found.all() {
 			p := posting{t, n}
 			bits := f.index[p]
 			bits.set(int(leaf & tileMask))

@@ -45,26 +45,76 @@ func term(kind byte, value string) int64 {
 }
 
 // human returns on whose behalf a record is, or who acted.
-func human(r audit.Record) creto.ID {
+func human(r *audit.Record) creto.ID {
 	if r.Who.Kind == creto.KindHuman {
 		return r.Who
 	}
 	return r.OnBehalfOf
 }
 
-// terms are what a leaf that says r can be found by.
-func terms(r audit.Record) []int64 {
+// termCache remembers terms: most records have what the one before them has. It
+// should not outlive a batch. Not safe for concurrent use.
+type termCache struct {
+	principals map[creto.ID]principalTerms
+	values     map[termValue]int64
+}
+
+// principalTerms are what a principal is found by.
+type principalTerms struct{ tenant, actor, name, human int64 }
+
+type termValue struct {
+	kind  byte
+	value string
+}
+
+func newTermCache() *termCache {
+	return &termCache{principals: make(map[creto.ID]principalTerms), values: make(map[termValue]int64)}
+}
+
+func (c *termCache) principal(id creto.ID) principalTerms {
+	t, ok := c.principals[id]
+	if !ok {
+		text := id.String()
+		t = principalTerms{term(termTenant, id.Tenant), term(termActor, text), term(termName, id.Name), term(termHuman, text)}
+		c.principals[id] = t
+	}
+	return t
+}
+
+func (c *termCache) value(kind byte, value string) int64 {
+	t, ok := c.values[termValue{kind, value}]
+	if !ok {
+		t = term(kind, value)
+		c.values[termValue{kind, value}] = t
+	}
+	return t
+}
+
+// terms are what a leaf can be found by: n of them.
+type terms struct {
+	list [9]int64
+	n    int
+}
+
+func (t *terms) all() []int64 { return t.list[:t.n] }
+
+// of returns the terms of the leaf that says r.
+func (c *termCache) of(r *audit.Record) terms {
 	kind, _, _ := strings.Cut(r.Resource, "::")
-	list := append(make([]int64, 0, 9),
-		term(termTenant, r.Who.Tenant), term(termActor, r.Who.String()), term(termName, r.Who.Name), term(termWhat, r.What),
-		term(termResource, r.Resource), term(termType, kind), term(termOutcome, string(r.Outcome)))
+	who := c.principal(r.Who)
+	t := terms{n: 7, list: [9]int64{
+		who.tenant, who.actor, who.name, c.value(termWhat, r.What),
+		c.value(termResource, r.Resource), c.value(termType, kind), c.value(termOutcome, string(r.Outcome)),
+	}}
 	if h := human(r); !h.IsZero() {
-		list = append(list, term(termHuman, h.String()))
+		t.list[t.n] = c.principal(h).human
+		t.n++
 	}
 	if event := r.Event(); event != r.What {
-		list = append(list, term(termEvent, event))
+		t.list[t.n] = c.value(termEvent, event)
+		t.n++
 	}
-	return list
+	return t
 }
 
 // bitmap says which records of a bundle have a term.
@@ -141,55 +191,66 @@ type open struct {
 
 // indexWrites are what a batch adds to the index.
 type indexWrites struct {
-	postings map[posting]bitmap
+	postings []written
 	spans    map[int64]span
 	open     open // afterwards
+}
+
+// written is a posting with its bits.
+type written struct {
+	posting
+	bits bitmap
 }
 
 // index returns what rows from an index on add, given the bundle that is not
 // full before.
 func index(before open, first int64, rows []row) indexWrites {
-	w := indexWrites{postings: make(map[posting]bitmap), spans: make(map[int64]span), open: before}
-	if before.bundle == first>>tileHeight && before.bits != nil {
-		w.open.bits = maps.Clone(before.bits)
-	} else {
-		w.open = open{bundle: first >> tileHeight, bits: make(map[int64]bitmap), span: emptySpan}
-	}
-	for i, r := range rows {
-		leaf := first + int64(i)
-		if bundle := leaf >> tileHeight; bundle != w.open.bundle {
-			w.open = open{bundle: bundle, bits: make(map[int64]bitmap), span: emptySpan}
+	w := indexWrites{spans: make(map[int64]span)}
+	for at := 0; at < len(rows) || at == 0; {
+		bundle := (first + int64(at)) >> tileHeight
+		w.open = open{bundle: bundle, bits: make(map[int64]bitmap), span: emptySpan}
+		if before.bundle == bundle && before.bits != nil {
+			w.open.bits, w.open.span = maps.Clone(before.bits), before.span
 		}
-		for _, t := range r.terms {
-			b := w.open.bits[t]
-			b.set(int(leaf & tileMask))
-			w.open.bits[t] = b
-			w.postings[posting{t, w.open.bundle}] = b
+		changed := make(map[int64]*bitmap)
+		for ; at < len(rows) && (first+int64(at))>>tileHeight == bundle; at++ {
+			for _, t := range rows[at].terms.all() {
+				b, ok := changed[t]
+				if !ok {
+					old := w.open.bits[t]
+					b = &old
+					changed[t] = b
+				}
+				b.set(int(first+int64(at)) & tileMask)
+			}
+			w.open.span = w.open.span.add(rows[at].at)
+			w.spans[bundle] = w.open.span
 		}
-		w.open.span = w.open.span.add(r.record.Stamp.Physical)
-		w.spans[w.open.bundle] = w.open.span
+		for t, b := range changed {
+			w.open.bits[t] = *b
+			w.postings = append(w.postings, written{posting{t, bundle}, *b})
+		}
+		if len(rows) == 0 {
+			break
+		}
 	}
 	return w
 }
 
-// write stores what index returned.
-func (w indexWrites) write(ctx context.Context, tx *sql.Tx) error {
-	const op fault.Op = "localaudit.indexWrites"
-	put, err := tx.PrepareContext(ctx, "INSERT INTO audit_posting (term, bundle, bits) VALUES ($1, $2, $3) ON CONFLICT (term, bundle) DO UPDATE SET bits = $3")
-	if err != nil {
-		return db.Classify(op, err)
+// writeIndex stores what index returned.
+func (l *Log) writeIndex(ctx context.Context, tx *sql.Tx, w indexWrites) error {
+	args := make([]any, 0, 3*len(w.postings))
+	for _, p := range w.postings {
+		args = append(args, p.term, p.bundle, p.encode(p.bits))
 	}
-	defer func() { _ = put.Close() }()
-	for p, b := range w.postings {
-		if _, err := put.ExecContext(ctx, p.term, p.bundle, p.encode(b)); err != nil {
-			return db.Classify(op, err)
-		}
+	if _, err := l.postings.insert(ctx, tx, args); err != nil {
+		return err
 	}
 	for n, s := range w.spans {
 		_, err := tx.ExecContext(ctx, `INSERT INTO audit_bundle (n, oldest, newest, checksum) VALUES ($1, $2, $3, $4)
 			ON CONFLICT (n) DO UPDATE SET oldest = $2, newest = $3, checksum = $4`, n, s.oldest, s.newest, rowSum(nil, n, s.oldest, s.newest))
 		if err != nil {
-			return db.Classify(op, err)
+			return db.Classify("localaudit.writeIndex", err)
 		}
 	}
 	return nil
@@ -205,9 +266,9 @@ func loadOpen(ctx context.Context, q querier, size int64) (open, error) {
 	if len(entries) != int(size-first) {
 		return open{}, damagedRow("localaudit.loadOpen", first+int64(len(entries)))
 	}
-	rows := make([]row, len(entries))
+	rows, words := make([]row, len(entries)), newTermCache()
 	for i, e := range entries {
-		rows[i] = row{record: e.Record, terms: terms(e.Record)}
+		rows[i] = row{at: e.Record.Stamp.Physical, terms: words.of(&e.Record)}
 	}
 	return index(open{}, first, rows).open, nil
 }
@@ -247,7 +308,7 @@ func (l *Log) bundles(ctx context.Context, s selection, at int64, oldest bool, n
 		for b := at; b >= lo && b <= hi && len(found) < n; b += step {
 			found = append(found, candidates{b, everything()})
 		}
-	} else if found, err = l.postings(ctx, s.groups[0], lo, hi, oldest, n); err != nil {
+	} else if found, err = l.findPostings(ctx, s.groups[0], lo, hi, oldest, n); err != nil {
 		return nil, -1, err
 	}
 	next = -1
@@ -266,7 +327,7 @@ func (l *Log) bundles(ctx context.Context, s selection, at int64, oldest bool, n
 			break
 		}
 		bounds := []int64{found[0].bundle, found[len(found)-1].bundle}
-		others, err := l.postings(ctx, group, slices.Min(bounds), slices.Max(bounds), oldest, math.MaxInt32)
+		others, err := l.findPostings(ctx, group, slices.Min(bounds), slices.Max(bounds), oldest, math.MaxInt32)
 		if err != nil {
 			return nil, -1, err
 		}
@@ -287,10 +348,10 @@ type candidates struct {
 	bits   bitmap
 }
 
-// postings returns the bundles from lo to hi that have one of some terms, the
+// findPostings returns the bundles from lo to hi that have one of some terms, the
 // first n in that order.
-func (l *Log) postings(ctx context.Context, alternatives []int64, lo, hi int64, oldest bool, n int) ([]candidates, error) {
-	const op fault.Op = "localaudit.postings"
+func (l *Log) findPostings(ctx context.Context, alternatives []int64, lo, hi int64, oldest bool, n int) ([]candidates, error) {
+	const op fault.Op = "localaudit.findPostings"
 	args := []any{lo, hi}
 	for _, t := range alternatives {
 		args = append(args, t)

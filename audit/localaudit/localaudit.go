@@ -21,6 +21,7 @@ import (
 	"creto.dev/consensus"
 	"creto.dev/fault"
 	"creto.dev/internal/db"
+	"creto.dev/internal/logkey"
 	"creto.dev/pqc"
 )
 
@@ -50,6 +51,8 @@ type Log struct {
 	log    *slog.Logger
 	cache  *tileCache
 	people *people
+	// What every batch writes most of.
+	records, postings bulk
 
 	mu     sync.Mutex // guards what follows
 	edge   edge
@@ -80,6 +83,8 @@ func Open(ctx context.Context, cfg Config, d *sql.DB, p pqc.Provider, clock cons
 	cfg.Intake.Journal.Scrub = true // what waits there is not sealed yet
 	l := &Log{
 		cfg: cfg, db: d, clock: clock, log: log, cache: newTileCache(), people: newPeople(d, p, kek), signer: signer, grown: make(chan struct{}),
+		records:  bulk{head: "INSERT INTO audit_record (leaf, id, checksum, body)", columns: 4, tail: " ON CONFLICT (id) DO NOTHING"},
+		postings: bulk{head: "INSERT INTO audit_posting (term, bundle, bits)", columns: 3, tail: " ON CONFLICT (term, bundle) DO UPDATE SET bits = excluded.bits"},
 	}
 	h, err := loadHead(ctx, d)
 	if err == nil {
@@ -107,10 +112,36 @@ func Open(ctx context.Context, cfg Config, d *sql.DB, p pqc.Provider, clock cons
 // Errors: AuditUnavailable (Degraded) if the last drain failed; what was
 // accepted is then still in the journal.
 func (l *Log) Run(ctx context.Context) error {
-	var retaining sync.WaitGroup
-	retaining.Go(func() { l.retain(ctx) })
-	defer retaining.Wait()
+	var beside sync.WaitGroup
+	beside.Go(func() { l.retain(ctx) })
+	beside.Go(func() { l.checkpoints(ctx) })
+	defer beside.Wait()
 	return l.Intake.Run(ctx)
+}
+
+// checkpointEvery is how many records enter the tree between checkpoints of the
+// database.
+const checkpointEvery = 4000
+
+// checkpoints keeps the database's own log short until ctx ends, so that batches
+// do not have to.
+func (l *Log) checkpoints(ctx context.Context) {
+	done := l.tree().size
+	for {
+		size, err := l.Wait(ctx, done+checkpointEvery)
+		if err != nil {
+			return // the context ended
+		}
+		if err := db.Checkpoint(ctx, l.db); err != nil && ctx.Err() == nil {
+			l.log.LogAttrs(ctx, slog.LevelWarn, "the database's own log is not moved into its file", slog.Any(logkey.Error, err))
+		}
+		done = size
+	}
+}
+
+// Close closes the journal. Run must have returned.
+func (l *Log) Close() error {
+	return errors.Join(l.Intake.Close(), l.records.close(), l.postings.close())
 }
 
 // origin names the log.

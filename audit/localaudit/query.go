@@ -300,7 +300,7 @@ func (l *Log) wherePeople(ctx context.Context, f audit.Filter, need needs) error
 		if err != nil {
 			return err
 		}
-		need(termHuman, names, func(r audit.Record) string { return human(r).String() })
+		need(termHuman, names, func(r audit.Record) string { return human(&r).String() })
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -27,6 +28,9 @@ import (
 // that is there already is passed over.
 func (l *Log) Take(ctx context.Context, frames []journal.Frame) error {
 	id := l.ID()
+	if err := errors.Join(l.records.prepare(ctx, l.db), l.postings.prepare(ctx, l.db)); err != nil {
+		return err
+	}
 	records := l.decode(ctx, frames)
 	var next edge
 	var added indexWrites
@@ -49,16 +53,17 @@ func (l *Log) Take(ctx context.Context, frames []journal.Frame) error {
 			return err
 		}
 		records = slices.DeleteFunc(records, func(r waiting) bool { return r.sequence <= done })
-		rows, err := l.seal(ctx, tx, records)
+		subjects, err := l.subjects(ctx, tx, records)
 		if err != nil {
 			return err
 		}
 		first := next.size
-		if rows, err = insertRows(ctx, tx, rows, first); err != nil {
+		rows, err := l.insert(ctx, tx, seal(records, subjects), first)
+		if err != nil {
 			return err
 		}
 		added = index(begun, first, rows)
-		if err := added.write(ctx, tx); err != nil {
+		if err := l.writeIndex(ctx, tx, added); err != nil {
 			return err
 		}
 		if next, err = grow(ctx, tx, next, stored, rows); err != nil {
@@ -152,15 +157,16 @@ func spread(n int, do func(int)) {
 
 // row is a sealed record on its way into the tree.
 type row struct {
-	record audit.Record
-	leaf   []byte
-	hash   tlog.Hash
-	terms  []int64
+	id    audit.RecordID
+	at    int64 // its stamp's physical time
+	leaf  []byte
+	hash  tlog.Hash
+	terms terms
 }
 
-// seal makes the leaves of records.
-func (l *Log) seal(ctx context.Context, tx *sql.Tx, records []waiting) ([]row, error) {
-	// Whoever is new is made first: a transaction is one goroutine's.
+// subjects returns those whom records name. Whoever is new is made: that is for the
+// transaction's own goroutine.
+func (l *Log) subjects(ctx context.Context, tx *sql.Tx, records []waiting) (map[creto.ID]audit.Subject, error) {
 	subjects := make(map[creto.ID]audit.Subject)
 	for _, r := range records {
 		for _, person := range r.record.People() {
@@ -174,44 +180,108 @@ func (l *Log) seal(ctx context.Context, tx *sql.Tx, records []waiting) ([]row, e
 			subjects[person] = s
 		}
 	}
-	rows := make([]row, len(records))
-	errs := make([]error, len(records))
-	spread(len(records), func(i int) {
-		sealed, err := records[i].record.Seal(func(id creto.ID) (audit.Subject, error) { return subjects[id], nil })
-		if err == nil {
-			rows[i].record, rows[i].terms = sealed, terms(sealed)
-			rows[i].leaf, err = sealed.Encode()
-			rows[i].hash = tlog.RecordHash(rows[i].leaf)
-		}
-		errs[i] = err
-	})
-	return rows, errors.Join(errs...)
+	return subjects, nil
 }
 
-// insertRows writes rows from an index on and returns those that were not in the
-// tree already.
-func insertRows(ctx context.Context, tx *sql.Tx, rows []row, index int64) ([]row, error) {
-	const op fault.Op = "localaudit.insertRows"
-	insert, err := tx.PrepareContext(ctx, "INSERT INTO audit_record (leaf, id, checksum, body) VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO NOTHING")
-	if err != nil {
-		return nil, db.Classify(op, err)
+// sealBlock is how many records are sealed before they are handed on.
+const sealBlock = 64
+
+// seal makes the rows of records, block by block and in order, on all cores: the
+// first are written while the next are made.
+func seal(records []waiting, subjects map[creto.ID]audit.Subject) []block {
+	rows := make([]row, len(records))
+	blocks := make([]block, (len(records)+sealBlock-1)/sealBlock)
+	for i := range blocks {
+		blocks[i] = block{rows: rows[i*sealBlock : min((i+1)*sealBlock, len(rows))], sealed: make(chan error, 1)} // perhaps nobody asks
 	}
-	defer func() { _ = insert.Close() }()
-	added := make([]row, 0, len(rows))
-	for _, r := range rows {
-		result, err := insert.ExecContext(ctx, index, r.record.ID[:], checksum(r.hash), r.leaf)
+	var next atomic.Int64
+	for range min(runtime.GOMAXPROCS(0), len(blocks)) {
+		go func() {
+			s := sealer{subjects: subjects, terms: newTermCache()}
+			for i := int(next.Add(1)) - 1; i < len(blocks); i = int(next.Add(1)) - 1 {
+				blocks[i].sealed <- s.seal(blocks[i].rows, records[i*sealBlock:])
+			}
+		}()
+	}
+	return blocks
+}
+
+// block is some of the rows of a batch.
+type block struct {
+	rows   []row
+	sealed chan error // is sent to once
+}
+
+// sealer makes rows. Not safe for concurrent use.
+type sealer struct {
+	subjects map[creto.ID]audit.Subject
+	terms    *termCache
+	boxes    audit.Sealer
+}
+
+func (s *sealer) seal(rows []row, records []waiting) error {
+	subject := func(id creto.ID) (audit.Subject, error) { return s.subjects[id], nil }
+	for i := range rows {
+		r, err := s.boxes.Seal(records[i].record, subject)
 		if err != nil {
-			return nil, db.Classify(op, err)
+			return err
 		}
-		n, err := result.RowsAffected()
+		leaf, err := r.Encode()
 		if err != nil {
-			return nil, db.Classify(op, err)
+			return err
 		}
-		if n == 0 {
-			continue // a retry
+		rows[i] = row{id: r.ID, at: r.Stamp.Physical, leaf: leaf, hash: tlog.RecordHash(leaf), terms: s.terms.of(&r)}
+	}
+	return nil
+}
+
+// insert writes rows from an index on and returns those that were not in the tree
+// already.
+func (l *Log) insert(ctx context.Context, tx *sql.Tx, blocks []block, index int64) ([]row, error) {
+	added := make([]row, 0, len(blocks)*sealBlock)
+	for _, b := range blocks {
+		if err := <-b.sealed; err != nil {
+			return nil, err
 		}
-		added = append(added, r)
-		index++
+		at := index + int64(len(added))
+		n, err := l.records.insert(ctx, tx, arguments(b.rows, at))
+		if err != nil {
+			return nil, err
+		}
+		if n < int64(len(b.rows)) {
+			if b.rows, err = l.insertNew(ctx, tx, b.rows, at); err != nil {
+				return nil, err
+			}
+		}
+		added = append(added, b.rows...)
+	}
+	return added, nil
+}
+
+// arguments are those of rows from an index on, for the table audit_record.
+func arguments(rows []row, index int64) []any {
+	args := make([]any, 0, 4*len(rows))
+	for i := range rows {
+		args = append(args, index+int64(i), rows[i].id[:], checksum(rows[i].hash), rows[i].leaf)
+	}
+	return args
+}
+
+// insertNew writes rows of which some are in the tree already, as after a retry,
+// and were left out before: the others must stand without a gap.
+func (l *Log) insertNew(ctx context.Context, tx *sql.Tx, rows []row, index int64) ([]row, error) {
+	if _, err := tx.ExecContext(ctx, "DELETE FROM audit_record WHERE leaf >= $1", index); err != nil {
+		return nil, db.Classify("localaudit.insertNew", err)
+	}
+	var added []row
+	for i := range rows {
+		n, err := l.records.insert(ctx, tx, arguments(rows[i:i+1], index+int64(len(added))))
+		if err != nil {
+			return nil, err
+		}
+		if n > 0 {
+			added = append(added, rows[i])
+		}
 	}
 	return added, nil
 }
