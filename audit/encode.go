@@ -18,6 +18,13 @@ const surelyFits = 4 << 10
 //
 // Errors: AuditValidationFailed (Permanent).
 func (r Record) Encode() ([]byte, error) {
+	return r.Append(make([]byte, 0, usualBytes))
+}
+
+// Append is [Record.Encode] onto b.
+//
+// Errors: AuditValidationFailed (Permanent).
+func (r Record) Append(b []byte) ([]byte, error) {
 	const op fault.Op = "audit.Encode"
 	switch {
 	case r.ID.IsZero(), r.Stamp.IsZero(), r.What == "", r.Outcome == "", r.Who.IsZero():
@@ -26,33 +33,25 @@ func (r Record) Encode() ([]byte, error) {
 	if err := r.principals(); err != nil {
 		return nil, fault.Wrap(op, err)
 	}
-	room := usualBytes
-	for _, box := range r.Personal {
-		room += boxBytes + len(box.Box)
-	}
-	leaf, wrong, ok := appendRecord(make([]byte, 0, room), &r)
+	out, wrong, ok := appendRecord(b, &r)
 	if !ok {
 		return nil, fault.New(op, fault.AuditValidationFailed, "the record's text %q is not UTF-8", wrong)
 	}
-	limit := MaxRecordBytes
+	limit, size := MaxRecordBytes, len(out)-len(b)
 	if r.Personal != nil {
 		limit = MaxLeafBytes
 	}
-	if len(leaf) > limit {
-		return nil, fault.New(op, fault.AuditValidationFailed, "the record is %d bytes, limit %d", len(leaf), limit)
+	if size > limit {
+		return nil, fault.New(op, fault.AuditValidationFailed, "the record is %d bytes, limit %d", size, limit)
 	}
-	if r.Personal == nil && len(leaf) > surelyFits {
-		return leaf, r.leafFits()
+	if r.Personal == nil && size > surelyFits {
+		return out, r.leafFits()
 	}
-	return leaf, nil
+	return out, nil
 }
 
-// usualBytes is what most records fit into, and boxBytes what a box takes beside its
-// content.
-const (
-	usualBytes = 768
-	boxBytes   = 64
-)
+// usualBytes is what most records fit into.
+const usualBytes = 768
 
 // leafFits seals the record for nobody, to see how long its leaf is: one that is
 // too long must be refused here, for the tree could only stop at it.

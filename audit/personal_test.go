@@ -1,6 +1,9 @@
 package audit_test
 
 import (
+	"bytes"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"strings"
@@ -107,5 +110,22 @@ func TestSealedSize(t *testing.T) {
 				t.Error("nothing was accepted")
 			}
 		})
+	}
+}
+
+// The key of a box is what RFC 5869 says, by the standard library's word.
+func TestRecordKey(t *testing.T) {
+	s := audit.Subject{ID: creto.NewUUID(), Key: []byte("0123456789abcdef0123456789abcdef")}
+	id := creto.NewUUID()
+	want, err := hkdf.Expand(sha256.New, s.Key, "creto/audit/personal/v1\x00"+string(id[:]), 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.RecordKey(id); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("RecordKey = %x, %v; want %x", got, err, want)
+	}
+	s.Key = s.Key[:31]
+	if _, err := s.RecordKey(id); !errors.Is(err, fault.InvalidArgument) {
+		t.Errorf("RecordKey of a short key = %v, want InvalidArgument", err)
 	}
 }

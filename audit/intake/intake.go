@@ -58,6 +58,7 @@ type Intake struct {
 	journal *journal.Journal
 	// arrived has room for one note that there is something to hand on.
 	arrived chan struct{}
+	buffers sync.Pool // of *[]byte, to encode into
 
 	mu     sync.Mutex // guards what follows; held while records are handed on
 	failed bool       // the last time they were not taken, and that was logged
@@ -214,10 +215,16 @@ func (i *Intake) accept(ctx context.Context, r *audit.Record, relevant bool) (ui
 	if r.Personal != nil {
 		return 0, fault.New(op, fault.AuditValidationFailed, "the log itself seals what is personal")
 	}
-	data, err := r.Encode()
+	buffer, ok := i.buffers.Get().(*[]byte)
+	if !ok {
+		buffer = new([]byte)
+	}
+	defer i.buffers.Put(buffer) // the journal copies
+	data, err := r.Append((*buffer)[:0])
 	if err != nil {
 		return 0, fault.Wrap(op, err)
 	}
+	*buffer = data
 	sequence, err := i.journal.Append(ctx, data, i.cfg.Timeout, relevant)
 	if err != nil {
 		if !relevant && i.journal.Fill() >= 1 && !i.journal.Broken() {
@@ -234,7 +241,7 @@ func (i *Intake) accept(ctx context.Context, r *audit.Record, relevant bool) (ui
 }
 
 // maxHandOn bounds what the sink is given at once.
-const maxHandOn = 4000
+const maxHandOn = 2000
 
 // Flush hands on what waits. What others log meanwhile is for the next: under load
 // there would be no end.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -228,6 +229,43 @@ func TestGapOnce(t *testing.T) {
 	}
 	if !slices.Equal(lost, []string{"1"}) {
 		t.Errorf("records of gaps say that %q are lost, want 1 once", lost)
+	}
+}
+
+// What comes again among what is new is passed over, wherever in a batch it
+// stands, and leaves no gap.
+func TestSomeComeAgain(t *testing.T) {
+	o := open(t, t.TempDir(), nil)
+	random := rand.New(rand.NewPCG(3, 9))
+	var want []audit.RecordID
+	for batch := range 12 {
+		var rs []audit.Record
+		for n := range 40 * batch {
+			r := audittest.Record(creto.CallModel, n)
+			r.ID = creto.NewUUID()
+			if len(want) > 0 && random.IntN(batch) == 0 {
+				r.ID = want[random.IntN(len(want))]
+			} else {
+				want = append(want, r.ID)
+			}
+			rs = append(rs, r)
+		}
+		if err := errors.Join(append(o.log.LogBatch(t.Context(), rs), o.log.Flush(t.Context()))...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got []audit.RecordID
+	for _, e := range entries(t, o.log) {
+		if e.Index != int64(len(got)) {
+			t.Fatalf("record %d has the index %d", len(got), e.Index)
+		}
+		got = append(got, e.Record.ID)
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("the log has %d records, want %d in the order in which they came first", len(got), len(want))
+	}
+	if places, checked := problems(t, o); len(places) > 0 || checked.Size != int64(len(want)) {
+		t.Errorf("Fsck = %+v, %q", checked, places)
 	}
 }
 

@@ -217,7 +217,11 @@ type sealer struct {
 	subjects map[creto.ID]audit.Subject
 	terms    *termCache
 	boxes    audit.Sealer
+	room     []byte // for leaves
 }
+
+// roomBytes is how much room is made at once.
+const roomBytes = 64 << 10
 
 func (s *sealer) seal(rows []row, records []waiting) error {
 	subject := func(id creto.ID) (audit.Subject, error) { return s.subjects[id], nil }
@@ -226,10 +230,14 @@ func (s *sealer) seal(rows []row, records []waiting) error {
 		if err != nil {
 			return err
 		}
-		leaf, err := r.Encode()
-		if err != nil {
+		if cap(s.room)-len(s.room) < roomBytes/32 {
+			s.room = make([]byte, 0, roomBytes)
+		}
+		begin := len(s.room)
+		if s.room, err = r.Append(s.room); err != nil {
 			return err
 		}
+		leaf := s.room[begin:len(s.room):len(s.room)]
 		rows[i] = row{id: r.ID, at: r.Stamp.Physical, leaf: leaf, hash: tlog.RecordHash(leaf), terms: s.terms.of(&r)}
 	}
 	return nil

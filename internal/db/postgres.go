@@ -301,13 +301,41 @@ func (s *session) QueryContext(ctx context.Context, query string, args []driver.
 	return s.Conn.QueryContext(ctx, query, args)
 }
 
-// PrepareContext implements driver.ConnPrepareContext. Outside of a transaction
-// it prepares only what reads.
+// PrepareContext implements driver.ConnPrepareContext.
 func (s *session) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
-	if err := s.mayRead(query); err != nil {
+	prepared, err := s.Conn.PrepareContext(ctx, query)
+	if err != nil {
 		return nil, err
 	}
-	return s.Conn.PrepareContext(ctx, query)
+	own, ok := prepared.(*stdlib.Stmt)
+	if !ok {
+		return nil, errors.Join(fault.New("db.Prepare", fault.Internal, "pgx prepared a %T", prepared), prepared.Close())
+	}
+	return &statement{Stmt: own, session: s, query: query}, nil
+}
+
+// statement is a prepared one. Outside of a transaction it does what the session
+// does with its text.
+type statement struct {
+	*stdlib.Stmt
+	session *session
+	query   string
+}
+
+// ExecContext implements driver.StmtExecContext.
+func (s *statement) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
+	if s.session.inTransaction() {
+		return s.Stmt.ExecContext(ctx, args)
+	}
+	return s.session.ExecContext(ctx, s.query, args)
+}
+
+// QueryContext implements driver.StmtQueryContext.
+func (s *statement) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	if err := s.session.mayRead(s.query); err != nil {
+		return nil, err
+	}
+	return s.Stmt.QueryContext(ctx, args)
 }
 
 // What reads begins like reads and has no word of writes: a WITH may hold either.

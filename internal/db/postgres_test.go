@@ -207,6 +207,16 @@ func TestWriteThatReturns(t *testing.T) {
 		if err := d.QueryRowContext(t.Context(), query).Scan(&n); !errors.Is(err, fault.Internal) {
 			t.Errorf("%s outside of Tx = %v, want Internal", query, err)
 		}
+		prepared, err := d.PrepareContext(t.Context(), query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := prepared.QueryRowContext(t.Context()).Scan(&n); !errors.Is(err, fault.Internal) {
+			t.Errorf("%s, prepared, outside of Tx = %v, want Internal", query, err)
+		}
+		if err := prepared.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
