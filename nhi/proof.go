@@ -12,7 +12,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math/big"
 	"regexp"
 	"strings"
@@ -241,32 +240,14 @@ func originOf(origin, rpID string) bool {
 	return (host == rpID || strings.HasSuffix(host, "."+rpID)) && (scheme == "https" || local)
 }
 
-// checkClientData reads the client data (WebAuthn level 3, section 5.8.1). A
-// name that is there twice would mean different things to different readers.
+// checkClientData reads the client data (WebAuthn level 3, section 5.8.1) as
+// JSON.parse does (ECMA-262, section 25.5.1): names are exact, and the last of
+// the same counts. Whoever can have the passkey sign a name twice can have it
+// sign the other value alone.
 func checkClientData(data []byte, challenge, origin string) error {
-	malformed := errors.New("its client data is malformed")
-	d := json.NewDecoder(bytes.NewReader(data))
-	if start, err := d.Token(); err != nil || start != json.Delim('{') || !utf8.Valid(data) {
-		return malformed
-	}
-	members := make(map[string]json.RawMessage)
-	for d.More() {
-		token, err := d.Token()
-		name, ok := token.(string)
-		var value json.RawMessage
-		if err != nil || !ok || d.Decode(&value) != nil {
-			return malformed
-		}
-		if _, twice := members[name]; twice {
-			return malformed
-		}
-		members[name] = value
-	}
-	if _, err := d.Token(); err != nil { // the closing brace
-		return malformed
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return malformed
+	var members map[string]json.RawMessage
+	if !utf8.Valid(data) || json.Unmarshal(data, &members) != nil {
+		return errors.New("its client data is malformed")
 	}
 	text := func(name string) string {
 		var s *string

@@ -1,7 +1,6 @@
 // Shows what a bundle proves. What it shows was written by others: it is only ever set as text, with what cannot be seen
 // named and marked.
-import { Refused } from '/console/verifier/format.mjs';
-import { verify } from '/console/verifier/verify.mjs';
+import { Refused, verify } from '/console/verifier/verify.mjs';
 
 const form = document.getElementById('verify'), file = document.getElementById('bundle'), root = document.getElementById('root'), result = document.getElementById('result');
 const ROOT = /^sha3-256:[0-9a-f]{64}$/;
@@ -55,7 +54,7 @@ async function run() {
   result.replaceChildren(element('p.soft', 'Verifying…'));
   await new Promise((done) => { setTimeout(done); }); // let it be painted
   try {
-    const v = await verify(new Uint8Array(await bundle.arrayBuffer()), pinned), count = `${v.records.length} ${v.records.length === 1 ? 'record' : 'records'}`;
+    const v = verify(new Uint8Array(await bundle.arrayBuffer()), pinned), count = `${v.records.length} ${v.records.length === 1 ? 'record' : 'records'}`;
     result.replaceChildren(
       element(v.trusted ? 'p.verdict.good' : 'p.verdict.open', v.trusted ? `Verified: ${count}, under the root that you trust.` : `Consistent: ${count}. Whoever has the root below signed all of it; compare it with what its node prints, and enter it above.`),
       rows(['Log', [...written(v.origin), `, of ${v.size} records`]], ['Root', code(v.root)]), ...v.records.map(shown));

@@ -10,5 +10,5 @@ import "embed"
 
 // Files has verify.mjs and what it imports.
 //
-//go:embed verify.mjs format.mjs all:noble
+//go:embed verify.mjs all:noble all:cborg
 var Files embed.FS

@@ -2,8 +2,7 @@
 // line: trusted, consistent, or refused and why. It computes each signature once: thousands of bundles share nearly all.
 import { createHash } from 'node:crypto';
 import { createInterface } from 'node:readline';
-import { Refused } from '../format.mjs';
-import { holds, verify } from '../verify.mjs';
+import { Refused, holds, verify } from '../verify.mjs';
 
 const known = new Map();
 function remembered(purpose, message, sig, key) {
