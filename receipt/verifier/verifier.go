@@ -2,8 +2,8 @@
 // vendored libraries, for browsers and for Node. It shares nothing with package
 // receipt but the format, so that a mistake in one of them shows as a difference.
 //
-// vendor.json pins what is in noble: versions, the integrity of the packages'
-// archives, and the SHA-256 of each file; vendor.mjs writes it anew.
+// vendor.json pins what is in noble and cborg: versions, the integrity of the
+// packages' archives, and the SHA-256 of each file; vendor.mjs writes it anew.
 package verifier
 
 import "embed"

@@ -290,6 +290,8 @@ func TestGoldenBundles(t *testing.T) {
 				s.agree(t, n, fmt.Sprintf("cut to %d", size), golden[:size], v.Root)
 			}
 			s.agree(t, n, "a byte follows", append(bytes.Clone(golden), 0), v.Root)
+			s.agree(t, n, "lists in lists", bytes.Repeat([]byte{0x81}, 1<<20), v.Root)
+			s.agree(t, n, "maps in maps", bytes.Repeat([]byte{0xa1, 1}, 1<<18), v.Root)
 			for name, data := range variants(golden) {
 				s.agree(t, n, name, data, v.Root)
 			}

@@ -183,7 +183,7 @@ function trustedKeys({ root, certificates }, pinned, holds) { // the roots, and 
   must(certificates.length <= 128, 'too many certificates');
   const [composite, ...others] = certificates.map((s) => ({ ...s, ...read('certificate', decode(s.body)) }));
   const logs = [...(others[0]?.role === PLAIN ? [others.shift()] : []), composite], left = new Set(others);
-  const certifies = (k, c) => c.signature.key === k.id && holds('creto/key/v1', c.body, c.signature, k);
+  const certifies = (k, c) => holds('creto/key/v1', c.body, c.signature, k);
   const roots = [root, ...others.map((c) => c.role === 'root' && c.key)].filter((k) => k && k.fingerprint === pinned).slice(0, 1);
   for (const by of roots) { // each adds those that it certifies
     for (const c of left) if (c.role === 'root' && certifies(by, c)) left.delete(c) && roots.push(c.key);
@@ -289,9 +289,9 @@ if (globalThis.process?.argv?.[1] && import.meta.url.endsWith(globalThis.process
   const { readFileSync } = await import('node:fs'), [file, flag, root] = process.argv.slice(2);
   try {
     must(file && (flag === '--root' ? root : !flag), 'usage: node verify.mjs FILE [--root sha3-256:FINGERPRINT]');
-    const v = verify(new Uint8Array(readFileSync(file)), root), verdict = v.trusted ? 'OK, root trusted' : 'consistent, signer not trusted';
+    const v = verify(new Uint8Array(readFileSync(file)), root), what = `${v.records.length} records of ${v.size} in ${v.origin}`;
     for (const { index, record: r } of v.records) console.log(JSON.stringify([String(index), r.who.text, r.what, r.resource, r.outcome]));
-    console.log(`verify ${file} ${verdict}: ${v.records.length} records of ${v.size} in ${v.origin}, under ${v.root}`);
+    console.log(`verify ${file}${v.trusted ? ` OK: ${what}, root trusted` : `: consistent, signer not trusted: its root is ${v.root}`}`);
     process.exitCode = v.trusted ? 0 : 3;
   } catch (e) {
     console.error(`verify ${file} FAILED: ${e.message}`);
