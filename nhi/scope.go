@@ -25,6 +25,66 @@ func (s Scope) Covers(action, resource string) bool {
 	return anyMatches(s.Actions, action) && anyMatches(s.Resources, resource)
 }
 
+// Coverage is what a chain's scopes leave of one action on resources of one
+// type, resolved once for many questions. The zero Coverage covers nothing.
+type Coverage struct {
+	valid bool
+	// links holds what ids each link covers; those that cover every id are left
+	// out. A link without patterns covers none.
+	links [][]string
+}
+
+// Coverage returns what every link's scope includes of action on resources of a
+// type.
+func (c VerifiedChain) Coverage(action, resourceType string) Coverage {
+	if !c.Valid() {
+		return Coverage{}
+	}
+	coverage := Coverage{valid: true}
+	for _, s := range c.scopes {
+		var ids []string
+		if anyMatches(s.Actions, action) {
+			ids = idPatterns(s.Resources, resourceType)
+		}
+		if !slices.Contains(ids, "*") {
+			coverage.links = append(coverage.links, ids)
+		}
+	}
+	return coverage
+}
+
+// idPatterns returns the patterns of ids that patterns of resources come to for
+// one type.
+func idPatterns(patterns []string, resourceType string) []string {
+	head := creto.Resource{Type: resourceType}.String()
+	var ids []string
+	for _, p := range patterns {
+		prefix, wide := strings.CutSuffix(p, "*")
+		if id, ok := strings.CutPrefix(p, head); ok {
+			ids = append(ids, id)
+		} else if wide && strings.HasPrefix(head, prefix) {
+			ids = append(ids, "*")
+		}
+	}
+	return ids
+}
+
+// Covers reports whether the resource of this id is covered.
+func (c Coverage) Covers(id string) bool {
+	if len(c.links) == 0 {
+		return c.valid
+	}
+	for _, patterns := range c.links {
+		if !anyMatches(patterns, id) {
+			return false
+		}
+	}
+	return true
+}
+
+// Everything reports whether every resource of the type is covered.
+func (c Coverage) Everything() bool { return c.valid && len(c.links) == 0 }
+
 func anyMatches(patterns []string, text string) bool {
 	return slices.ContainsFunc(patterns, func(p string) bool { return matches(p, text) })
 }

@@ -458,7 +458,7 @@ func (n *Node) checks() []health.Check {
 // authzHealth is degraded while the policies on disk are not those in force: an
 // administrator may believe that they are, and the next start will refuse them.
 func (n *Node) authzHealth(ctx context.Context) health.Status {
-	status := health.Of(n.authorizer.Ping(ctx), "AuthZ slow", "AuthZ service unavailable")
+	status := n.authorizer.Health(ctx)
 	if text := n.policyMistake.Load(); text != nil && status.State == health.Healthy {
 		return health.Status{State: health.Degraded, Reason: *text}
 	}

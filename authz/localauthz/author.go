@@ -1,11 +1,7 @@
 package localauthz
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
-	"math"
-	"strconv"
 	"strings"
 
 	"github.com/cedar-policy/cedar-go"
@@ -134,86 +130,4 @@ func quotePattern(glob string) string {
 		components = append(components, types.String(part))
 	}
 	return string(types.NewPattern(components...).MarshalCedar())
-}
-
-// maxDecimalPlaces is what Cedar's decimal holds.
-const maxDecimalPlaces = 4
-
-// maxContextDepth bounds nested context.
-const maxContextDepth = 16
-
-// toRecord turns a request's context into Cedar values: integers are Long,
-// fractions decimal, null is dropped.
-func toRecord(context map[string]any) (types.Record, error) {
-	fields, err := toFields(context, 0)
-	return cedar.NewRecord(fields), err
-}
-
-func toFields(m map[string]any, depth int) (cedar.RecordMap, error) {
-	fields := make(cedar.RecordMap, len(m))
-	for key, value := range m {
-		if value == nil {
-			continue
-		}
-		v, err := toValue(value, depth+1)
-		if err != nil {
-			return nil, err
-		}
-		fields[types.String(key)] = v
-	}
-	return fields, nil
-}
-
-func toValue(value any, depth int) (types.Value, error) {
-	const op fault.Op = "localauthz.toValue"
-	if depth > maxContextDepth {
-		return nil, fault.New(op, fault.AuthzInvalidRequest, "the context is nested more than %d deep", maxContextDepth)
-	}
-	switch v := value.(type) {
-	case string:
-		return types.String(strings.ToValidUTF8(v, "\uFFFD")), nil
-	case bool:
-		return types.Boolean(v), nil
-	case int:
-		return types.Long(v), nil
-	case int64:
-		return types.Long(v), nil
-	case json.Number:
-		return toNumber(v.String())
-	case float64:
-		if v == math.Trunc(v) && math.Abs(v) < 1<<53 {
-			return types.Long(int64(v)), nil
-		}
-		return toNumber(strconv.FormatFloat(v, 'f', -1, 64))
-	case map[string]any:
-		fields, err := toFields(v, depth)
-		return cedar.NewRecord(fields), err
-	case []any:
-		set := make([]types.Value, 0, len(v))
-		for _, item := range v {
-			if item == nil {
-				continue
-			}
-			converted, err := toValue(item, depth+1)
-			if err != nil {
-				return nil, err
-			}
-			set = append(set, converted)
-		}
-		return cedar.NewSet(set...), nil
-	}
-	return nil, fault.New(op, fault.AuthzInvalidRequest, "the context holds a %T, which policies cannot read", value)
-}
-
-func toNumber(text string) (types.Value, error) {
-	const op fault.Op = "localauthz.toNumber"
-	if n, err := strconv.ParseInt(text, 10, 64); err == nil {
-		return types.Long(n), nil
-	}
-	_, fraction, isFraction := strings.Cut(text, ".")
-	d, err := types.ParseDecimal(text)
-	if !isFraction || len(fraction) > maxDecimalPlaces || err != nil {
-		return nil, fault.WrapAs(op, fault.AuthzInvalidRequest, errors.Join(err, errors.New("not representable")), "the number %q is neither an integer of 64 bits nor a decimal of at most %d places", text, maxDecimalPlaces)
-	}
-	return d, nil
 }

@@ -13,38 +13,69 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cedar-policy/cedar-go"
 
 	"creto.dev"
 	"creto.dev/authz"
+	"creto.dev/authz/localauthz/program"
 	"creto.dev/fault"
 )
 
 // namespace begins every entity type in policies.
 const namespace = "Creto::"
 
-// pollInterval is how often the policies' directory is read for changes. A
+// pollInterval is how often the policies' directory is looked at for changes: at
+// its files' names, sizes and times, and each fullPoll-th time at their text. A
 // change takes effect within it.
-const pollInterval = 300 * time.Millisecond
+const (
+	pollInterval = 300 * time.Millisecond
+	fullPoll     = 16
+)
 
 // maxPolicyBytes bounds one policy file.
 const maxPolicyBytes = 4 << 20
 
-// policy is what a check needs to know of one policy beside its Cedar text.
+// policy is what a check needs to know of one policy beside its program.
 type policy struct {
 	ref       authz.Policy
 	forbid    bool
 	approvers string // of @oversight; "" if it asks nobody
 	timeout   time.Duration
+	actions   uint8 // a bit for each action in its scope, by number
 }
 
-// snapshot is one immutable set of policies.
+// snapshot is one immutable set of policies, with what sessions share under it.
 type snapshot struct {
-	set      *cedar.PolicySet
-	policies map[cedar.PolicyID]policy
+	program  *program.Program
+	policies []policy // by their numbers in the program
 	version  creto.Digest
+	tables   *tables
+}
+
+// names returns the id of the resource that a policy is about, for one action;
+// "" if it is about every resource of the action's type. False means that it is
+// about none, or not about the action.
+func (s *snapshot) names(number, action int) (id string, ok bool) {
+	if s.policies[number].actions&(1<<action) == 0 {
+		return "", false
+	}
+	scope, kind := s.program.Resource(number), actions[action].resourceType
+	switch scope.Kind {
+	case program.ScopeAll:
+		return "", true
+	case program.ScopeIs:
+		return "", scope.Type == kind
+	case program.ScopeIsIn:
+		if scope.Type != kind {
+			return "", false
+		}
+	}
+	// A resource is in nothing but itself.
+	id = string(scope.Entity.ID)
+	return id, scope.Entity.Type == kind && validID(id)
 }
 
 // book holds the policies of every tenant. It is immutable.
@@ -65,8 +96,9 @@ func (b *book) of(tenant string) *snapshot {
 // tenantsDir is where the policies of other tenants are, in a directory each.
 const tenantsDir = "tenants"
 
-// loadBook reads every *.cedar file below dir, in lexical order.
-func loadBook(dir, home string) (*book, error) {
+// loadBook reads every *.cedar file below dir, in lexical order. Tenants whose
+// policies are those of the book before keep their snapshot; that may be nil.
+func loadBook(dir, home string, before *book) (*book, error) {
 	const op fault.Op = "localauthz.load"
 	files, err := read(dir)
 	if err != nil {
@@ -87,12 +119,17 @@ func loadBook(dir, home string) (*book, error) {
 	}
 	b := &book{tenants: make(map[string]*snapshot)}
 	for _, tenant := range slices.Sorted(maps.Keys(shelves)) {
-		s, wrong := newSnapshot(shelves[tenant])
-		problems = append(problems, wrong...)
+		version := versionOf(shelves[tenant])
+		s := before.with(tenant, version)
+		if s == nil {
+			var wrong []string
+			s, wrong = newSnapshot(shelves[tenant], version)
+			problems = append(problems, wrong...)
+		}
 		b.tenants[tenant] = s
 		texts = append(texts, tenant+" "+s.version.String())
 	}
-	b.none, _ = newSnapshot(nil)
+	b.none, _ = newSnapshot(nil, versionOf(nil))
 	if len(problems) > 0 {
 		return nil, fault.New(op, fault.InvalidArgument, "the policies in %s cannot be used:\n  %s", dir, strings.Join(problems, "\n  "))
 	}
@@ -103,27 +140,60 @@ func loadBook(dir, home string) (*book, error) {
 	return b, nil
 }
 
-// newSnapshot returns the set of a tenant's policies, and what is wrong with
-// them.
-func newSnapshot(files []file) (*snapshot, []string) {
-	s := &snapshot{set: cedar.NewPolicySet(), policies: make(map[cedar.PolicyID]policy)}
+// with returns a tenant's snapshot if it has this version, else nil.
+func (b *book) with(tenant string, version creto.Digest) *snapshot {
+	if b == nil || b.tenants[tenant] == nil || b.tenants[tenant].version != version {
+		return nil
+	}
+	return b.tenants[tenant]
+}
+
+// versionOf returns the digest of a tenant's files.
+func versionOf(files []file) creto.Digest {
 	var texts bytes.Buffer
-	var problems []string
 	for _, f := range files {
 		fmt.Fprintf(&texts, "%s %d\n%s", f.name, len(f.text), f.text)
+	}
+	return creto.DigestOf(texts.Bytes())
+}
+
+// newSnapshot returns the set of a tenant's policies, and what is wrong with
+// them.
+func newSnapshot(files []file, version creto.Digest) (*snapshot, []string) {
+	d := draft{set: make(map[cedar.PolicyID]*cedar.Policy), policies: make(map[cedar.PolicyID]policy)}
+	var problems []string
+	for _, f := range files {
 		list, err := cedar.NewPolicyListFromBytes(f.name, f.text)
 		if err != nil {
 			problems = append(problems, mistake(f.name, err))
 			continue
 		}
 		for i, p := range list {
-			if err := s.add(f.name, i+1, p); err != nil {
+			if err := d.add(f.name, i+1, p); err != nil {
 				problems = append(problems, fmt.Sprintf("%s:%d: %s", f.name, p.Position().Line, fault.Message(err)))
 			}
 		}
 	}
-	s.version = creto.DigestOf(texts.Bytes())
+	compiled, err := program.Compile(d.set)
+	if err != nil {
+		return &snapshot{version: version}, append(problems, fault.Message(err))
+	}
+	s := &snapshot{program: compiled, policies: make([]policy, compiled.Len()), version: version, tables: newTables()}
+	for i := range s.policies {
+		s.policies[i] = d.policies[compiled.ID(i)]
+		for number := range actions {
+			if compiled.Action(i).Includes(actions[number].uid, nil) {
+				s.policies[i].actions |= 1 << number
+			}
+		}
+	}
 	return s, problems
+}
+
+// draft is a set of policies that is being read.
+type draft struct {
+	set      map[cedar.PolicyID]*cedar.Policy
+	policies map[cedar.PolicyID]policy
 }
 
 // parseError is how cedar-go says what it did not expect, and where.
@@ -179,7 +249,7 @@ func read(dir string) ([]file, error) {
 }
 
 // add checks one policy and names it: by @id, else by its file and number.
-func (s *snapshot) add(file string, number int, p *cedar.Policy) error {
+func (d *draft) add(file string, number int, p *cedar.Policy) error {
 	const op fault.Op = "localauthz.add"
 	annotations := p.Annotations()
 	id := strings.TrimSuffix(file, ".cedar") + "#" + fmt.Sprint(number)
@@ -188,7 +258,7 @@ func (s *snapshot) add(file string, number int, p *cedar.Policy) error {
 	}
 	text := p.MarshalCedar()
 	entry := policy{ref: authz.Policy{ID: id, Digest: creto.DigestOf(text)}, forbid: p.Effect() == cedar.Forbid}
-	if _, taken := s.policies[cedar.PolicyID(id)]; taken || id == "" {
+	if _, taken := d.policies[cedar.PolicyID(id)]; taken || id == "" {
 		return fault.New(op, fault.InvalidArgument, "a second policy has the id %q", id)
 	}
 	if approvers, ok := annotations["oversight"]; ok {
@@ -198,11 +268,11 @@ func (s *snapshot) add(file string, number int, p *cedar.Policy) error {
 		entry.approvers = string(approvers)
 	}
 	if timeout, ok := annotations["timeout"]; ok {
-		d, err := time.ParseDuration(string(timeout))
-		if err != nil || d <= 0 || entry.approvers == "" {
+		wait, err := time.ParseDuration(string(timeout))
+		if err != nil || wait <= 0 || entry.approvers == "" {
 			return fault.New(op, fault.InvalidArgument, "@timeout(%q) must be a duration such as 30m, beside @oversight", timeout)
 		}
-		entry.timeout = d
+		entry.timeout = wait
 	}
 	if quorum, ok := annotations["quorum"]; ok && quorum != "1" {
 		return fault.New(op, fault.InvalidArgument, "@quorum(%q) is not built yet; one approver decides", quorum)
@@ -210,8 +280,8 @@ func (s *snapshot) add(file string, number int, p *cedar.Policy) error {
 	if err := checkNames(p); err != nil {
 		return err
 	}
-	s.policies[cedar.PolicyID(id)] = entry
-	s.set.Add(cedar.PolicyID(id), p)
+	d.policies[cedar.PolicyID(id)] = entry
+	d.set[cedar.PolicyID(id)] = p
 	return nil
 }
 
@@ -272,19 +342,37 @@ func visit(node any, do func(map[string]any)) {
 	}
 }
 
-// Run reloads the policies when their directory changes, until ctx ends.
+// tickInterval is how long a chain stays bound for the next Bind, and so how old
+// the groups of its principals can be.
+const tickInterval = 250 * time.Millisecond
+
+// Run reloads the policies when their directory changes, until ctx ends. While
+// it is running, Bind may return the session of a moment before.
 func (a *Authorizer) Run(ctx context.Context) error {
+	var group sync.WaitGroup
+	group.Go(func() { a.tick(ctx) })
+	defer group.Wait()
 	ticker := time.NewTicker(pollInterval)
 	defer ticker.Stop()
 	var refused string // the last mistake that was reported
-	for {
+	var seen listing
+	for polls := 0; ; polls++ {
+		var now time.Time
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-ticker.C:
+		case now = <-ticker.C:
+		}
+		found := list(a.dir, now)
+		if found.same(seen) && polls%fullPoll != 0 {
+			continue
 		}
 		before := a.Version()
-		switch err := a.Reload(ctx); {
+		err := a.Reload(ctx)
+		if seen = found; err != nil && fault.CodeOf(err) != fault.InvalidArgument {
+			seen = listing{} // it was not read
+		}
+		switch {
 		case err != nil && err.Error() != refused:
 			refused = err.Error()
 			a.changed(ctx, a.Version(), err)
@@ -297,17 +385,77 @@ func (a *Authorizer) Run(ctx context.Context) error {
 	}
 }
 
-// Reload takes the directory's policies into force now.
+// listing is what a directory shows without its files being read.
+type listing struct {
+	digest creto.Digest
+	// settled says that every file is older than the grain of the clock that its
+	// time is from: a later change shows.
+	settled bool
+}
+
+// clockGrain is a bound on how coarse the times of files are.
+const clockGrain = 2 * time.Second
+
+func (l listing) same(before listing) bool { return before.settled && l.digest == before.digest }
+
+// list returns the listing of a directory's policies; one that is not settled if
+// it cannot be listed.
+func list(dir string, now time.Time) listing {
+	var text bytes.Buffer
+	settled := true
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || filepath.Ext(path) != ".cedar" {
+			return err
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		settled = settled && now.Sub(info.ModTime()) > clockGrain
+		fmt.Fprintf(&text, "%q %v %d %d\n", path, info.Mode(), info.Size(), info.ModTime().UnixNano())
+		return nil
+	})
+	return listing{digest: creto.DigestOf(text.Bytes()), settled: settled && err == nil}
+}
+
+// tick ends, again and again, what Bind remembers.
+func (a *Authorizer) tick(ctx context.Context) {
+	ticker := time.NewTicker(tickInterval)
+	defer ticker.Stop()
+	a.sessions.ticking.Store(true)
+	defer a.sessions.forget()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			a.sessions.tick.Add(1)
+		}
+	}
+}
+
+// Reload takes the directory's policies into force now: no check that begins
+// after it returned is decided by those before.
 //
 // Errors: as Open; the policies before then stay in force.
 func (a *Authorizer) Reload(ctx context.Context) error {
-	b, err := loadBook(a.dir, a.tenant)
-	if err != nil {
-		return err
-	}
-	if b.version != a.Version() {
-		a.current.Store(b)
+	b, err := a.replace()
+	if b != nil {
 		a.changed(ctx, b.version, nil)
 	}
-	return nil
+	return err
+}
+
+// replace takes the directory's policies into force, and returns them if they
+// are others than before.
+func (a *Authorizer) replace() (*book, error) {
+	a.reload.Lock()
+	defer a.reload.Unlock()
+	before := a.current.Load()
+	b, err := loadBook(a.dir, a.tenant, before)
+	if err != nil || b.version == before.version {
+		return nil, err
+	}
+	a.current.Store(b)
+	return b, nil
 }

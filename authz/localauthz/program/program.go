@@ -1,0 +1,332 @@
+// Package program compiles a set of Cedar policies into a [Program]: an
+// immutable form that finds the policies in scope of a request by index and
+// evaluates their conditions without allocating.
+//
+// It means exactly what cedar-go means (github.com/cedar-policy/cedar-go,
+// v1.9.0), which parses the policies and remains the oracle of the tests;
+// cedar-go itself evaluates every policy of the set on each request. Cedar's
+// official corpus runs through [Program.Authorize].
+//
+// program.go holds the set and its index, compile.go turns Cedar's syntax tree
+// into nodes, eval.go evaluates them, value.go and context.go hold the values
+// that they work on.
+package program
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+
+	"github.com/cedar-policy/cedar-go"
+	"github.com/cedar-policy/cedar-go/types"
+	"github.com/cedar-policy/cedar-go/x/exp/ast"
+	"github.com/cedar-policy/cedar-go/x/exp/eval"
+
+	"creto.dev/fault"
+)
+
+// Program is a compiled set of policies. It is immutable; policies are numbered
+// from 0 in the order of their ids. The zero Program has no policies.
+type Program struct {
+	policies []policy
+	buckets  map[key]*bucket // by the scope of the principal
+}
+
+// policy is one compiled policy.
+type policy struct {
+	id         cedar.PolicyID
+	forbid     bool
+	principal  Scope
+	action     Scope
+	resource   Scope
+	conditions *conditions
+	source     *ast.Policy
+}
+
+// conditions are what must hold for a policy, beside its scope. Policies that
+// are written alike share them.
+type conditions struct {
+	number int
+	all    []*node
+	reads  variables
+}
+
+// bucket holds the policies whose principals' scope has one key.
+type bucket struct {
+	policies   []int32
+	byResource map[key][]int32
+}
+
+// key is what a scope is found by: its kind, and the type and id that it names.
+type key struct {
+	kind ScopeKind
+	typ  types.EntityType
+	id   types.String
+}
+
+// Compile compiles policies.
+//
+// Errors: InvalidArgument (Permanent) for a condition that is nested too deep.
+func Compile(policies map[cedar.PolicyID]*cedar.Policy) (*Program, error) {
+	p := &Program{policies: make([]policy, 0, len(policies)), buckets: make(map[key]*bucket)}
+	known := make(map[string]*conditions)
+	for id, source := range policies {
+		tree := (*ast.Policy)(source.AST())
+		c, err := compile(id, source, known)
+		if err != nil {
+			return nil, err
+		}
+		p.policies = append(p.policies, policy{
+			id: id, forbid: tree.Effect == ast.EffectForbid, source: tree, conditions: c,
+			principal: scopeOf(tree.Principal), action: scopeOf(tree.Action), resource: scopeOf(tree.Resource),
+		})
+	}
+	slices.SortFunc(p.policies, func(a, b policy) int { return strings.Compare(string(a.id), string(b.id)) })
+	for i := range p.policies {
+		one := &p.policies[i]
+		principal, resource := one.principal.key(), one.resource.key()
+		b := p.buckets[principal]
+		if b == nil {
+			b = &bucket{byResource: make(map[key][]int32)}
+			p.buckets[principal] = b
+		}
+		b.policies = append(b.policies, int32(i))
+		b.byResource[resource] = append(b.byResource[resource], int32(i))
+	}
+	return p, nil
+}
+
+// compile returns the conditions of a policy. known are those compiled before, by
+// their text.
+func compile(id cedar.PolicyID, source *cedar.Policy, known map[string]*conditions) (*conditions, error) {
+	const op fault.Op = "program.Compile"
+	text, err := textOf(source)
+	if err != nil {
+		return nil, fault.WrapAs(op, fault.InvalidArgument, err, "policy %q cannot be encoded", id)
+	}
+	if c, ok := known[text]; ok {
+		return c, nil
+	}
+	made := &conditions{number: len(known)}
+	for _, c := range (*ast.Policy)(source.AST()).Conditions {
+		n, reads, err := compileNode(c.Body)
+		if err != nil {
+			return nil, fault.WrapAs(op, fault.InvalidArgument, err, "the condition of policy %q %s", id, fault.Message(err))
+		}
+		if c.Condition == ast.ConditionUnless {
+			n = fold(&node{op: opNot, a: n})
+		}
+		made.reads |= reads
+		if n.op == opConst && n.value.kind == kindBool && n.value.n == 1 {
+			continue
+		}
+		made.all = append(made.all, n)
+	}
+	known[text] = made
+	return made, nil
+}
+
+// textOf returns the text of a policy's conditions alone.
+func textOf(source *cedar.Policy) (string, error) {
+	whole, err := source.MarshalJSON()
+	if err != nil {
+		return "", err
+	}
+	var parts struct {
+		Conditions json.RawMessage `json:"conditions"`
+	}
+	err = json.Unmarshal(whole, &parts)
+	return string(parts.Conditions), err
+}
+
+// Len returns the number of policies.
+func (p *Program) Len() int { return len(p.policies) }
+
+// ID returns the id of a policy.
+func (p *Program) ID(i int) cedar.PolicyID { return p.policies[i].id }
+
+// Forbids reports whether a policy forbids; if not, it permits.
+func (p *Program) Forbids(i int) bool { return p.policies[i].forbid }
+
+// Action returns a policy's scope of actions.
+func (p *Program) Action(i int) Scope { return p.policies[i].action }
+
+// Resource returns a policy's scope of resources.
+func (p *Program) Resource(i int) Scope { return p.policies[i].resource }
+
+// Reads says what a policy's conditions depend on beside the action's and
+// resource's names: whether on who asks, on the request's context, and on other
+// entities than who asks.
+func (p *Program) Reads(i int) (principal, context, entities bool) {
+	v := p.policies[i].conditions.reads
+	return v&readsPrincipal != 0, v&readsContext != 0, v&readsEntities != 0
+}
+
+// Conditional reports whether a policy has conditions.
+func (p *Program) Conditional(i int) bool { return len(p.policies[i].conditions.all) > 0 }
+
+// Conditions returns the number of a policy's conditions: policies with the same
+// conditions have the same number.
+func (p *Program) Conditions(i int) int { return p.policies[i].conditions.number }
+
+// Verdict is what a policy's conditions come to.
+type Verdict uint8
+
+// The verdicts. Errored is of a condition that cannot be evaluated, which Cedar
+// passes over.
+const (
+	Unsatisfied Verdict = iota
+	Satisfied
+	Errored
+)
+
+// Evaluate evaluates a policy's conditions on a request that is in its scope. It
+// keeps nothing of e.
+func (p *Program) Evaluate(i int, e *Env) Verdict {
+	for _, n := range p.policies[i].conditions.all {
+		switch n.test(e) {
+		case isError:
+			return Errored
+		case isFalse:
+			return Unsatisfied
+		}
+	}
+	return Satisfied
+}
+
+// Matching returns the policies whose scope of principals includes an entity
+// with the ancestors given, in order.
+func (p *Program) Matching(principal types.EntityUID, ancestors []types.EntityUID) []int32 {
+	var matching []int32
+	keysOf(principal, ancestors, func(k key) {
+		b := p.buckets[k]
+		if b == nil {
+			return
+		}
+		if k.kind != ScopeIsIn {
+			matching = append(matching, b.policies...)
+			return
+		}
+		for _, i := range b.policies {
+			if p.policies[i].principal.Type == principal.Type {
+				matching = append(matching, i)
+			}
+		}
+	})
+	slices.Sort(matching)
+	return matching
+}
+
+// InScope returns the policies whose scope includes a request, in order. The
+// ancestors are those of the principal, the action and the resource.
+func (p *Program) InScope(r types.Request, principals, actions, resources []types.EntityUID) []int32 {
+	var matching []int32
+	keysOf(r.Principal, principals, func(k key) {
+		b := p.buckets[k]
+		if b == nil {
+			return
+		}
+		keysOf(r.Resource, resources, func(rk key) {
+			for _, i := range b.byResource[rk] {
+				one := &p.policies[i]
+				if k.kind == ScopeIsIn && one.principal.Type != r.Principal.Type ||
+					rk.kind == ScopeIsIn && one.resource.Type != r.Resource.Type ||
+					!one.action.Includes(r.Action, actions) {
+					continue
+				}
+				matching = append(matching, i)
+			}
+		})
+	})
+	slices.Sort(matching)
+	return matching
+}
+
+// keysOf calls yield with every key of a scope that includes an entity, once. A
+// scope by type and ancestor is found by the ancestor alone.
+func keysOf(uid types.EntityUID, ancestors []types.EntityUID, yield func(key)) {
+	yield(key{kind: ScopeAll})
+	yield(key{kind: ScopeIs, typ: uid.Type})
+	yield(key{kind: ScopeEq, typ: uid.Type, id: uid.ID})
+	yield(key{kind: ScopeIn, typ: uid.Type, id: uid.ID})
+	yield(key{kind: ScopeIsIn, typ: uid.Type, id: uid.ID})
+	for _, a := range ancestors {
+		if a != uid {
+			yield(key{kind: ScopeIn, typ: a.Type, id: a.ID})
+			yield(key{kind: ScopeIsIn, typ: a.Type, id: a.ID})
+		}
+	}
+}
+
+// Authorize decides as cedar.Authorize does, with reasons and errors in the
+// order of their policies' ids. entities may be nil.
+func (p *Program) Authorize(entities types.EntityGetter, r types.Request) (types.Decision, types.Diagnostic) {
+	if entities == nil {
+		entities = types.EntityMap{}
+	}
+	candidates := p.InScope(r, Ancestors(entities, r.Principal), Ancestors(entities, r.Action), Ancestors(entities, r.Resource))
+	env := Env{Principal: r.Principal, Action: r.Action, Resource: r.Resource, Entities: entities, Context: r.Context}
+	var diagnostic types.Diagnostic
+	var permits, forbids []types.DiagnosticReason
+	for _, i := range candidates {
+		one := &p.policies[i]
+		position := types.Position(one.source.Position)
+		switch p.Evaluate(int(i), &env) {
+		case Errored:
+			diagnostic.Errors = append(diagnostic.Errors, types.DiagnosticError{PolicyID: one.id, Position: position, Message: p.explain(one, entities, r)})
+		case Satisfied:
+			reason := types.DiagnosticReason{PolicyID: one.id, Position: position}
+			if one.forbid {
+				forbids = append(forbids, reason)
+			} else {
+				permits = append(permits, reason)
+			}
+		}
+	}
+	switch {
+	case len(forbids) > 0:
+		diagnostic.Reasons = forbids
+		return types.Deny, diagnostic
+	case len(permits) > 0:
+		diagnostic.Reasons = permits
+		return types.Allow, diagnostic
+	}
+	return types.Deny, diagnostic
+}
+
+// explain returns why a policy cannot be evaluated, in cedar-go's words.
+func (p *Program) explain(one *policy, entities types.EntityGetter, r types.Request) string {
+	_, err := eval.Eval(eval.PolicyToNode(one.source).AsIsNode(), eval.Env{
+		Entities: entities, Principal: r.Principal, Action: r.Action, Resource: r.Resource, Context: r.Context,
+	})
+	if err == nil {
+		return "type error: expected bool"
+	}
+	return err.Error()
+}
+
+// Ancestors returns everything that an entity is in, but itself. Hierarchies
+// may be cyclic.
+func Ancestors(entities types.EntityGetter, uid types.EntityUID) []types.EntityUID {
+	var (
+		ancestors []types.EntityUID
+		seen      map[types.EntityUID]struct{}
+	)
+	for next, candidate := 0, uid; ; next++ {
+		if e, ok := entities.Get(candidate); ok && e.Parents.Len() > 0 {
+			if seen == nil {
+				seen = make(map[types.EntityUID]struct{})
+			}
+			for parent := range e.Parents.All() {
+				if _, ok := seen[parent]; !ok {
+					seen[parent] = struct{}{}
+					ancestors = append(ancestors, parent)
+				}
+			}
+		}
+		if next == len(ancestors) {
+			return ancestors
+		}
+		candidate = ancestors[next]
+	}
+}

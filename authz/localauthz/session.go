@@ -1,0 +1,236 @@
+package localauthz
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cedar-policy/cedar-go"
+	"github.com/cedar-policy/cedar-go/types"
+
+	"creto.dev"
+	"creto.dev/authz"
+	"creto.dev/fault"
+	"creto.dev/nhi"
+)
+
+// session is a chain that is ready to be checked. It finds what the policies say
+// of it anew when they change.
+//
+// What every check reads comes first, in one cache line, here and in the types
+// that hang on it: among many sessions a check waits for memory more than for
+// anything else.
+type session struct {
+	bound atomic.Pointer[bound]
+	// covered has a bit for each action that the links' scopes include on every
+	// resource.
+	covered uint8
+	// evaluators are of the authorizer's extensions, in their order. The first is
+	// here too.
+	first      authz.Evaluator
+	evaluators []authz.Evaluator
+
+	chain      nhi.VerifiedChain
+	principals []principal
+	coverage   [len(actions)]nhi.Coverage
+	groups     [][]string // of the principals, as they were when it was bound
+}
+
+// bound is a session under one book of policies.
+type bound struct {
+	book     *book
+	snapshot *snapshot
+	parts    [len(actions)]atomic.Pointer[actionTable] // of the table, once they are made
+	table    *table
+}
+
+// part returns the part of the table that is of an action.
+func (b *bound) part(number int) *actionTable {
+	if at := b.parts[number].Load(); at != nil {
+		return at
+	}
+	at := b.table.of(number)
+	b.parts[number].Store(at)
+	return at
+}
+
+// principal is one of the chain, as policies see it.
+type principal struct {
+	id      creto.ID
+	entity  types.Entity
+	parents []types.EntityUID
+}
+
+// Chain implements authz.Session.
+func (s *session) Chain() nhi.VerifiedChain { return s.chain }
+
+// Get implements types.EntityGetter: the entities of a session are its
+// principals.
+func (s *session) Get(uid types.EntityUID) (types.Entity, bool) {
+	for i := range s.principals {
+		if e := &s.principals[i].entity; e.UID == uid {
+			return *e, true
+		}
+	}
+	return types.Entity{}, false
+}
+
+// Bind implements authz.Authorizer. It asks for the groups of everybody in the
+// chain. While Run is running, a chain that was bound within its last tick is
+// bound already.
+func (a *Authorizer) Bind(ctx context.Context, chain nhi.VerifiedChain) (authz.Session, error) {
+	const op fault.Op = "localauthz.Bind"
+	if s := a.sessions.get(chain); s != nil {
+		return s, nil
+	}
+	tick := a.sessions.tick.Load() // before the groups are asked for
+	groups := make([][]string, len(chain.Principals()))
+	for i, id := range chain.Principals() {
+		of, err := a.groups(ctx, id)
+		if err != nil {
+			return nil, fault.WrapAs(op, fault.AuthzUnavailable, err, "the groups of %q cannot be read", id.Name)
+		}
+		groups[i] = slices.Clone(of)
+	}
+	if s := a.sessions.renew(chain, groups, tick); s != nil {
+		return s, nil
+	}
+	s := newSession(chain, groups)
+	for _, e := range a.extensions {
+		evaluator, err := e.Bind(ctx, chain)
+		if err != nil {
+			return nil, fault.Wrap(op, err)
+		}
+		s.evaluators = append(s.evaluators, evaluator)
+	}
+	if len(s.evaluators) > 0 {
+		s.first = s.evaluators[0]
+	}
+	s.rebind(a.current.Load())
+	a.sessions.put(chain, s, tick)
+	return s, nil
+}
+
+func newSession(chain nhi.VerifiedChain, groups [][]string) *session {
+	s := &session{chain: chain, groups: groups}
+	for i, id := range chain.Principals() {
+		p := principal{id: id, parents: []types.EntityUID{cedar.NewEntityUID(namespace+"Tenant", types.String(id.Tenant))}}
+		for _, g := range groups[i] {
+			p.parents = append(p.parents, cedar.NewEntityUID(namespace+"Group", types.String(g)))
+		}
+		p.entity = types.Entity{UID: principalUID(id), Parents: cedar.NewEntityUIDSet(p.parents...), Attributes: cedar.NewRecord(cedar.RecordMap{
+			"id": types.String(id.Name), "name": types.String(id.Name), "tenant": types.String(id.Tenant),
+		})}
+		s.principals = append(s.principals, p)
+	}
+	for i := range actions {
+		s.coverage[i] = chain.Coverage(actions[i].name, actions[i].resource)
+		if s.coverage[i].Everything() {
+			s.covered |= 1 << i
+		}
+	}
+	return s
+}
+
+func principalUID(id creto.ID) cedar.EntityUID {
+	var kind types.EntityType
+	switch id.Kind {
+	case creto.KindAgent:
+		kind = namespace + "Agent"
+	case creto.KindHuman:
+		kind = namespace + "Human"
+	case creto.KindWorkload:
+		kind = namespace + "Workload"
+	}
+	return cedar.NewEntityUID(kind, types.String(id.Name))
+}
+
+// covers reports whether the links' scopes include an action on a resource.
+func (s *session) covers(number int, id string) bool {
+	return s.covered&(1<<number) != 0 || s.coverage[number].Covers(id)
+}
+
+// under returns the session as it is under a book.
+func (s *session) under(b *book) *bound {
+	if now := s.bound.Load(); now.book == b {
+		return now
+	}
+	return s.rebind(b)
+}
+
+// rebind finds the session's policies in a book. Sessions whose principals match
+// the same policies share them.
+func (s *session) rebind(b *book) *bound {
+	snapshot := b.of(s.chain.Agent().Tenant)
+	now := &bound{book: b, snapshot: snapshot, table: snapshot.tables.of(snapshot, s.principals)}
+	s.bound.Store(now)
+	return now
+}
+
+// maxSessions bounds the chains that are kept bound.
+const maxSessions = 4096
+
+// sessions are the chains that were bound of late. None is used after the tick
+// that follows its Bind, so that nobody keeps a group for longer than that.
+type sessions struct {
+	ticking atomic.Bool // while Run is running
+	tick    atomic.Uint64
+	kept    sync.Map // of *keptSession by nhi.VerifiedChain
+	count   atomic.Int64
+}
+
+type keptSession struct {
+	session *session
+	tick    atomic.Uint64 // when its groups were last asked for
+}
+
+func (k *sessions) get(chain nhi.VerifiedChain) *session {
+	if !k.ticking.Load() {
+		return nil
+	}
+	tick := k.tick.Load()
+	found, ok := k.kept.Load(chain)
+	if !ok {
+		return nil
+	}
+	if kept := found.(*keptSession); kept.tick.Load() == tick {
+		return kept.session
+	}
+	return nil
+}
+
+// renew returns the session of a chain whose groups are still the same.
+func (k *sessions) renew(chain nhi.VerifiedChain, groups [][]string, tick uint64) *session {
+	found, ok := k.kept.Load(chain)
+	if !ok {
+		return nil
+	}
+	kept := found.(*keptSession)
+	if !slices.EqualFunc(kept.session.groups, groups, slices.Equal) {
+		return nil
+	}
+	kept.tick.Store(tick)
+	return kept.session
+}
+
+// put keeps a session. When there are too many all are forgotten: they are only
+// bound anew.
+func (k *sessions) put(chain nhi.VerifiedChain, s *session, tick uint64) {
+	if !k.ticking.Load() || !chain.Valid() {
+		return
+	}
+	kept := &keptSession{session: s}
+	kept.tick.Store(tick)
+	if _, replaced := k.kept.Swap(chain, kept); !replaced && k.count.Add(1) > maxSessions {
+		k.kept.Clear()
+		k.count.Store(0)
+	}
+}
+
+// forget ends the keeping.
+func (k *sessions) forget() {
+	k.ticking.Store(false)
+	k.kept.Clear()
+	k.count.Store(0)
+}
