@@ -153,3 +153,36 @@ func TestHouse(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The contestants of authz answer alike, and each probe is allowed.
+func TestAgree(t *testing.T) {
+	f, err := openFleet(t.Context(), 3, 8)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := f.house.close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	e := newEstate(100, 3, 8)
+	h, err := f.checker(t.Context(), e, e.cedarText(""), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	peers, err := peersOf(t.Context(), e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := agree(e, append([]contestant{{who: creto, do: h.session(t.Context())}}, peers...)); err != nil {
+		t.Error(err)
+	}
+	if err := h.settle(); err != nil {
+		t.Error(err)
+	}
+	for _, p := range e.probes("hot") {
+		if ok, err := h.strings(t.Context())(p); err != nil || !ok {
+			t.Errorf("%+v is denied: %v", p, err)
+		}
+	}
+}

@@ -30,6 +30,7 @@ func subjects() []subject {
 		{"identity", "who is this, may it, and the signatures that both stand on", benchIdentity},
 		{"consensus", "what a stamp costs, in this process, over a wire, and of a cluster", benchConsensus},
 		{"audit", "what a record costs its caller, the tree, and proofs", benchAudit},
+		{"authz", "what a decision costs, and other engines on the same policies", benchAuthz},
 		{"gate", "what the gate adds to an action, and the contracts that it asks", benchGate},
 	}
 }
