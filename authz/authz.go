@@ -33,7 +33,8 @@ type Decision struct {
 	Kind Kind
 	// Reason is for people; a denial's says what would permit the action.
 	Reason string
-	// Policies decided; Version is the digest of the whole set.
+	// Policies decided, and are not to be changed; Version is the digest of the
+	// whole set.
 	Policies []Policy
 	Version  creto.Digest
 	// Approvers is the group to ask, or Principal; Timeout is how long to
@@ -86,6 +87,35 @@ func NewConsent(p Policy) Consent { return Consent{policy: p} }
 // For reports whether the consent is for just this policy.
 func (c Consent) For(p Policy) bool { return c.policy == p && p.ID != "" }
 
+// Query asks what a session may act on.
+type Query struct {
+	Action string
+	// After is the last grant of the page before; the zero Grant begins.
+	After Grant
+	// Limit is how many grants to return at most; 0 means 100, and more than
+	// 1,000 mean 1,000.
+	Limit int
+}
+
+// Page is one page of what a session may act on: single resources by id, then
+// prefixes, both ascending.
+type Page struct {
+	Grants []Grant
+	// More says that there are others, after the last one.
+	More bool
+}
+
+// Grant is one resource that a session may act on, or many.
+type Grant struct {
+	Resource creto.Resource
+	// Prefix says that it is every resource whose id begins with the one here,
+	// which may be empty, but for those that are named by a policy.
+	Prefix bool
+	// Conditional says that it depends on more than the resource: on conditions
+	// of policies, or on a human's consent.
+	Conditional bool
+}
+
 // Session is a chain that an Authorizer has prepared for checks. It stays valid
 // when policies change. Safe for concurrent use.
 type Session interface {
@@ -111,8 +141,14 @@ type Authorizer interface {
 	// Peek is Check without a reservation.
 	Peek(ctx context.Context, s Session, r Request) (Decision, error)
 
-	// CheckBatch answers each request, in order, as Check would.
+	// CheckBatch answers each request, in order, as Check would. One that cannot
+	// be answered is denied, with the reason in its place; the others stand. An
+	// error says that none was answered.
 	CheckBatch(ctx context.Context, s Session, rs []Request) ([]Decision, error)
+
+	// List returns what a session may act on, by policies and the links' scopes.
+	// It asks no extension and reserves nothing.
+	List(ctx context.Context, s Session, q Query) (Page, error)
 
 	// Ping reports whether policies are loaded. It evaluates none (B-21).
 	Ping(ctx context.Context) error

@@ -142,7 +142,7 @@ func TestChildNeverHasMore(t *testing.T) {
 			for _, text := range worldResources {
 				kind, id, _ := strings.Cut(text, "::")
 				got := chain.Covers(action, creto.Resource{Type: kind, ID: id})
-				if resolved := chain.Coverage(action, kind); resolved.Covers(id) != got || resolved.Everything() && !got {
+				if resolved := chain.Coverage(action, kind); resolved.Covers(id) != got || resolved.Everything() && !got || got != (nhi.Scope{Actions: []string{action}, Resources: resolved.Patterns()}).Covers(action, id) {
 					t.Fatalf("seed %d: Coverage(%s, %s).Covers(%s) = %v, want %v: %+v", seed, action, kind, id, !got, got, bodies)
 				}
 				if want := grants(last.Scope)[[2]string{action, text}]; got != want {

@@ -32,6 +32,7 @@ type Coverage struct {
 	// links holds what ids each link covers; those that cover every id are left
 	// out. A link without patterns covers none.
 	links [][]string
+	last  []string // of the last link, which covers no more than those above it
 }
 
 // Coverage returns what every link's scope includes of action on resources of a
@@ -49,6 +50,7 @@ func (c VerifiedChain) Coverage(action, resourceType string) Coverage {
 		if !slices.Contains(ids, "*") {
 			coverage.links = append(coverage.links, ids)
 		}
+		coverage.last = ids
 	}
 	return coverage
 }
@@ -81,6 +83,10 @@ func (c Coverage) Covers(id string) bool {
 	}
 	return true
 }
+
+// Patterns returns the ids that are covered: each exact, or a prefix followed by
+// '*'. The caller must not change them.
+func (c Coverage) Patterns() []string { return c.last }
 
 // Everything reports whether every resource of the type is covered.
 func (c Coverage) Everything() bool { return c.valid && len(c.links) == 0 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -74,6 +75,7 @@ func Run(t *testing.T, p pqc.Provider, open Open) {
 			t.Errorf("Check of what no policy permits, with consent = %+v, %v; want deny", d, err)
 		}
 	})
+	t.Run("list", func(t *testing.T) { testList(t, open, bind, groups, p) })
 	t.Run("extensions", func(t *testing.T) { testExtensions(t, open, bind, groups, bot) })
 	t.Run("zero chain", func(t *testing.T) {
 		a := open(t, "permit (principal, action, resource);", nil)
@@ -160,10 +162,78 @@ func testDecisions(t *testing.T, open Open, bind func(*testing.T, authz.Authoriz
 			}
 		})
 	}
-	batch, err := a.CheckBatch(t.Context(), bind(t, a, bot), []authz.Request{model("gpt-4o"), model("gpt-2")})
-	if err != nil || len(batch) != 2 || batch[0].Kind != authz.Allow || batch[1].Kind != authz.Deny {
-		t.Errorf("CheckBatch = %v, %v; want allow and deny in order", batch, err)
+	batch, err := a.CheckBatch(t.Context(), bind(t, a, bot), []authz.Request{model("gpt-4o"), {Action: "fly"}, model("gpt-2"), model("gpt-4")})
+	if err != nil || len(batch) != 4 || batch[0].Kind != authz.Allow || batch[1].Kind != authz.Deny || batch[2].Kind != authz.Deny || batch[3].Kind != authz.Allow {
+		t.Errorf("CheckBatch = %v, %v; want allow, deny, deny, allow in order", batch, err)
 	}
+	if len(batch) == 4 && !strings.Contains(batch[1].Reason, "fly") {
+		t.Errorf("CheckBatch answers what is malformed with %q, want what is wrong", batch[1].Reason)
+	}
+}
+
+// testList compares what is listed with what is allowed.
+func testList(t *testing.T, open Open, bind func(*testing.T, authz.Authorizer, nhi.VerifiedChain) authz.Session, groups map[string][]string, p pqc.Provider) {
+	const policies = Policies + `
+@id("claude") permit (principal, action == Creto::Action::"call_model", resource in Creto::Model::"claude");
+@id("tools") permit (principal, action == Creto::Action::"call_tool", resource);
+@id("no-tool") forbid (principal, action, resource == Creto::Tool::"shop/delete");
+@id("at-night") forbid (principal, action, resource == Creto::Tool::"shop/pay") when { context.hour < 6 };
+@id("not-oneself") forbid (principal, action == Creto::Action::"send_message", resource in Creto::Group::"bots");
+@id("talk") permit (principal, action == Creto::Action::"send_message", resource);
+`
+	a := open(t, policies, groups)
+	resources := func(patterns ...string) nhi.Scope { return nhi.Scope{Actions: []string{"*"}, Resources: patterns} }
+	for _, test := range []struct {
+		name   string
+		scope  nhi.Scope
+		action string
+		want   []string // ids, with '*' after prefixes and '?' where it depends
+	}{
+		{"named, and the rest by pattern", nhi.Everything(), creto.CallModel, []string{"claude", "*?"}},
+		{"a forbid, and one that depends", nhi.Everything(), creto.CallTool, []string{"shop/pay?", "*"}},
+		{"consent", nhi.Everything(), creto.NetworkEgress, []string{"*?"}},
+		{"named alone", nhi.Everything(), creto.HTTPRequest, []string{"http://shop/refunds?"}},
+		{"nothing", nhi.Everything(), creto.AccessSecret, nil},
+		{"who is in the chain", nhi.Everything(), creto.SendMessage, []string{"*"}},
+		{"the links' scopes", resources("Tool::shop/*", "Tool::other", "Tool::shop/a*"), creto.CallTool, []string{"other", "shop/pay?", "shop/*"}},
+		{"a scope of another type", resources("Model::*"), creto.CallTool, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := bind(t, a, nhitest.Chain(t, p, at, test.scope, "alice", "bot"))
+			var got []string
+			for q := (authz.Query{Action: test.action, Limit: 1}); ; {
+				page, err := a.List(t.Context(), s, q)
+				if err != nil || len(page.Grants) > 1 {
+					t.Fatalf("List = %+v, %v; want one grant", page, err)
+				}
+				for _, g := range page.Grants {
+					got = append(got, listed(g))
+					q.After = g
+					d, err := a.Peek(t.Context(), s, authz.Request{Action: test.action, Resource: creto.Resource{Type: g.Resource.Type, ID: g.Resource.ID + map[bool]string{true: "x"}[g.Prefix]}})
+					if err != nil || !g.Conditional && d.Kind != authz.Allow {
+						t.Errorf("%s is listed without a condition, and Peek = %+v, %v", listed(g), d, err)
+					}
+				}
+				if !page.More {
+					break
+				}
+			}
+			if !slices.Equal(got, test.want) {
+				t.Errorf("List = %q, want %q", got, test.want)
+			}
+		})
+	}
+	s := bind(t, a, nhitest.Chain(t, p, at, nhi.Everything(), "alice", "bot"))
+	if page, err := a.List(t.Context(), s, authz.Query{Action: "fly"}); !errors.Is(err, fault.AuthzInvalidRequest) {
+		t.Errorf("List of no action = %+v, %v; want AuthzInvalidRequest", page, err)
+	}
+	if page, err := a.List(t.Context(), bind(t, a, nhi.VerifiedChain{}), authz.Query{Action: creto.CallTool}); err != nil || len(page.Grants) > 0 {
+		t.Errorf("List of the zero chain = %+v, %v; want nothing", page, err)
+	}
+}
+
+func listed(g authz.Grant) string {
+	return g.Resource.ID + map[bool]string{true: "*"}[g.Prefix] + map[bool]string{true: "?"}[g.Conditional]
 }
 
 // extension grants up to limit and counts.

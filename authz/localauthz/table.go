@@ -157,7 +157,14 @@ func (t *table) of(number int) *actionTable {
 	if at := t.actions[number].Load(); at != nil {
 		return at
 	}
-	at := t.make(number)
+	at, cost := t.make(number)
+	tables := t.snapshot.tables
+	if tables.used.Add(cost) <= tables.limit {
+		t.cost.Add(cost)
+	} else {
+		tables.used.Add(-cost)
+		at = &actionTable{none: true}
+	}
 	t.actions[number].Store(at)
 	return at
 }
@@ -165,11 +172,10 @@ func (t *table) of(number int) *actionTable {
 // ranked is one policy for one principal.
 type ranked struct{ principal, policy int32 }
 
-// make lays out an action.
-func (t *table) make(number int) *actionTable {
-	at := &actionTable{}
+// make lays out an action, and returns what that costs.
+func (t *table) make(number int) (at *actionTable, cost int64) {
+	at = &actionTable{}
 	named := make(map[string]struct{})
-	cost := 0
 	for i, class := range t.classes {
 		for _, policy := range class {
 			id, ok := t.snapshot.names(int(policy), number)
@@ -183,15 +189,10 @@ func (t *table) make(number int) *actionTable {
 			}
 		}
 	}
-	cost += len(named)
-	if t.snapshot.tables.used.Add(int64(cost)) > t.snapshot.tables.limit {
-		t.snapshot.tables.used.Add(-int64(cost))
-		return &actionTable{none: true}
-	}
-	t.cost.Add(int64(cost))
+	cost += int64(len(named))
 	at.other.compile(t, number, "")
 	if len(named) == 0 {
-		return at
+		return at, cost
 	}
 	size := 2
 	for size < 2*len(named) {
@@ -213,7 +214,7 @@ func (t *table) make(number int) *actionTable {
 			}
 		}
 	}
-	return at
+	return at, cost
 }
 
 // free takes a slot for a resource that has none.
