@@ -6,3 +6,15 @@ func (a *Authorizer) LimitTables(n int64) {
 		s.tables.limit = n
 	}
 }
+
+// TablesUsed returns how much of the limit is laid out.
+func (a *Authorizer) TablesUsed() int64 {
+	var n int64
+	for _, s := range a.current.Load().tenants {
+		n += s.tables.used.Load()
+	}
+	return n
+}
+
+// Forget drops the sessions that are kept for the next Bind.
+func (a *Authorizer) Forget() { a.sessions.kept.Clear() }
