@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -86,6 +87,18 @@ func Charged(r audit.Record) bool {
 		return true
 	}
 	return r.Usage != nil
+}
+
+// Units returns how many units of quota the action of a record used: none unless it
+// is Charged, else one, and for consume_quota as many as it asked for.
+func Units(r audit.Record) int64 {
+	if !Charged(r) {
+		return 0
+	}
+	if n, err := strconv.ParseInt(r.Detail[authz.AmountKey], 10, 64); err == nil && n > 0 && r.What == creto.ConsumeQuota {
+		return n
+	}
+	return 1
 }
 
 // Act does what was allowed. It returns facts for the record, also with an

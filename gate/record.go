@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
 
 	"creto.dev"
 	"creto.dev/audit"
+	"creto.dev/authz"
 	"creto.dev/fault"
 )
 
@@ -80,6 +82,9 @@ func (p *pass) record(ctx context.Context) audit.Record {
 		Who: p.caller.identity.ID, OnBehalfOf: p.chain.Human(), Chain: p.chain.Digest(),
 		What: p.action.Name, Resource: text(p.action.Resource.String(), maxResourceBytes+maxTextBytes), Args: p.action.ArgsDigest(),
 		Sandbox: text(p.action.Sandbox, maxTextBytes), Isolation: text(p.action.Isolation, maxTextBytes), Detail: p.detail,
+	}
+	if n, err := authz.Units(p.action.Name, p.action.Context); err == nil && n > 1 { // a restart counts it again
+		r.Detail = bounded(r.Detail, map[string]string{authz.AmountKey: strconv.FormatInt(n, 10)})
 	}
 	p.date(ctx, &r)
 	r.ID = creto.NewUUIDAt(r.Stamp.Time())

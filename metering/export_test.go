@@ -7,5 +7,5 @@ import (
 
 // Summarize records the windows that ended last, as Run does at its start.
 func (q *Quota) Summarize(ctx context.Context) error {
-	return q.summarize(ctx, make(map[key]time.Time))
+	return q.summarize(ctx, make(map[budgetKey]time.Time))
 }

@@ -73,9 +73,24 @@ func (h *house) reopen(t testing.TB) {
 
 func (h *house) limit(t testing.TB, amount int64, window time.Duration) {
 	t.Helper()
-	if err := h.quota.SetLimit(t.Context(), h.chain.Agent(), creto.CallModel, metering.Limit{Amount: amount, Window: window}); err != nil {
+	if err := h.quota.SetLimit(t.Context(), h.subject(), metering.Limit{Amount: amount, Window: window}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// subject is model calls of the agent.
+func (h *house) subject() metering.Subject {
+	return metering.Subject{Agent: h.chain.Agent(), Action: creto.CallModel}
+}
+
+// clear removes every quota of model calls.
+func (h *house) clear(t testing.TB, window time.Duration) int {
+	t.Helper()
+	n, err := h.quota.ClearLimit(t.Context(), h.subject(), window)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 func (h *house) bind(t testing.TB) authz.Evaluator {
@@ -243,7 +258,13 @@ func TestSetLimit(t *testing.T) {
 	if d := h.evaluate(t, true); d.Kind != authz.QuotaExceeded || d.Used != 5 {
 		t.Errorf("Evaluate below what was used = %+v", d)
 	}
-	h.limit(t, 10, 24*time.Hour) // another window counts from the log, and what is held
+	h.limit(t, 10, 24*time.Hour) // another window counts from the log, and what is held; both bound it
+	if d := h.evaluate(t, true); d.Kind != authz.QuotaExceeded || d.Limit != 2 {
+		t.Errorf("Evaluate beside another window = %+v", d)
+	}
+	if n := h.clear(t, time.Hour); n != 1 {
+		t.Errorf("%d quotas of an hour were removed, want 1", n)
+	}
 	if n := h.left(t); n != 5 {
 		t.Errorf("%d are left of another window, want 5", n)
 	}
@@ -251,7 +272,7 @@ func TestSetLimit(t *testing.T) {
 	if n := h.left(t); n != 6 {
 		t.Errorf("%d are left after the refund, want 6", n)
 	}
-	h.limit(t, 0, 0)
+	h.clear(t, 0)
 	if d := h.evaluate(t, true); d.Kind == authz.QuotaExceeded || d.Reservation != (authz.Reservation{}) {
 		t.Errorf("Evaluate after the limit was removed = %+v", d)
 	}
@@ -260,15 +281,20 @@ func TestSetLimit(t *testing.T) {
 		t.Errorf("the removed limit came back: %+v", d)
 	}
 	for name, l := range map[string]metering.Limit{
-		"negative": {Amount: -1, Window: time.Hour}, "no window": {Amount: 1}, "too short a window": {Amount: 1, Window: time.Millisecond},
+		"negative": {Amount: -1, Window: time.Hour}, "nothing": {Window: time.Hour}, "no window": {Amount: 1}, "too short a window": {Amount: 1, Window: time.Millisecond},
 	} {
-		if err := h.quota.SetLimit(t.Context(), h.chain.Agent(), creto.CallModel, l); !errors.Is(err, fault.InvalidArgument) {
+		if err := h.quota.SetLimit(t.Context(), h.subject(), l); !errors.Is(err, fault.InvalidArgument) {
 			t.Errorf("SetLimit %s = %v, want InvalidArgument", name, err)
 		}
 	}
-	ok := metering.Limit{Amount: 1, Window: time.Hour}
-	if err := errors.Join(h.quota.SetLimit(t.Context(), h.chain.Agent(), "fly", ok), h.quota.SetLimit(t.Context(), creto.ID{}, creto.CallModel, ok)); fault.CodeOf(err) != fault.InvalidArgument {
-		t.Errorf("SetLimit of nothing = %v, want InvalidArgument", err)
+	for name, subject := range map[string]metering.Subject{
+		"no action": {Agent: h.chain.Agent(), Action: "fly"}, "nobody": {Action: creto.CallModel}, "a human": {Agent: h.chain.Human(), Action: creto.CallModel},
+		"for an agent": {Agent: h.chain.Agent(), Human: h.chain.Agent(), Action: creto.CallModel},
+	} {
+		err := h.quota.SetLimit(t.Context(), subject, metering.Limit{Amount: 1, Window: time.Hour})
+		if err2 := h.quota.SetRate(t.Context(), subject, metering.Rate{Count: 1, Period: time.Hour, Burst: 1}); fault.CodeOf(err) != fault.InvalidArgument || fault.CodeOf(err2) != fault.InvalidArgument {
+			t.Errorf("%s: SetLimit = %v, SetRate = %v; want InvalidArgument", name, err, err2)
+		}
 	}
 }
 
@@ -289,7 +315,7 @@ func TestNoTime(t *testing.T) {
 
 func TestDamagedLimit(t *testing.T) {
 	h := open(t)
-	if _, err := h.db.ExecContext(t.Context(), "INSERT INTO quota (agent, action, amount, window_ns) VALUES ('nobody', 'call_model', 1, 0)"); err != nil {
+	if _, err := h.db.ExecContext(t.Context(), "INSERT INTO quota_limit (agent, human, action, amount, window_ns) VALUES ('nobody', '', 'call_model', 1, 0)"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := metering.OpenQuota(t.Context(), h.db, h.clock, h.log); !errors.Is(err, fault.DataLoss) {
@@ -297,25 +323,12 @@ func TestDamagedLimit(t *testing.T) {
 	}
 }
 
-// BenchmarkReserve defends the budget of 100 ns for reserve and commit.
-func BenchmarkReserve(b *testing.B) {
-	h := open(b)
-	h.limit(b, 1<<60, time.Hour)
-	r := authz.Request{Action: creto.CallModel, Resource: creto.Resource{Type: "Model", ID: "m"}}
-	quota := h.bind(b)
-	b.ReportAllocs()
-	for b.Loop() {
-		d, _, err := quota.Evaluate(b.Context(), r, true)
-		if err != nil {
-			b.Fatal(err)
-		}
-		h.quota.Commit(d.Reservation)
-	}
-}
-
 // ExampleLimit is three model calls a minute.
 func ExampleLimit() {
-	l := metering.Limit{Amount: 3, Window: time.Minute}
-	fmt.Printf("%d in %v\n", l.Amount, l.Window)
-	// Output: 3 in 1m0s
+	l, err := metering.ParseLimit("3/m")
+	if err != nil {
+		fmt.Println(err)
+	}
+	fmt.Printf("%d in %v, or %s\n", l.Amount, l.Window, l)
+	// Output: 3 in 1m0s, or 3/1m
 }

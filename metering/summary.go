@@ -4,10 +4,11 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
-	"maps"
 	"slices"
 	"strconv"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"creto.dev"
 	"creto.dev/audit"
@@ -23,8 +24,8 @@ const (
 	summarySlack = time.Minute
 )
 
-// Run records what each budget's windows came to: one quota_checked for an agent,
-// action and window in which something was asked for, where a record of every
+// Run keeps the time cheap, and records what each budget's windows came to: one
+// quota_checked for a subject and window in which something was asked for, where a record of every
 // check would be one of every action (R-AUD-27). What was refused has records of
 // its own. It ends with ctx.
 //
@@ -32,9 +33,16 @@ const (
 // while nobody ran is counted at the next start; its record has the same id then,
 // so there is one.
 func (q *Quota) Run(ctx context.Context, log *slog.Logger) error {
-	tick := time.NewTicker(summaryEvery)
-	defer tick.Stop()
-	done := make(map[key]time.Time)
+	group, running := errgroup.WithContext(ctx)
+	group.Go(func() error { q.time.run(running); return nil })
+	group.Go(func() error { q.summarizing(running, log); return nil })
+	return group.Wait()
+}
+
+func (q *Quota) summarizing(ctx context.Context, log *slog.Logger) {
+	ticker := time.NewTicker(summaryEvery)
+	defer ticker.Stop()
+	done := make(map[budgetKey]time.Time)
 	for {
 		// It is asked again: nothing is lost by that.
 		if err := q.summarize(ctx, done); err != nil && ctx.Err() == nil {
@@ -42,32 +50,35 @@ func (q *Quota) Run(ctx context.Context, log *slog.Logger) error {
 		}
 		select {
 		case <-ctx.Done():
-			return nil
-		case <-tick.C:
+			return
+		case <-ticker.C:
 		}
 	}
 }
 
 // summarize records the windows that ended last, but for those in done.
-func (q *Quota) summarize(ctx context.Context, done map[key]time.Time) error {
-	now, err := q.clock.Now(ctx)
+func (q *Quota) summarize(ctx context.Context, done map[budgetKey]time.Time) error {
+	now, err := q.time.ask(ctx)
 	if err != nil {
 		return err
 	}
 	q.mu.Lock()
-	limits := make(map[key]Limit, len(q.budgets))
-	for k, b := range q.budgets {
-		limits[k] = b.Limit
+	list := make([]*budget, 0, len(q.budgets))
+	for _, b := range q.budgets {
+		list = append(list, b)
 	}
 	q.mu.Unlock()
-	for _, k := range slices.SortedFunc(maps.Keys(limits), compareKeys) {
-		limit := limits[k]
+	slices.SortFunc(list, func(a, b *budget) int {
+		return cmp.Or(compareSubjects(a.Subject, b.Subject), cmp.Compare(a.length, b.length))
+	})
+	for _, b := range list {
+		k := budgetKey{b.Subject, b.length}
 		// What happened at the window's end has its record a moment later.
-		end := now.Time().Add(-summarySlack).Truncate(limit.Window)
+		end := time.Unix(0, now).UTC().Add(-summarySlack).Truncate(b.length)
 		if !end.After(done[k]) {
 			continue
 		}
-		if err := q.summary(ctx, k, limit, end.Add(-limit.Window), end); err != nil {
+		if err := q.summary(ctx, b, end.Add(-b.length), end); err != nil {
 			return err
 		}
 		done[k] = end
@@ -75,27 +86,31 @@ func (q *Quota) summarize(ctx context.Context, done map[key]time.Time) error {
 	return nil
 }
 
-func compareKeys(a, b key) int {
-	return cmp.Or(cmp.Compare(a.agent.String(), b.agent.String()), cmp.Compare(a.action, b.action))
-}
-
 // summary records one window, if anything was asked for in it.
-func (q *Quota) summary(ctx context.Context, k key, limit Limit, start, end time.Time) error {
+func (q *Quota) summary(ctx context.Context, b *budget, start, end time.Time) error {
 	const op fault.Op = "metering.summary"
-	used, refused, err := q.count(ctx, k, start, end)
-	if err != nil {
+	c := &count{budget: b, since: start.UnixNano(), until: end.UnixNano()}
+	if _, err := q.tally(ctx, []*count{c}, 0); err != nil {
 		return fault.Wrap(op, err)
 	}
-	if used == 0 && refused == 0 {
+	if c.used == 0 && c.refused == 0 {
 		return nil
 	}
-	from, to := start.UTC().Format(time.RFC3339), end.UTC().Format(time.RFC3339)
-	digest := creto.DigestOf([]byte("quota_checked\x00" + k.agent.String() + "\x00" + k.action + "\x00" + from + "\x00" + to))
-	_, err = q.log.Log(ctx, audit.Record{
-		ID: audit.RecordID(digest[:len(audit.RecordID{})]), Who: k.agent, What: audit.EventQuotaChecked, Resource: "Meter::" + k.action, Outcome: audit.Success,
-		Detail: map[string]string{
-			"from": from, "until": to, "used": strconv.FormatInt(used, 10), "refused": strconv.FormatInt(refused, 10), "limit": strconv.FormatInt(limit.Amount, 10),
-		},
+	b.mu.Lock()
+	limit := b.amount
+	b.mu.Unlock()
+	from, to := start.Format(time.RFC3339), end.Format(time.RFC3339)
+	name := "quota_checked\x00" + b.Agent.String() + "\x00" + b.Action + "\x00" + from + "\x00" + to
+	detail := map[string]string{
+		"from": from, "until": to, "used": strconv.FormatInt(c.used, 10), "refused": strconv.FormatInt(c.refused, 10), "limit": strconv.FormatInt(limit, 10),
+	}
+	if !b.Human.IsZero() {
+		name += "\x00" + b.Human.String()
+		detail["human"] = b.Human.String()
+	}
+	digest := creto.DigestOf([]byte(name))
+	_, err := q.log.Log(ctx, audit.Record{
+		ID: audit.RecordID(digest[:len(audit.RecordID{})]), Who: b.Agent, What: audit.EventQuotaChecked, Resource: "Meter::" + b.Action, Outcome: audit.Success, Detail: detail,
 	})
 	return fault.Wrap(op, err)
 }
