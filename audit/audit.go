@@ -72,6 +72,7 @@ const (
 	EventClockDegraded      = "clock_degraded" // stamps of this node are local from here on (R-CON-14)
 	EventClockAnchored      = "clock_anchored" // consensus is back; what it tells lies between two of its stamps
 	EventSplitView          = "split_view"     // the log is not the one that was published
+	EventLimitChanged       = "limit_changed"  // a quota or a rate was set or removed
 	EventQuotaChecked       = "quota_checked"  // what a window of a quota came to (R-AUD-27)
 	EventAuditGap           = "audit_gap"      // informational records that were only counted (R-OQ-2), or that a damaged disk lost
 	EventSubjectErased      = "subject_erased" // a person's key is gone (R-GAP-11)

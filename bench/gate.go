@@ -165,7 +165,7 @@ func (h *house) populate(ctx context.Context, depth int, limited bool) error {
 	if h.session, err = h.authorizer.Bind(ctx, h.caller.Chain()); err != nil || !limited {
 		return err
 	}
-	return h.quota.SetLimit(ctx, above, product.CallModel, metering.Limit{Amount: 1 << 60, Window: time.Hour})
+	return h.quota.SetLimit(ctx, metering.Subject{Agent: above, Action: product.CallModel}, metering.Limit{Amount: 1 << 60, Window: time.Hour})
 }
 
 // drain empties the log's ring.

@@ -208,7 +208,7 @@ func (h *house) caller(t testing.TB) *gate.Caller {
 // limit allows the bot that many of an action in an hour.
 func (h *house) limit(t testing.TB, action string, amount int64) {
 	t.Helper()
-	if err := h.quota.SetLimit(t.Context(), h.bot, action, metering.Limit{Amount: amount, Window: time.Hour}); err != nil {
+	if err := h.quota.SetLimit(t.Context(), metering.Subject{Agent: h.bot, Action: action}, metering.Limit{Amount: amount, Window: time.Hour}); err != nil {
 		t.Fatal(err)
 	}
 }

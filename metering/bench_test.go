@@ -35,9 +35,10 @@ func BenchmarkReserve(b *testing.B) {
 				h.limit(b, 1<<60, window)
 			}
 			quota := h.bind(b)
+			ctx := b.Context()
 			b.ReportAllocs()
 			for b.Loop() {
-				d, _, err := quota.Evaluate(b.Context(), modelCall, true)
+				d, _, err := quota.Evaluate(ctx, modelCall, true)
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -56,9 +57,9 @@ func BenchmarkReserveHot(b *testing.B) {
 	b.Run("parallel", func(b *testing.B) {
 		b.ReportAllocs()
 		b.RunParallel(func(p *testing.PB) {
-			quota := h.bind(b)
+			quota, ctx := h.bind(b), b.Context()
 			for p.Next() {
-				d, _, _ := quota.Evaluate(b.Context(), modelCall, true)
+				d, _, _ := quota.Evaluate(ctx, modelCall, true)
 				h.quota.Commit(d.Reservation)
 			}
 		})
@@ -74,10 +75,10 @@ func BenchmarkReserveHot(b *testing.B) {
 		b.ResetTimer()
 		for i := range goroutines {
 			group.Go(func() {
-				quota := h.bind(b)
+				quota, ctx := h.bind(b), b.Context()
 				for range each {
 					began := time.Now()
-					d, _, _ := quota.Evaluate(b.Context(), modelCall, true)
+					d, _, _ := quota.Evaluate(ctx, modelCall, true)
 					h.quota.Commit(d.Reservation)
 					took[i] = append(took[i], time.Since(began))
 				}
@@ -104,9 +105,10 @@ func BenchmarkRate(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	ctx := b.Context()
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, _, err := rates.Evaluate(b.Context(), modelCall, true); err != nil {
+		if _, _, err := rates.Evaluate(ctx, modelCall, true); err != nil {
 			b.Fatal(err)
 		}
 	}

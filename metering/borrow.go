@@ -132,7 +132,7 @@ func (q *Borrower) supply(ctx context.Context, b *budget, r request) (*window, i
 	w := b.current.Load()
 	inForce := w != nil && now < w.end.Load()
 	if inForce {
-		if used, ok := w.try(r); ok { // somebody else has asked meanwhile
+		if used, ok := w.try(&r); ok { // somebody else has asked meanwhile
 			return w, used, true, nil
 		}
 	}
@@ -156,7 +156,7 @@ func (q *Borrower) supply(ctx context.Context, b *budget, r request) (*window, i
 		s := w.sum()
 		return w, 0, r.units <= max(0, s.limit-s.used)+w.left(), nil
 	}
-	used, ok := w.try(r)
+	used, ok := w.try(&r)
 	if !ok {
 		l.dry = now + int64(dryFor)
 	}

@@ -62,7 +62,7 @@ func (w *window) take(n int64) (used int64, ok bool) {
 }
 
 // try is take, or without reserve only a look whether it would.
-func (w *window) try(r request) (used int64, ok bool) {
+func (w *window) try(r *request) (used int64, ok bool) {
 	if !r.reserve {
 		return 0, r.units <= w.left()
 	}
@@ -103,7 +103,7 @@ func startOf(now int64, length time.Duration) int64 {
 }
 
 // exceeded is the decision when what is asked for is not left.
-func (b *budget) exceeded(w *window, r request) authz.Decision {
+func (b *budget) exceeded(w *window, r *request) authz.Decision {
 	s := w.sum()
 	whose := ""
 	if !b.Human.IsZero() {

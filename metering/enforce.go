@@ -79,8 +79,12 @@ type term struct {
 // always is until for terms that are known in this process.
 const always = math.MaxInt64
 
-// actions is how many indexOf knows.
-const actions = 8
+// actions is how many indexOf knows, and consumeQuota the one that may ask for more
+// than one unit.
+const (
+	actions      = 8
+	consumeQuota = 7
+)
 
 // indexOf numbers the actions; it is -1 for others.
 func indexOf(action string) int {
@@ -100,7 +104,7 @@ func indexOf(action string) int {
 	case creto.AccessSecret:
 		return 6
 	case creto.ConsumeQuota:
-		return 7
+		return consumeQuota
 	}
 	return -1
 }
@@ -187,7 +191,7 @@ func (e *enforcer) Bind(ctx context.Context, chain nhi.VerifiedChain) (authz.Eva
 	if err != nil {
 		return nil, err
 	}
-	return evaluator{e, a}, nil
+	return &evaluator{e, a}, nil
 }
 
 // Rates returns the extension that enforces rates, for behind this one.
@@ -201,42 +205,53 @@ type evaluator struct {
 
 // Evaluate implements authz.Evaluator: of several quotas all have room, or nothing
 // is taken of any.
-func (v evaluator) Evaluate(ctx context.Context, r authz.Request, reserve bool) (authz.Decision, bool, error) {
+func (v *evaluator) Evaluate(ctx context.Context, r authz.Request, reserve bool) (d authz.Decision, ends bool, err error) {
 	action := indexOf(r.Action)
 	if action < 0 {
-		return authz.Decision{}, false, unknown(r.Action)
+		return d, false, unknown(r.Action)
+	}
+	t := v.a.terms.Load()
+	if t != nil && t.until == always && len(t.of[action].budgets) == 0 {
+		return d, false, nil
+	}
+	ask := request{action: r.Action, index: action, units: 1, reserve: reserve}
+	if action == consumeQuota {
+		if ask.units, err = authz.Units(r.Action, r.Context); err != nil {
+			return d, false, err
+		}
 	}
 	for range maxRounds {
-		t, err := v.e.terms(ctx, v.a)
-		if err != nil {
-			return authz.Decision{}, false, err
+		if t, err = v.e.terms(ctx, v.a); err != nil {
+			return d, false, err
 		}
 		if len(t.of[action].budgets) == 0 {
-			return authz.Decision{}, false, nil
+			return d, false, nil
 		}
-		n := int64(1)
-		if r.Action == creto.ConsumeQuota {
-			if n, err = authz.Units(r.Action, r.Context); err != nil {
-				return authz.Decision{}, false, err
-			}
+		if ask.now, err = v.e.time.read(ctx); err != nil {
+			return d, false, err
 		}
-		now, err := v.e.time.read(ctx)
-		if err != nil {
-			return authz.Decision{}, false, err
-		}
-		d, ends, err := v.e.enforce(ctx, v.a, t.of[action].budgets, action, request{r.Action, now, n, reserve})
-		if errors.Is(err, errGone) {
+		id, refusal, err := v.e.enforce(ctx, v.a, t.of[action].budgets, &ask)
+		switch {
+		case errors.Is(err, errGone):
 			v.a.terms.CompareAndSwap(t, nil)
 			continue
+		case err != nil:
+			return d, false, err
+		case refusal != nil:
+			return *refusal, true, nil
+		case id == 0:
+			return d, false, nil
 		}
-		if v.a.terms.Load() == t || err != nil || ends || !reserve {
-			return d, ends, err
+		d.Reservation = authz.Reservation{ID: id, Amount: ask.units}
+		if v.a.terms.Load() == t {
+			return d, false, nil
 		}
 		// The limits changed meanwhile, and who changed them may not have seen
 		// what is held here.
 		v.e.Refund(d.Reservation)
+		d.Reservation = authz.Reservation{}
 	}
-	return authz.Decision{}, false, fault.New("metering.Evaluate", fault.AuthzUnavailable, "the limits of %s change all the time", v.a.agent.Name)
+	return d, false, fault.New("metering.Evaluate", fault.AuthzUnavailable, "the limits of %s change all the time", v.a.agent.Name)
 }
 
 // maxRounds bounds how often one check begins anew because limits changed.
@@ -248,53 +263,54 @@ var errGone = fault.New("metering", fault.NotFound, "the limit was removed")
 // request is what is asked of budgets.
 type request struct {
 	action  string
+	index   int // of action
 	now     int64
 	units   int64
 	reserve bool
 }
 
-// enforce takes units of every budget and holds them; without reserve it only looks
-// whether there are enough.
-func (e *enforcer) enforce(ctx context.Context, a *account, budgets []*budget, action int, r request) (d authz.Decision, ends bool, err error) {
+// enforce takes units of every budget and holds them under the id that it returns;
+// without reserve it only looks whether there are enough. A refusal says which has
+// not.
+func (e *enforcer) enforce(ctx context.Context, a *account, budgets []*budget, r *request) (id uint64, refusal *authz.Decision, err error) {
 	var taken [MaxBudgets]*window
 	var seed int64
 	for i, b := range budgets {
-		w, used, ok, err := e.take(ctx, b, r)
+		w, used, ok := b.current.Load(), int64(0), false
+		if w != nil && r.now < w.end.Load() {
+			used, ok = w.try(r)
+		}
+		if !ok {
+			w, used, ok, err = e.source.supply(ctx, b, *r)
+		}
 		if !ok || err != nil {
 			giveBack(taken[:i], r)
 			if err != nil {
-				return authz.Decision{}, false, err
+				return 0, nil, err
 			}
-			return refuse(budgets, b.exceeded(w, r), r), true, nil
+			return 0, refuse(budgets, b.exceeded(w, r), r), nil
 		}
 		taken[i], seed = w, used
 	}
 	if !r.reserve {
-		return authz.Decision{}, false, nil
+		return 0, nil, nil
 	}
 	x, id := e.holds.claim(uint64(seed))
 	if x == nil {
 		giveBack(taken[:len(budgets)], r)
-		return authz.Decision{}, false, fault.New("metering.enforce", fault.ResourceExhausted, "too many actions are under way at once")
+		return 0, nil, fault.New("metering.enforce", fault.ResourceExhausted, "too many actions are under way at once")
 	}
-	x.amount, x.account, x.action, x.windows = r.units, a, action, taken
+	x.amount, x.account, x.action = r.units, a, r.index
+	copy(x.windows[:], taken[:len(budgets)])
+	if len(budgets) < len(x.windows) {
+		x.windows[len(budgets)] = nil
+	}
 	x.publish()
-	d.Reservation = authz.Reservation{ID: id, Amount: r.units}
-	return d, false, nil
+	return id, nil, nil
 }
 
-// take takes units of a budget, or says that they are not there.
-func (e *enforcer) take(ctx context.Context, b *budget, r request) (w *window, used int64, ok bool, err error) {
-	if w = b.current.Load(); w != nil && r.now < w.end.Load() {
-		if used, ok = w.try(r); ok {
-			return w, used, true, nil
-		}
-	}
-	return e.source.supply(ctx, b, r)
-}
-
-// giveBack undoes take.
-func giveBack(taken []*window, r request) {
+// giveBack undoes what was taken.
+func giveBack(taken []*window, r *request) {
 	for _, w := range taken {
 		if r.reserve {
 			w.used.Add(-r.units)
@@ -303,7 +319,7 @@ func giveBack(taken []*window, r request) {
 }
 
 // refuse tells of the quota that is reset last, of those that have no room.
-func refuse(budgets []*budget, d authz.Decision, r request) authz.Decision {
+func refuse(budgets []*budget, d authz.Decision, r *request) *authz.Decision {
 	for _, b := range budgets {
 		w := b.current.Load()
 		if w == nil {
@@ -313,11 +329,15 @@ func refuse(budgets []*budget, d authz.Decision, r request) authz.Decision {
 			d = b.exceeded(w, r)
 		}
 	}
-	return d
+	return &d
 }
 
 // Commit implements gate.Meter.
-func (e *enforcer) Commit(r authz.Reservation) { e.holds.end(r.ID, stateFree) }
+func (e *enforcer) Commit(r authz.Reservation) {
+	if r.ID != 0 {
+		e.holds.end(r.ID, stateFree)
+	}
+}
 
 // Refund implements gate.Meter and authz.Extension. A window that is over takes
 // nothing back.

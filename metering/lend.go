@@ -80,7 +80,7 @@ func (r LeaseRequest) Validate() error {
 }
 
 const (
-	maxBorrowerBytes = 256
+	maxBorrowerBytes = 1024
 	maxAmount        = 1 << 62
 )
 

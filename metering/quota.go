@@ -421,7 +421,7 @@ func (q *Quota) learn(_ context.Context, a *account, _ *terms) (*terms, error) {
 // supply implements source: windows follow one another.
 func (q *Quota) supply(_ context.Context, b *budget, r request) (*window, int64, bool, error) {
 	w := b.at(r.now)
-	used, ok := w.try(r)
+	used, ok := w.try(&r)
 	return w, used, ok, nil
 }
 

@@ -62,7 +62,7 @@ func (r Rates) Bind(ctx context.Context, chain nhi.VerifiedChain) (authz.Evaluat
 	if err != nil {
 		return nil, err
 	}
-	return rateEvaluator{r.e, a}, nil
+	return &rateEvaluator{r.e, a}, nil
 }
 
 type rateEvaluator struct {
@@ -71,26 +71,26 @@ type rateEvaluator struct {
 }
 
 // Evaluate implements authz.Evaluator.
-func (v rateEvaluator) Evaluate(ctx context.Context, r authz.Request, reserve bool) (authz.Decision, bool, error) {
+func (v *rateEvaluator) Evaluate(ctx context.Context, r authz.Request, reserve bool) (d authz.Decision, ends bool, err error) {
 	action := indexOf(r.Action)
 	if action < 0 {
-		return authz.Decision{}, false, unknown(r.Action)
+		return d, false, unknown(r.Action)
 	}
 	p, err := v.e.terms(ctx, v.a)
 	if err != nil {
-		return authz.Decision{}, false, err
+		return d, false, err
 	}
 	rates := p.of[action].rates
 	if len(rates) == 0 {
-		return authz.Decision{}, false, nil
+		return d, false, nil
 	}
 	n, err := authz.Units(r.Action, r.Context)
 	if err != nil {
-		return authz.Decision{}, false, err
+		return d, false, err
 	}
 	now, err := v.e.time.read(ctx)
 	if err != nil {
-		return authz.Decision{}, false, err
+		return d, false, err
 	}
 	var limits [MaxBudgets]*Rate // as they were used
 	for i, x := range rates {
@@ -107,7 +107,7 @@ func (v rateEvaluator) Evaluate(ctx context.Context, r authz.Request, reserve bo
 		}
 		return x.limited(l, r.Action, n, wait), true, nil
 	}
-	return authz.Decision{}, false, nil
+	return d, false, nil
 }
 
 // limited is the decision when n units are too many for now.

@@ -74,7 +74,7 @@ func (n *Node) AddAgent(ctx context.Context, in client.NewAgent) (client.Agent, 
 	if err != nil {
 		return client.Agent{}, fault.Wrap(op, err)
 	}
-	limits, err := parseQuotas(in.Quota)
+	limits, err := n.parseQuotas(in.Quota)
 	if err != nil {
 		return client.Agent{}, fault.Wrap(op, err)
 	}
@@ -116,8 +116,8 @@ func (n *Node) AddAgent(ctx context.Context, in client.NewAgent) (client.Agent, 
 			return client.Agent{}, errors.Join(fault.Wrap(op, err), undo())
 		}
 	}
-	for action, limit := range limits {
-		if err := n.quota.SetLimit(ctx, id, action, limit); err != nil {
+	for _, l := range limits {
+		if err := n.setLimit(ctx, metering.Subject{Agent: id, Action: l.action}, l.Limit); err != nil {
 			return client.Agent{}, fault.Wrap(op, err)
 		}
 	}
@@ -159,22 +159,6 @@ func (n *Node) issuer(ctx context.Context, name string) (creto.ID, error) {
 		return id, fault.Wrap(op, err)
 	}
 	return id, nil
-}
-
-// parseQuotas reads ACTION=AMOUNT/WINDOW.
-func parseQuotas(texts []string) (map[string]metering.Limit, error) {
-	limits := make(map[string]metering.Limit)
-	for _, text := range texts {
-		action, rest, ok := strings.Cut(text, "=")
-		amount, window, ok2 := strings.Cut(rest, "/")
-		count, err := strconv.ParseInt(amount, 10, 64)
-		duration, err2 := time.ParseDuration(window)
-		if _, known := creto.ResourceType(action); !ok || !ok2 || !known || errors.Join(err, err2) != nil || count <= 0 || duration < time.Second {
-			return nil, fault.New("node.parseQuotas", fault.InvalidArgument, "%q is not ACTION=AMOUNT/WINDOW, such as call_model=100/1h", text)
-		}
-		limits[action] = metering.Limit{Amount: count, Window: duration}
-	}
-	return limits, nil
 }
 
 // adminEvent records what an administrator did. chain, if it is valid, is the

@@ -2,12 +2,14 @@ package node
 
 import (
 	"log/slog"
+	"strings"
 	"time"
 
 	"creto.dev"
 	"creto.dev/audit/witness"
 	"creto.dev/call"
 	"creto.dev/consensus/etcdconsensus"
+	"creto.dev/fault"
 	"creto.dev/login"
 	"creto.dev/pqc/kek"
 )
@@ -274,6 +276,7 @@ type IntegrationsConfig struct {
 	Crypto    CryptoConfig    `toml:"crypto"`
 	Consensus ConsensusConfig `toml:"consensus"`
 	Audit     AuditConfig     `toml:"audit"`
+	Metering  RemoteConfig    `toml:"metering"`
 	Memory    MemoryConfig    `toml:"memory"`
 	Storage   RemoteConfig    `toml:"storage"`
 	Slack     SlackConfig     `toml:"slack"`
@@ -292,6 +295,28 @@ type RemoteConfig struct {
 	CircuitBreakerEnabled          bool   `toml:"circuit_breaker_enabled"`
 	CircuitBreakerFailureThreshold int    `toml:"circuit_breaker_failure_threshold"`
 	CircuitBreakerResetTimeoutSec  int    `toml:"circuit_breaker_reset_timeout_sec"`
+}
+
+// address returns where the contract is served, if it is not here.
+func (c RemoteConfig) address() (string, bool) {
+	if c.Endpoint == "" || c.Endpoint == "embedded://" {
+		return "", false
+	}
+	return strings.TrimPrefix(strings.Replace(c.Endpoint, "unix://", "unix:", 1), "grpc://"), true
+}
+
+// checkEndpoint finds what is wrong with where it is.
+func (c RemoteConfig) checkEndpoint(what string) error {
+	address, remote := strings.CutPrefix(c.Endpoint, "grpc://")
+	path, socket := strings.CutPrefix(c.Endpoint, "unix://")
+	k := configChecker{}
+	if remote {
+		k.hostPort("", address, false)
+	}
+	if c.Endpoint == "" || c.Endpoint == "embedded://" || remote && len(k.found) == 0 || socket && strings.HasPrefix(path, "/") {
+		return nil
+	}
+	return fault.New("node.RemoteConfig", fault.InvalidArgument, "%q is no place for %s: use embedded://, grpc://host:port or unix:///path of another node", c.Endpoint, what)
 }
 
 // CallPolicy returns the section's time limit, retries and breaker for package
@@ -427,6 +452,8 @@ func Default() Config {
 	nhi.RetryInitialDelayMS, nhi.RetryMaxDelayMS = 50, 500
 	consensus := with(50, 2)
 	consensus.RetryInitialDelayMS, consensus.RetryMaxDelayMS = 10, 100 // an action waits for its stamp
+	metering := with(1000, 2)
+	metering.RetryInitialDelayMS, metering.RetryMaxDelayMS, metering.CircuitBreakerResetTimeoutSec = 10, 100, 5 // as above; and a lease lasts a minute
 	return Config{
 		Server:    ServerConfig{Listen: "localhost:7300"},
 		Console:   ConsoleConfig{Origin: "http://localhost:7300"},
@@ -449,9 +476,10 @@ func Default() Config {
 				RemoteConfig: consensus, FallbackToLocalTimestamp: true,
 				Etcd: EtcdConfig{Prefix: "/creto/time/", LeaseTTL: Duration(etcdconsensus.DefaultLeaseTTL)},
 			},
-			Audit:   AuditConfig{RemoteConfig: with(1000, 5), AsyncWrites: true, BatchSize: 100, FlushIntervalMS: 1000, LocalBufferMaxSize: 10_000},
-			Memory:  MemoryConfig{RemoteConfig: with(200, 3), Optional: true, Limit: 5, RelevanceThreshold: 0.7},
-			Storage: with(1000, 3),
+			Audit:    AuditConfig{RemoteConfig: with(1000, 5), AsyncWrites: true, BatchSize: 100, FlushIntervalMS: 1000, LocalBufferMaxSize: 10_000},
+			Metering: metering,
+			Memory:   MemoryConfig{RemoteConfig: with(200, 3), Optional: true, Limit: 5, RelevanceThreshold: 0.7},
+			Storage:  with(1000, 3),
 		},
 	}
 }

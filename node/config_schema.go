@@ -17,7 +17,7 @@ func unbuilt(path string) (section, part string, ok bool) {
 		{"email", "email"}, {"integrations.email", "email"},
 		{"webhook", "webhook"}, {"integrations.webhook", "webhook"},
 		{"messaging", "messaging"}, {"integrations.messaging", "messaging"},
-		{"metering", "metering"}, {"integrations.metering", "metering"},
+		{"metering", "metering"},
 		{"billing", "billing"}, {"integrations.billing", "billing"},
 		{"memory", "memory"}, {"storage", "storage"},
 		{"telemetry", "telemetry"}, {"server.tls", "TLS"},

@@ -319,7 +319,7 @@ func (k *configChecker) integrations(c IntegrationsConfig) {
 		k.oneOf("integrations.crypto."+key, got.String(), built.String())
 	}
 	k.consensus(c.Consensus)
-	if err := c.Audit.checkEndpoint(); err != nil {
+	if err := c.Audit.checkEndpoint("a log"); err != nil {
 		k.addf("integrations.audit.endpoint", "%s", fault.Message(err))
 	}
 	k.policy("audit", c.Audit.RemoteConfig)
@@ -329,6 +329,10 @@ func (k *configChecker) integrations(c IntegrationsConfig) {
 	k.between("integrations.audit.batch_size", c.Audit.BatchSize, 1, 10_000)
 	k.between("integrations.audit.flush_interval_ms", c.Audit.FlushIntervalMS, 1, 60_000)
 	k.between("integrations.audit.local_buffer_max_size", c.Audit.LocalBufferMaxSize, c.Audit.BatchSize, 10_000_000)
+	if err := c.Metering.checkEndpoint("limits"); err != nil {
+		k.addf("integrations.metering.endpoint", "%s", fault.Message(err))
+	}
+	k.policy("metering", c.Metering)
 	k.notBuilt("memory", differing("integrations.memory", reflect.ValueOf(c.Memory), reflect.ValueOf(d.Memory)))
 	k.notBuilt("storage", differing("integrations.storage", reflect.ValueOf(c.Storage), reflect.ValueOf(d.Storage)))
 	k.off("slack", c.Slack.Enabled)

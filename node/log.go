@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"creto.dev"
@@ -103,26 +102,4 @@ func (n *Node) auditHealth(ctx context.Context) health.Status {
 		n.options.Log.LogAttrs(ctx, slog.LevelDebug, "the audit log does not answer", slog.Any(logkey.Error, err))
 	}
 	return status
-}
-
-// address returns where the log is, if it is not here.
-func (c AuditConfig) address() (string, bool) {
-	if c.Endpoint == "" || c.Endpoint == "embedded://" {
-		return "", false
-	}
-	return strings.TrimPrefix(strings.Replace(c.Endpoint, "unix://", "unix:", 1), "grpc://"), true
-}
-
-// checkEndpoint finds what is wrong with where the log is.
-func (c AuditConfig) checkEndpoint() error {
-	address, remote := strings.CutPrefix(c.Endpoint, "grpc://")
-	path, socket := strings.CutPrefix(c.Endpoint, "unix://")
-	k := configChecker{}
-	if remote {
-		k.hostPort("", address, false)
-	}
-	if c.Endpoint == "" || c.Endpoint == "embedded://" || remote && len(k.found) == 0 || socket && strings.HasPrefix(path, "/") {
-		return nil
-	}
-	return fault.New("node.AuditConfig", fault.InvalidArgument, "%q is no place for a log: use embedded://, grpc://host:port or unix:///path of another node", c.Endpoint)
 }

@@ -82,7 +82,9 @@ type Node struct {
 	log         runningLog
 	tree        *localaudit.Log // nil if the log is elsewhere
 	publisher   *witness.Publisher
-	quota       *metering.Quota
+	limits      limits
+	quota       *metering.Quota // nil if the limits are another node's
+	lender      metering.Lender // that node
 	authorizer  *localauthz.Authorizer
 	desk        *oversight.Desk
 	gate        *gate.Gate
@@ -199,7 +201,7 @@ func (n *Node) openPlatform(ctx context.Context) error {
 	return n.openLog(ctx, key)
 }
 
-// openSecurity opens policies and quotas.
+// openSecurity opens policies and limits.
 func (n *Node) openSecurity(ctx context.Context) error {
 	const op fault.Op = "node.openSecurity"
 	var err error
@@ -207,7 +209,7 @@ func (n *Node) openSecurity(ctx context.Context) error {
 	if err = n.authority.AddMember(ctx, n.owner, AdminGroup); err != nil {
 		return fault.Wrap(op, err)
 	}
-	if n.quota, err = metering.OpenQuota(ctx, n.db, n.clock, n.log); err != nil {
+	if err = n.openLimits(ctx); err != nil {
 		return fault.Wrap(op, err)
 	}
 	n.policyDir = n.options.Config.Policy.Dir
@@ -217,7 +219,7 @@ func (n *Node) openSecurity(ctx context.Context) error {
 			return fault.Wrap(op, err)
 		}
 	}
-	n.authorizer, err = localauthz.Open(n.policyDir, n.owner.Tenant, n.groups, []authz.Extension{n.quota}, n.policyChanged)
+	n.authorizer, err = localauthz.Open(n.policyDir, n.owner.Tenant, n.groups, []authz.Extension{n.limits, n.limits.Rates()}, n.policyChanged)
 	return fault.Wrap(op, err)
 }
 
@@ -250,7 +252,7 @@ func (n *Node) openEnablement(ctx context.Context) error {
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
-	n.gate = gate.New(n.authority, n.pqc, n.clock, n.authorizer, n.log, n.desk, n.quota)
+	n.gate = gate.New(n.authority, n.pqc, n.clock, n.authorizer, n.log, n.desk, n.limits)
 	for _, p := range cfg.Inference.Providers {
 		patterns := p.Models
 		if len(patterns) == 0 {
@@ -326,7 +328,7 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	group.Go(func() error { return n.authorizer.Run(running) })
 	group.Go(func() error { return n.desk.Run(running) })
-	group.Go(func() error { return n.quota.Run(running, n.options.Log) })
+	group.Go(func() error { return n.limits.Run(running, n.options.Log) })
 	if n.vault != nil {
 		group.Go(func() error { return n.vault.Run(running) })
 	}
@@ -445,6 +447,9 @@ func (n *Node) checks() []health.Check {
 	}
 	if len(n.exports) > 0 {
 		list = append(list, health.Check{Name: "audit_exports", Probe: n.exportHealth})
+	}
+	if n.lender != nil {
+		list = append(list, ping("metering", false, n.lender.Ping, "The node that keeps the limits is slow", "The node that keeps the limits is unavailable"))
 	}
 	if n.hold != nil {
 		list = append(list, ping("database", true, n.hold.Check, "Database slow", "Database unavailable"))

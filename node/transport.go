@@ -19,6 +19,7 @@ import (
 	"creto.dev/internal/logkey"
 	"creto.dev/internal/serve"
 	"creto.dev/internal/wire"
+	"creto.dev/metering/remotemetering"
 	"creto.dev/nhi/remotenhi"
 	"creto.dev/pqc/remotepqc"
 )
@@ -33,6 +34,9 @@ func (n *Node) register(s grpc.ServiceRegistrar) {
 	remotenhi.Register(s, n.authority)
 	remoteconsensus.Register(s, n.time.served, n.time.leading)
 	remoteaudit.Register(s, n.log)
+	if n.quota != nil {
+		remotemetering.Register(s, n.quota)
+	}
 }
 
 // authenticate says who calls a contract: over the socket the owner; over TLS a

@@ -39,6 +39,9 @@ type Admin interface {
 	SetSecret(ctx context.Context, s client.NewSecret) (client.Secret, error)
 	Secrets(ctx context.Context) ([]client.Secret, error)
 	RemoveSecret(ctx context.Context, name string) error
+	SetLimit(ctx context.Context, l client.Limit) (client.Limit, error)
+	Limits(ctx context.Context, agent string) ([]client.Limit, error)
+	ClearLimit(ctx context.Context, l client.LimitName) (client.Cleared, error)
 	AddHuman(ctx context.Context, h client.Human) (client.Human, error)
 	Humans(ctx context.Context) ([]client.Human, error)
 	Workloads(ctx context.Context) ([]client.Human, error)
@@ -166,6 +169,13 @@ func api(a Admin, still func(*http.Request) error) http.Handler {
 	on("GET /api/v1/secrets", answer(func(r *http.Request, _ none) ([]client.Secret, error) { return a.Secrets(r.Context()) }))
 	on("DELETE /api/v1/secrets/{name}", answer(func(r *http.Request, _ none) (none, error) {
 		return none{}, a.RemoveSecret(r.Context(), r.PathValue("name"))
+	}))
+	on("POST /api/v1/quotas", answer(func(r *http.Request, in client.Limit) (client.Limit, error) { return a.SetLimit(r.Context(), in) }))
+	on("GET /api/v1/quotas", answer(func(r *http.Request, _ none) ([]client.Limit, error) {
+		return a.Limits(r.Context(), r.FormValue("agent"))
+	}))
+	on("POST /api/v1/quotas/clear", answer(func(r *http.Request, in client.LimitName) (client.Cleared, error) {
+		return a.ClearLimit(r.Context(), in)
 	}))
 	on("POST /api/v1/humans", answer(func(r *http.Request, in client.Human) (client.Human, error) { return a.AddHuman(r.Context(), in) }))
 	on("GET /api/v1/workloads", answer(func(r *http.Request, _ none) ([]client.Human, error) { return a.Workloads(r.Context()) }))

@@ -172,6 +172,18 @@ func (a *admin) Secrets(ctx context.Context) ([]client.Secret, error) {
 	return []client.Secret{{Name: "key"}}, a.note(ctx, "Secrets")
 }
 
+func (a *admin) SetLimit(ctx context.Context, l client.Limit) (client.Limit, error) {
+	return client.Limit{Agent: "bot", Left: 7}, a.note(ctx, "SetLimit", l)
+}
+
+func (a *admin) Limits(ctx context.Context, agent string) ([]client.Limit, error) {
+	return []client.Limit{{Agent: "bot"}}, a.note(ctx, "Limits", agent)
+}
+
+func (a *admin) ClearLimit(ctx context.Context, l client.LimitName) (client.Cleared, error) {
+	return client.Cleared{Quotas: 1}, a.note(ctx, "ClearLimit", l)
+}
+
 func (a *admin) RemoveSecret(ctx context.Context, name string) error {
 	return a.note(ctx, "RemoveSecret", name)
 }
@@ -399,6 +411,13 @@ func TestAPI(t *testing.T) {
 		{func(ctx context.Context, c *client.Client) (any, error) {
 			return c.AddHuman(ctx, "bob", []string{"finance"})
 		}, client.Human{Name: "bob", Groups: []string{"finance"}}, "AddHuman [{Name:bob ID: Groups:[finance] Workload:false}]", false},
+		{func(ctx context.Context, c *client.Client) (any, error) {
+			return c.SetLimit(ctx, client.Limit{Agent: "bot", For: "alice", Action: "*", Rate: "1/s", Burst: 2})
+		}, client.Limit{Agent: "bot", Left: 7}, "SetLimit [{Agent:bot For:alice Action:* Quota: Rate:1/s Burst:2 Used:0 Lent:0 Left:0 Reset:0001-01-01 00:00:00 +0000 UTC}]", false},
+		{func(ctx context.Context, c *client.Client) (any, error) { return c.Limits(ctx, "a b") }, []client.Limit{{Agent: "bot"}}, "Limits [a b]", false},
+		{func(ctx context.Context, c *client.Client) (any, error) {
+			return c.ClearLimit(ctx, client.LimitName{Agent: "bot", Action: "*", Window: time.Hour, Rate: true})
+		}, client.Cleared{Quotas: 1}, "ClearLimit [{Agent:bot For: Action:* Window:1h0m0s Rate:true}]", false},
 		{func(ctx context.Context, c *client.Client) (any, error) { return c.Humans(ctx) }, []client.Human{{Name: "bob"}}, "Humans []", false},
 		{func(ctx context.Context, c *client.Client) (any, error) { return c.Session(ctx, "bob") }, client.Token{Token: "t"}, "Session [bob]", true},
 		{func(ctx context.Context, c *client.Client) (any, error) { return c.Session(ctx, "anna") }, client.Token{Token: "t"}, "Session [anna]", false},
