@@ -61,6 +61,7 @@ type loan struct {
 	dry      int64 // until then the lender is not asked
 	failed   error // why, if it did not answer
 	seen     int64 // what was used when it was renewed last
+	had      int64 // what the lender said last that this node has
 }
 
 // learn implements source. While the lender does not answer, what is known counts
@@ -170,7 +171,7 @@ func (q *Borrower) lease(ctx context.Context, b *budget, w *window, now, want in
 	b.loan.sequence++
 	in := LeaseRequest{Borrower: q.name, Sequence: b.loan.sequence, Subject: b.Subject, Window: b.length, Want: want}
 	if w != nil {
-		in.Start, in.Held = w.start, w.limit.Load()
+		in.Start, in.Had, in.Held = w.start, b.loan.had, w.limit.Load()
 	}
 	out, err := q.lender.Lease(ctx, in)
 	switch {
@@ -185,6 +186,7 @@ func (q *Borrower) lease(ctx context.Context, b *budget, w *window, now, want in
 	if w == nil || w.start != out.Start {
 		w = newWindow(out.Start, now, 0, 0)
 	}
+	b.loan.had = out.Held
 	w.said.Store(&said{limit: out.Limit, used: out.Used, reset: time.Unix(0, now).Add(out.Reset).UTC()})
 	w.limit.Store(out.Held)
 	w.end.Store(now + int64(out.TTL))

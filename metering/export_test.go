@@ -9,3 +9,6 @@ import (
 func (q *Quota) Summarize(ctx context.Context) error {
 	return q.summarize(ctx, make(map[budgetKey]time.Time))
 }
+
+// Renew renews leases as Run does, or as it does at its end.
+func (q *Borrower) Renew(ctx context.Context, all bool) error { return q.renew(ctx, all) }

@@ -60,10 +60,11 @@ type LeaseRequest struct {
 	Subject
 	// Window names the budget with the Subject: the length of its windows.
 	Window time.Duration
-	// Held is what the borrower has of the window that began at Start, in Unix
-	// nanoseconds, what it used included. It gives back whatever it was lent
-	// beyond that.
+	// Had is what the last answer said that the borrower has of the window that
+	// began at Start, in Unix nanoseconds. Held, at most that, is what it keeps, what
+	// it used included. It gives back whatever it was lent beyond that.
 	Start int64
+	Had   int64
 	Held  int64
 	// Want is the least that is of use; 0 lends nothing, and renews what is held.
 	Want int64
@@ -73,7 +74,7 @@ type LeaseRequest struct {
 //
 // Errors: InvalidArgument (Permanent).
 func (r LeaseRequest) Validate() error {
-	if r.Borrower == "" || len(r.Borrower) > maxBorrowerBytes || r.Held < 0 || r.Want < 0 || r.Want > maxAmount {
+	if r.Borrower == "" || len(r.Borrower) > maxBorrowerBytes || r.Held < 0 || r.Had < r.Held || r.Had > maxAmount || r.Want < 0 || r.Want > maxAmount {
 		return fault.New("metering.Lease", fault.InvalidArgument, "a lease is for a borrower, and of no negative amount")
 	}
 	return r.Subject.Validate()
@@ -229,16 +230,20 @@ func (l *lending) line(w *window, r LeaseRequest) (line, error) {
 	old := l.lines[r.Borrower]
 	switch {
 	case old == nil:
-		known := min(x.held, l.orphans)
-		l.orphans -= known
-		l.lent += x.held - known
-		w.used.Add(x.held - known)
-		if x.held > 0 {
-			if l.lines == nil {
-				l.lines = make(map[string]*line)
-			}
-			l.lines[r.Borrower] = &line{held: x.held}
+		if x.held == 0 && r.Start != w.start {
+			break
 		}
+		known := min(r.Had, l.orphans)
+		l.orphans -= known
+		if more := x.held - known; more > 0 {
+			l.lent += more
+			w.used.Add(more)
+			known = x.held
+		}
+		if l.lines == nil {
+			l.lines = make(map[string]*line)
+		}
+		l.lines[r.Borrower] = &line{held: known}
 	case r.Sequence <= old.sequence:
 		return x, fault.New(op, fault.FailedPrecondition, "a later request of this borrower was heard")
 	case x.held > old.held:

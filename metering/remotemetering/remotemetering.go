@@ -90,7 +90,7 @@ func (c *client) Terms(ctx context.Context, agent, human creto.ID) (metering.Ter
 func (c *client) Lease(ctx context.Context, r metering.LeaseRequest) (metering.Lease, error) {
 	out, err := do(ctx, c, call.Write("remotemetering.Lease", ""), c.rpc.Lease, &meteringv1.LeaseRequest{
 		Borrower: r.Borrower, Sequence: r.Sequence, Subject: subjectOf(r.Subject), WindowNs: int64(r.Window),
-		StartNs: r.Start, Held: r.Held, Want: r.Want,
+		StartNs: r.Start, Had: r.Had, Held: r.Held, Want: r.Want,
 	})
 	if err != nil {
 		return metering.Lease{}, err

@@ -56,7 +56,7 @@ func (s server) Lease(ctx context.Context, in *meteringv1.LeaseRequest) (*meteri
 	l, err := s.lender.Lease(ctx, metering.LeaseRequest{
 		// Nobody gives back what another has.
 		Borrower: creto.CallerOf(ctx).String() + " " + in.GetBorrower(), Sequence: in.GetSequence(),
-		Subject: subject, Window: time.Duration(in.GetWindowNs()), Start: in.GetStartNs(), Held: in.GetHeld(), Want: in.GetWant(),
+		Subject: subject, Window: time.Duration(in.GetWindowNs()), Start: in.GetStartNs(), Had: in.GetHad(), Held: in.GetHeld(), Want: in.GetWant(),
 	})
 	if err != nil {
 		return nil, err

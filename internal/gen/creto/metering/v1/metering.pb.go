@@ -335,12 +335,14 @@ type LeaseRequest struct {
 	// The budget: its subject and the length of its windows.
 	Subject  *Subject `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
 	WindowNs int64    `protobuf:"varint,4,opt,name=window_ns,json=windowNs,proto3" json:"window_ns,omitempty"`
-	// What the borrower has of the window that began at start_ns (Unix time), what
-	// it used included; whatever it was lent beyond that it gives back.
+	// What the last answer said that the borrower has of the window that began at
+	// start_ns (Unix time), and what it keeps of that, what it used included; whatever
+	// it was lent beyond that it gives back.
 	StartNs int64 `protobuf:"varint,5,opt,name=start_ns,json=startNs,proto3" json:"start_ns,omitempty"`
-	Held    int64 `protobuf:"varint,6,opt,name=held,proto3" json:"held,omitempty"`
+	Had     int64 `protobuf:"varint,6,opt,name=had,proto3" json:"had,omitempty"`
+	Held    int64 `protobuf:"varint,7,opt,name=held,proto3" json:"held,omitempty"`
 	// The least that is of use; 0 renews what is held.
-	Want          int64 `protobuf:"varint,7,opt,name=want,proto3" json:"want,omitempty"`
+	Want          int64 `protobuf:"varint,8,opt,name=want,proto3" json:"want,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -406,6 +408,13 @@ func (x *LeaseRequest) GetWindowNs() int64 {
 func (x *LeaseRequest) GetStartNs() int64 {
 	if x != nil {
 		return x.StartNs
+	}
+	return 0
+}
+
+func (x *LeaseRequest) GetHad() int64 {
+	if x != nil {
+		return x.Had
 	}
 	return 0
 }
@@ -611,15 +620,16 @@ const file_creto_metering_v1_metering_proto_rawDesc = "" +
 	"\x05human\x18\x02 \x01(\tR\x05human\"p\n" +
 	"\rTermsResponse\x120\n" +
 	"\x06quotas\x18\x01 \x03(\v2\x18.creto.metering.v1.QuotaR\x06quotas\x12-\n" +
-	"\x05rates\x18\x02 \x03(\v2\x17.creto.metering.v1.RateR\x05rates\"\xdc\x01\n" +
+	"\x05rates\x18\x02 \x03(\v2\x17.creto.metering.v1.RateR\x05rates\"\xee\x01\n" +
 	"\fLeaseRequest\x12\x1a\n" +
 	"\bborrower\x18\x01 \x01(\tR\bborrower\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x124\n" +
 	"\asubject\x18\x03 \x01(\v2\x1a.creto.metering.v1.SubjectR\asubject\x12\x1b\n" +
 	"\twindow_ns\x18\x04 \x01(\x03R\bwindowNs\x12\x19\n" +
-	"\bstart_ns\x18\x05 \x01(\x03R\astartNs\x12\x12\n" +
-	"\x04held\x18\x06 \x01(\x03R\x04held\x12\x12\n" +
-	"\x04want\x18\a \x01(\x03R\x04want\"\x9a\x01\n" +
+	"\bstart_ns\x18\x05 \x01(\x03R\astartNs\x12\x10\n" +
+	"\x03had\x18\x06 \x01(\x03R\x03had\x12\x12\n" +
+	"\x04held\x18\a \x01(\x03R\x04held\x12\x12\n" +
+	"\x04want\x18\b \x01(\x03R\x04want\"\x9a\x01\n" +
 	"\rLeaseResponse\x12\x19\n" +
 	"\bstart_ns\x18\x01 \x01(\x03R\astartNs\x12\x12\n" +
 	"\x04held\x18\x02 \x01(\x03R\x04held\x12\x15\n" +
