@@ -301,10 +301,7 @@ func (e *enforcer) enforce(ctx context.Context, a *account, budgets []*budget, r
 		return 0, nil, fault.New("metering.enforce", fault.ResourceExhausted, "too many actions are under way at once")
 	}
 	x.amount, x.account, x.action = r.units, a, r.index
-	copy(x.windows[:], taken[:len(budgets)])
-	if len(budgets) < len(x.windows) {
-		x.windows[len(budgets)] = nil
-	}
+	x.put(taken[:len(budgets)])
 	x.publish()
 	return id, nil, nil
 }
@@ -346,10 +343,7 @@ func (e *enforcer) Refund(r authz.Reservation) {
 	if !ok {
 		return
 	}
-	for _, w := range x.windows {
-		if w == nil {
-			break
-		}
+	for _, w := range x.took() {
 		w.used.Add(-x.amount)
 	}
 	x.release()

@@ -2,6 +2,7 @@ package metering
 
 import (
 	"math/bits"
+	"math/rand/v2"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -30,7 +31,8 @@ const (
 	placeMask  = 1<<placeBits - 1
 	firstChunk = 64 // holds; each further chunk has twice as many
 	maxChunks  = 18 // firstChunk<<maxChunks places are fewer than placeMask
-	probes     = 16 // how many holds are tried before there is another chunk
+	near       = 4  // how many holds in a row are tried, and then
+	far        = 16 // how many anywhere, before there is another chunk
 )
 
 // hold is a reservation: what is taken of which windows. Its fields belong to who
@@ -40,7 +42,7 @@ type hold struct {
 	amount  int64
 	account *account
 	action  int
-	windows [MaxBudgets]*window // ends with the first nil
+	windows [MaxBudgets]*window // up to the first nil; what follows is old
 	_       [32]byte            // two lines of a cache
 }
 
@@ -65,8 +67,12 @@ func (h *holds) claim(seed uint64) (*hold, uint64) {
 	for {
 		c := h.newest.Load()
 		if c != nil {
-			for i := seed; i != seed+probes; i++ {
-				at := i & c.mask
+			for i := range uint64(near + far) {
+				at := seed + i
+				if i >= near { // those in a row may all be held for long
+					at = rand.Uint64()
+				}
+				at &= c.mask
 				x := &c.list[at]
 				state := x.state.Load()
 				if state&stateMask != stateFree {
@@ -110,6 +116,23 @@ func (x *hold) publish() { x.state.Add(stateHeld - stateClaimed) }
 
 func (x *hold) release() { x.state.Add(^uint64(stateClaimed - stateFree - 1)) }
 
+// took returns the windows that the hold holds something of.
+func (x *hold) took() []*window {
+	for i, w := range x.windows {
+		if w == nil {
+			return x.windows[:i]
+		}
+	}
+	return x.windows[:]
+}
+
+// put sets the windows that the hold holds something of.
+func (x *hold) put(windows []*window) {
+	if n := copy(x.windows[:], windows); n < len(x.windows) {
+		x.windows[n] = nil
+	}
+}
+
 // find returns the hold of a reservation and what its state is while it is held;
 // nil for one that never was.
 func (h *holds) find(id uint64) (*hold, uint64) {
@@ -136,10 +159,13 @@ func (h *holds) end(id uint64, to uint64) (*hold, bool) {
 		if x.state.CompareAndSwap(held, held&^stateMask|to) {
 			return x, true
 		}
-		if x.state.Load() != held&^stateMask|stateLocked {
+		switch x.state.Load() {
+		case held: // it was looked at, and is not any more
+		case held&^stateMask | stateLocked:
+			runtime.Gosched()
+		default:
 			return nil, false
 		}
-		runtime.Gosched() // who looks at it has done so in a moment
 	}
 }
 

@@ -234,7 +234,7 @@ func (q *Quota) SetLimit(ctx context.Context, s Subject, l Limit) error {
 	q.mu.Unlock()
 	// From here on it is enforced. What began before has been recorded meanwhile,
 	// or is held.
-	q.holds.each(func(x *hold) { x.join(s, w) })
+	q.holds.each(func(x *hold) { x.join(s, w, now) })
 	c.used = 0
 	if _, err := q.tally(ctx, []*count{c}, next); err != nil {
 		return fault.Wrap(op, err)
@@ -244,15 +244,14 @@ func (q *Quota) SetLimit(ctx context.Context, s Subject, l Limit) error {
 }
 
 // join has a hold that began before a budget be counted in it.
-func (x *hold) join(s Subject, w *window) {
+func (x *hold) join(s Subject, w *window, now int64) {
 	limited := s.Agent == x.account.agent && (s.Human.IsZero() || s.Human == x.account.human) && (s.Action == AnyAction || indexOf(s.Action) == x.action)
-	if !limited || slices.Contains(x.windows[:], w) {
+	if !limited || slices.Contains(x.took(), w) {
 		return
 	}
 	w.used.Add(x.amount)
-	if i := slices.Index(x.windows[:], nil); i >= 0 {
-		x.windows[i] = w
-	}
+	kept := slices.DeleteFunc(slices.Clone(x.took()), func(w *window) bool { return w.end.Load() <= now })
+	x.put(append(kept, w)) // no more than MaxBudgets are not over
 }
 
 // subjectsOf returns the subjects of budgets, each as often as it has one.
@@ -350,6 +349,7 @@ func (q *Quota) ClearLimit(ctx context.Context, s Subject, window time.Duration)
 	n := 0
 	for k := range q.budgets {
 		if k.Subject == s && (window == 0 || window == k.window) {
+			q.budgets[k].current.Load().end.Store(0) // it is over
 			delete(q.budgets, k)
 			n++
 		}
