@@ -212,7 +212,7 @@ func (c *fleet) add(ctx context.Context, names []string) error {
 		return err
 	}
 	for _, kind := range kinds {
-		if err := c.house.quota.SetLimit(ctx, above, kind.action, metering.Limit{Amount: 1 << 40, Window: time.Hour}); err != nil {
+		if err := c.house.quota.SetLimit(ctx, metering.Subject{Agent: above, Action: kind.action}, metering.Limit{Amount: 1 << 40, Window: time.Hour}); err != nil {
 			return err
 		}
 	}

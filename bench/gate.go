@@ -116,6 +116,14 @@ func build(ctx context.Context, policies, depth int, limited bool) (h *house, er
 	if h.quota, err = metering.OpenQuota(ctx, d, h.clock, h.log); err != nil {
 		return nil, err
 	}
+	// As in a node: time ticks for who checks often.
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	ticking := make(chan error, 1)
+	go func() { ticking <- h.quota.Run(running, silent) }()
+	h.close = func() error {
+		stop()
+		return errors.Join(<-ticking, h.log.Close(), d.Close(), os.RemoveAll(h.dir))
+	}
 	dir := filepath.Join(h.dir, "policies")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return nil, err
