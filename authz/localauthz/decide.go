@@ -16,13 +16,11 @@ import (
 )
 
 // decide is a check into d, which is the zero Decision before.
-func (a *Authorizer) decide(ctx context.Context, s authz.Session, r *authz.Request, reserve bool, d *authz.Decision) error {
-	own, ok := s.(*session)
+func (a *Authorizer) decide(ctx context.Context, bound authz.Session, r *authz.Request, reserve bool, d *authz.Decision) error {
+	own, ok := bound.(*session)
 	if !ok {
 		return foreign("localauthz.Check")
 	}
-	b := own.under(a.current.Load())
-	d.Version = b.snapshot.version
 	number := actionNumber(r.Action)
 	if number < 0 || r.Resource.Type != actions[number].resource {
 		return malformed(r)
@@ -32,30 +30,44 @@ func (a *Authorizer) decide(ctx context.Context, s authz.Session, r *authz.Reque
 			return fault.Wrap("localauthz.Check", err)
 		}
 	}
-	at := b.part(number)
-	e, named := b.table.lookUp(at, number, r.Resource.ID)
-	if !named && !validID(r.Resource.ID) { // those that policies name are valid
+	p := own.part(number, a.current.Load())
+	s := p.table.slot(p.slots, r.Resource.ID)
+	if s == nil && !validID(r.Resource.ID) { // those that policies name are valid
 		return malformed(r)
 	}
-	if at.none || e.wide || len(r.Consents) > 0 || number == sendMessage && own.holds(r.Resource.ID) {
-		own.search(b.snapshot, number, r, d)
-	} else {
-		o := &e.settled
-		if o.kind == authz.Deny {
-			if o = nil; !e.denied {
-				o = own.evaluate(b.snapshot, e, number, r)
-			}
-		}
-		if o == nil || !own.covers(number, r.Resource.ID) {
-			own.deny(b.snapshot, number, r, d)
-			return nil
-		}
-		o.into(d)
+	d.Version = p.snapshot.version
+	switch {
+	case p.none || len(r.Consents) > 0 || number == sendMessage && own.holds(r.Resource.ID):
+		own.search(p.snapshot, number, r, d)
+	case s != nil && s.allows.Load() && own.covers(number, r.Resource.ID):
+		d.Kind, d.Policies = authz.Allow, s.policies
+	default:
+		own.settle(p, number, s, r, d)
 	}
 	if d.Kind != authz.Allow || len(a.extensions) == 0 {
 		return nil
 	}
 	return a.extend(ctx, own, r, reserve, d)
+}
+
+// settle decides by the entry of a slot.
+func (s *session) settle(p *part, number int, at *slot, r *authz.Request, d *authz.Decision) {
+	e := p.table.entry(p.actionTable, number, at)
+	if e.wide {
+		s.search(p.snapshot, number, r, d)
+		return
+	}
+	o := &e.settled
+	if o.kind == authz.Deny {
+		if o = nil; !e.denied {
+			o = s.evaluate(p.snapshot, e, number, r)
+		}
+	}
+	if o == nil || !s.covers(number, r.Resource.ID) {
+		s.deny(p.snapshot, number, r, d)
+		return
+	}
+	o.into(d)
 }
 
 // malformed returns what is wrong with a request.

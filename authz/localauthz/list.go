@@ -33,7 +33,7 @@ func (a *Authorizer) List(_ context.Context, s authz.Session, q authz.Query) (au
 	}
 	limit := min(cmp.Or(max(q.Limit, 0), defaultGrants), maxGrants)
 	b := own.under(a.current.Load())
-	at := b.part(number)
+	at := b.table.of(number)
 	if at.none {
 		at, _ = b.table.make(number)
 	}
@@ -117,8 +117,7 @@ func (s *session) entryOf(b *bound, at *actionTable, number int, g authz.Grant) 
 		return &at.other
 	}
 	if number != sendMessage || !s.holds(g.Resource.ID) {
-		e, _ := b.table.lookUp(at, number, g.Resource.ID)
-		return e
+		return b.table.entry(at, number, b.table.slot(at.slots, g.Resource.ID))
 	}
 	resource := types.EntityUID{Type: actions[number].resourceType, ID: types.String(g.Resource.ID)}
 	found, _ := s.Get(resource)

@@ -347,7 +347,8 @@ func visit(node any, do func(map[string]any)) {
 const tickInterval = 250 * time.Millisecond
 
 // Run reloads the policies when their directory changes, until ctx ends. While
-// it is running, Bind may return the session of a moment before.
+// it is running, Bind does without asking for groups that it asked for a moment
+// before.
 func (a *Authorizer) Run(ctx context.Context) error {
 	var group sync.WaitGroup
 	group.Go(func() { a.tick(ctx) })
@@ -422,8 +423,9 @@ func list(dir string, now time.Time) listing {
 func (a *Authorizer) tick(ctx context.Context) {
 	ticker := time.NewTicker(tickInterval)
 	defer ticker.Stop()
+	a.sessions.tick.Add(1)
 	a.sessions.ticking.Store(true)
-	defer a.sessions.forget()
+	defer a.sessions.ticking.Store(false)
 	for {
 		select {
 		case <-ctx.Done():

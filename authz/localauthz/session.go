@@ -18,41 +18,40 @@ import (
 // session is a chain that is ready to be checked. It finds what the policies say
 // of it anew when they change.
 //
-// What every check reads comes first, in one cache line, here and in the types
+// What every check reads comes first, in few cache lines, here and in the types
 // that hang on it: among many sessions a check waits for memory more than for
 // anything else.
 type session struct {
-	bound atomic.Pointer[bound]
+	// evaluators are of the authorizer's extensions, in their order. The first is
+	// here too.
+	first authz.Evaluator
 	// covered has a bit for each action that the links' scopes include on every
 	// resource.
 	covered uint8
-	// evaluators are of the authorizer's extensions, in their order. The first is
-	// here too.
-	first      authz.Evaluator
-	evaluators []authz.Evaluator
+	parts   [len(actions)]atomic.Pointer[part]
 
+	evaluators []authz.Evaluator
 	chain      nhi.VerifiedChain
 	principals []principal
 	coverage   [len(actions)]nhi.Coverage
 	groups     [][]string // of the principals, as they were when it was bound
+	bound      atomic.Pointer[bound]
 }
 
 // bound is a session under one book of policies.
 type bound struct {
 	book     *book
 	snapshot *snapshot
-	parts    [len(actions)]atomic.Pointer[actionTable] // of the table, once they are made
 	table    *table
 }
 
-// part returns the part of the table that is of an action.
-func (b *bound) part(number int) *actionTable {
-	if at := b.parts[number].Load(); at != nil {
-		return at
-	}
-	at := b.table.of(number)
-	b.parts[number].Store(at)
-	return at
+// part is what a check of one action needs of a bound session: one cache line.
+type part struct {
+	book     *book
+	snapshot *snapshot
+	table    *table
+	*actionTable
+	slots []slot // of the actionTable
 }
 
 // principal is one of the chain, as policies see it.
@@ -151,9 +150,21 @@ func (s *session) covers(number int, id string) bool {
 	return s.covered&(1<<number) != 0 || s.coverage[number].Covers(id)
 }
 
+// part returns what a check of an action needs under a book.
+func (s *session) part(number int, b *book) *part {
+	if p := s.parts[number].Load(); p != nil && p.book == b {
+		return p
+	}
+	now := s.under(b)
+	at := now.table.of(number)
+	p := &part{book: b, snapshot: now.snapshot, table: now.table, actionTable: at, slots: at.slots}
+	s.parts[number].Store(p)
+	return p
+}
+
 // under returns the session as it is under a book.
 func (s *session) under(b *book) *bound {
-	if now := s.bound.Load(); now.book == b {
+	if now := s.bound.Load(); now != nil && now.book == b {
 		return now
 	}
 	return s.rebind(b)
@@ -171,8 +182,9 @@ func (s *session) rebind(b *book) *bound {
 // maxSessions bounds the chains that are kept bound.
 const maxSessions = 4096
 
-// sessions are the chains that were bound of late. None is used after the tick
-// that follows its Bind, so that nobody keeps a group for longer than that.
+// sessions are the chains that were bound of late. After the tick that follows
+// its Bind, none is used before its groups were asked for again; without ticks,
+// none is ever.
 type sessions struct {
 	ticking atomic.Bool // while Run is running
 	tick    atomic.Uint64
@@ -217,7 +229,7 @@ func (k *sessions) renew(chain nhi.VerifiedChain, groups [][]string, tick uint64
 // put keeps a session. When there are too many all are forgotten: they are only
 // bound anew.
 func (k *sessions) put(chain nhi.VerifiedChain, s *session, tick uint64) {
-	if !k.ticking.Load() || !chain.Valid() {
+	if !chain.Valid() {
 		return
 	}
 	kept := &keptSession{session: s}
@@ -226,11 +238,4 @@ func (k *sessions) put(chain nhi.VerifiedChain, s *session, tick uint64) {
 		k.kept.Clear()
 		k.count.Store(0)
 	}
-}
-
-// forget ends the keeping.
-func (k *sessions) forget() {
-	k.ticking.Store(false)
-	k.kept.Clear()
-	k.count.Store(0)
 }

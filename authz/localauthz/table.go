@@ -90,11 +90,15 @@ type actionTable struct {
 	none bool
 }
 
-// slot is one resource that policies name. It is half a cache line.
+// slot is one resource that policies name: one cache line.
 type slot struct {
 	id    string // "" if the slot is empty
 	hash  uint64
-	entry atomic.Pointer[entry]
+	entry *entry
+	// allows says, once the entry is compiled, that it is settled and allows, by
+	// these policies.
+	allows   atomic.Bool
+	policies []authz.Policy
 }
 
 // tables are those in use under one snapshot.
@@ -204,12 +208,12 @@ func (t *table) make(number int) (at *actionTable, cost int64) {
 	for _, id := range ids {
 		s := at.free(maphash.String(t.snapshot.tables.seed, id))
 		s.id, text = text[:len(id)], text[len(id):]
-		s.entry.Store(&entry{scope: at.other.scope})
+		s.entry = &entry{scope: at.other.scope}
 	}
 	for i, class := range t.classes {
 		for _, policy := range class {
 			if id, ok := t.snapshot.names(int(policy), number); ok && id != "" {
-				e := at.find(maphash.String(t.snapshot.tables.seed, id), id).entry.Load()
+				e := find(at.slots, maphash.String(t.snapshot.tables.seed, id), id).entry
 				e.own = append(e.own, ranked{int32(i), policy})
 			}
 		}
@@ -229,10 +233,10 @@ func (at *actionTable) free(hash uint64) *slot {
 }
 
 // find returns the slot of a resource, or nil.
-func (at *actionTable) find(hash uint64, id string) *slot {
-	mask := uint64(len(at.slots) - 1)
+func find(slots []slot, hash uint64, id string) *slot {
+	mask := uint64(len(slots) - 1)
 	for i := hash & mask; ; i = (i + 1) & mask {
-		s := &at.slots[i]
+		s := &slots[i]
 		if s.hash == hash && s.id == id {
 			return s
 		}
@@ -242,24 +246,32 @@ func (at *actionTable) find(hash uint64, id string) *slot {
 	}
 }
 
-// lookUp returns the entry of a resource; named says that policies name it.
-func (t *table) lookUp(at *actionTable, number int, id string) (e *entry, named bool) {
-	if len(at.slots) == 0 {
-		return &at.other, false
+// slot returns the slot of a resource; nil if no policy names it.
+func (t *table) slot(slots []slot, id string) *slot {
+	if len(slots) == 0 {
+		return nil
 	}
-	s := at.find(maphash.String(t.snapshot.tables.seed, id), id)
+	return find(slots, maphash.String(t.snapshot.tables.seed, id), id)
+}
+
+// entry returns the entry of a slot; that of all other resources for nil.
+func (t *table) entry(at *actionTable, number int, s *slot) *entry {
 	if s == nil {
-		return &at.other, false
+		return &at.other
 	}
-	e = s.entry.Load()
-	if !e.ready.Load() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		if !e.ready.Load() {
-			e.compile(t, number, id)
+	if e := s.entry; e.ready.Load() {
+		return e
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e := s.entry; !e.ready.Load() {
+		e.compile(t, number, s.id)
+		if e.settled.kind == authz.Allow {
+			s.policies = e.settled.policies
+			s.allows.Store(true)
 		}
 	}
-	return e, true
+	return s.entry
 }
 
 const (
