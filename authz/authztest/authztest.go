@@ -34,6 +34,9 @@ permit (principal == Creto::Agent::"bot", action == Creto::Action::"http_request
 @id("mine") @oversight("principal") permit (principal == Creto::Agent::"bot", action == Creto::Action::"network_egress", resource);
 @id("careful") forbid (principal, action == Creto::Action::"spawn_sandbox", resource) when { context.risk > 5 };
 @id("spawn") permit (principal, action == Creto::Action::"spawn_sandbox", resource);
+@id("tools") permit (principal, action == Creto::Action::"call_tool", resource);
+@id("hammer") permit (principal, action == Creto::Action::"call_tool", resource == Creto::Tool::"hammer");
+@id("broken") forbid (principal, action == Creto::Action::"call_tool", resource == Creto::Tool::"broken") when { resource.name == "broken" };
 `
 
 var at = time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC)
@@ -115,6 +118,10 @@ func model(id string) authz.Request {
 	return authz.Request{Action: creto.CallModel, Resource: creto.Resource{Type: "Model", ID: id}}
 }
 
+func tool(id string) authz.Request {
+	return authz.Request{Action: creto.CallTool, Resource: creto.Resource{Type: "Tool", ID: id}}
+}
+
 func refund(amount string) authz.Request {
 	return authz.Request{
 		Action: creto.HTTPRequest, Resource: creto.Resource{Type: "Url", ID: "http://shop/refunds"},
@@ -141,6 +148,9 @@ func testDecisions(t *testing.T, open Open, bind func(*testing.T, authz.Authoriz
 		{"forbid wins", bot, model("gpt-2"), authz.Deny, `"no-old" forbids`},
 		{"everyone in the chain must be allowed", below, model("gpt-4o"), authz.Deny, "stranger"},
 		{"the links' scopes count", narrow, model("gpt-4o"), authz.Deny, "delegation"},
+		{"what policies name is allowed", bot, tool("hammer"), authz.Allow, ""},
+		{"the links' scopes count for what policies name", narrow, tool("hammer"), authz.Deny, "delegation"},
+		{"an error that no request can mend", bot, tool("broken"), authz.Deny, "cannot be evaluated"},
 		{"a condition on the body", bot, refund("500.00"), authz.Deny, "no policy permits"},
 		{"oversight when every permit asks", bot, refund("50.00"), authz.RequiresOversight, "finance"},
 		{"no oversight when one permit does not ask", bot, refund("0.50"), authz.Allow, ""},
@@ -175,7 +185,6 @@ func testDecisions(t *testing.T, open Open, bind func(*testing.T, authz.Authoriz
 func testList(t *testing.T, open Open, bind func(*testing.T, authz.Authorizer, nhi.VerifiedChain) authz.Session, groups map[string][]string, p pqc.Provider) {
 	const policies = Policies + `
 @id("claude") permit (principal, action == Creto::Action::"call_model", resource in Creto::Model::"claude");
-@id("tools") permit (principal, action == Creto::Action::"call_tool", resource);
 @id("no-tool") forbid (principal, action, resource == Creto::Tool::"shop/delete");
 @id("at-night") forbid (principal, action, resource == Creto::Tool::"shop/pay") when { context.hour < 6 };
 @id("not-oneself") forbid (principal, action == Creto::Action::"send_message", resource in Creto::Group::"bots");
@@ -190,7 +199,7 @@ func testList(t *testing.T, open Open, bind func(*testing.T, authz.Authorizer, n
 		want   []string // ids, with '*' after prefixes and '?' where it depends
 	}{
 		{"named, and the rest by pattern", nhi.Everything(), creto.CallModel, []string{"claude", "*?"}},
-		{"a forbid, and one that depends", nhi.Everything(), creto.CallTool, []string{"shop/pay?", "*"}},
+		{"a forbid, and one that depends", nhi.Everything(), creto.CallTool, []string{"hammer", "shop/pay?", "*"}},
 		{"consent", nhi.Everything(), creto.NetworkEgress, []string{"*?"}},
 		{"named alone", nhi.Everything(), creto.HTTPRequest, []string{"http://shop/refunds?"}},
 		{"nothing", nhi.Everything(), creto.AccessSecret, nil},

@@ -283,6 +283,20 @@ func TestTables(t *testing.T) {
 			t.Errorf("another chain of the same groups takes %d more", n-used)
 		}
 	}()
+	c.authorizer.LimitTables(used)
+	other, err := c.authorizer.Bind(t.Context(), nhitest.Chain(t, localpqc.New(), time.Now(), nhi.Everything(), "someone-0", "x-2", "y-1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id, want := range map[string]authz.Kind{"model-0": authz.Allow, "model-50": authz.Deny} {
+		r := authz.Request{Action: creto.CallModel, Resource: creto.Resource{Type: "Model", ID: id}}
+		if d, err := c.authorizer.Check(t.Context(), other, r); err != nil || d.Kind != want {
+			t.Errorf("without room, Check of %s = %+v, %v; want %v", id, d, err, want)
+		}
+	}
+	if n := c.authorizer.TablesUsed(); n != used {
+		t.Errorf("%d more than the limit are laid out", n-used)
+	}
 	c.sessions, c.chains = nil, nil
 	c.authorizer.Forget()
 	for range 200 {

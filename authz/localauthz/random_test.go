@@ -159,7 +159,7 @@ func (w world) boolean(depth int) string {
 		return w.entityExpression(d) + ".getTag(\"x\")"
 	}
 	return "(" + w.one("context.flag", "context.method == \"POST\"", "context.body.amount < 100", "principal.name == \"a1\"", "principal in "+w.group(), "resource.id like \"r*\"",
-		"context.list.contains(\"x\")", "principal == resource", "context.dec.lessThan(decimal(\"1.5\"))") + ")"
+		"context.list.contains(\"x\")", "principal == resource", "resource.name == \"r1\"", "["+w.entity()+", "+w.entity()+"].contains(principal)", "context.dec.lessThan(decimal(\"1.5\"))") + ")"
 }
 
 func (w world) long(depth int) string {

@@ -96,7 +96,7 @@ func TestEntities(t *testing.T) {
 	for _, condition := range []string{
 		`principal.getTag("team") == "a"`, `principal.hasTag("team")`, `principal.hasTag("x")`, `principal.getTag("x") == 1`, `resource.hasTag("x")`, `resource.getTag("x") == 1`,
 		`context.hasTag("x")`, `principal.hasTag(1)`, `principal.boss.boss == principal`, `principal.limit.lessThan(decimal("1.6"))`, `principal.set.contains(principal)`,
-		`principal.set.containsAll([1])`, `principal.set == [U::"alice", 1, 1]`, `principal.record.x`, `principal.record == {x: true}`, `principal.record has x && principal has record.x`,
+		`principal.set.containsAll([1])`, `[U::"alice", U::"bob"].contains(principal)`, `[G::"alice"].contains(principal)`, `["alice"].contains(principal)`, `principal.set == [U::"alice", 1, 1]`, `principal.record.x`, `principal.record == {x: true}`, `principal.record has x && principal has record.x`,
 		`principal.none == 1`, `resource.none == 1`, `resource has none`, `U::"alice".boss == principal`, `principal.boss in principal`, `principal.set.containsAny(context.s)`,
 		`[context.s].contains(context.s)`, `{a: context.s} == {a: context.s}`, `context == context`, `context.s.isEmpty()`, `ip("10.0.0.1") < ip("10.0.0.2")`, `decimal("1.0") < decimal("2.0")`,
 		`datetime("2024-01-01") < datetime("2024-01-02")`, `duration("1h") >= duration("60m")`, `datetime("2024-01-01") < duration("1h")`, `1 < duration("1h")`,
@@ -174,6 +174,15 @@ func TestNumbers(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// Text of a context that is not UTF-8 is what Cedar can hold of it.
+func TestInvalidText(t *testing.T) {
+	p, _ := compile(t, `permit (principal, action, resource) when { context.s == "a\u{fffd}b" && context.list.contains("\u{fffd}") };`)
+	env := program.Env{Principal: alice, Action: read, Resource: file, Fields: map[string]any{"s": "a\xffb", "list": []any{"\xfe\xff"}}}
+	if v := p.Evaluate(0, &env); v != program.Satisfied {
+		t.Errorf("Evaluate = %v, want satisfied", v)
 	}
 }
 
