@@ -45,6 +45,7 @@ func (*allowance) Refund(authz.Reservation) {}
 // agents of neighbouring teams.
 type company struct {
 	authorizer *localauthz.Authorizer
+	dir        string
 	chains     []nhi.VerifiedChain
 	sessions   []authz.Session
 	teams      int
@@ -70,6 +71,7 @@ func newCompany(b testing.TB, policies, depth int) *company {
 		teamPolicies(&text, team, c.teams)
 	}
 	dir := b.TempDir()
+	c.dir = dir
 	write(b, dir, "teams.cedar", text.String())
 	of := func(_ context.Context, id creto.ID) ([]string, error) {
 		_, number, _ := strings.Cut(id.Name, "-")

@@ -17,4 +17,4 @@ func (a *Authorizer) TablesUsed() int64 {
 }
 
 // Forget drops the sessions that are kept for the next Bind.
-func (a *Authorizer) Forget() { a.sessions.kept.Clear() }
+func (a *Authorizer) Forget() { a.sessions.byChain.Clear() }

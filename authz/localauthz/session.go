@@ -84,16 +84,29 @@ func (a *Authorizer) Bind(ctx context.Context, chain nhi.VerifiedChain) (authz.S
 		return s, nil
 	}
 	tick := a.sessions.tick.Load() // before the groups are asked for
-	groups := make([][]string, len(chain.Principals()))
-	for i, id := range chain.Principals() {
+	kept := a.sessions.kept(chain)
+	same := kept != nil
+	principals := chain.Principals()
+	var groups [][]string
+	for i, id := range principals {
 		of, err := a.groups(ctx, id)
 		if err != nil {
 			return nil, fault.WrapAs(op, fault.AuthzUnavailable, err, "the groups of %q cannot be read", id.Name)
 		}
-		groups[i] = slices.Clone(of)
+		if same && slices.Equal(kept.session.groups[i], of) {
+			continue
+		}
+		if groups == nil {
+			groups = make([][]string, len(principals))
+			if same {
+				copy(groups, kept.session.groups[:i])
+			}
+		}
+		same, groups[i] = false, slices.Clone(of)
 	}
-	if s := a.sessions.renew(chain, groups, tick); s != nil {
-		return s, nil
+	if same {
+		kept.tick.Store(tick)
+		return kept.session, nil
 	}
 	s := newSession(chain, groups)
 	for _, e := range a.extensions {
@@ -188,7 +201,7 @@ const maxSessions = 4096
 type sessions struct {
 	ticking atomic.Bool // while Run is running
 	tick    atomic.Uint64
-	kept    sync.Map // of *keptSession by nhi.VerifiedChain
+	byChain sync.Map // *keptSession by nhi.VerifiedChain
 	count   atomic.Int64
 }
 
@@ -202,28 +215,18 @@ func (k *sessions) get(chain nhi.VerifiedChain) *session {
 		return nil
 	}
 	tick := k.tick.Load()
-	found, ok := k.kept.Load(chain)
-	if !ok {
-		return nil
-	}
-	if kept := found.(*keptSession); kept.tick.Load() == tick {
+	if kept := k.kept(chain); kept != nil && kept.tick.Load() == tick {
 		return kept.session
 	}
 	return nil
 }
 
-// renew returns the session of a chain whose groups are still the same.
-func (k *sessions) renew(chain nhi.VerifiedChain, groups [][]string, tick uint64) *session {
-	found, ok := k.kept.Load(chain)
+func (k *sessions) kept(chain nhi.VerifiedChain) *keptSession {
+	found, ok := k.byChain.Load(chain)
 	if !ok {
 		return nil
 	}
-	kept := found.(*keptSession)
-	if !slices.EqualFunc(kept.session.groups, groups, slices.Equal) {
-		return nil
-	}
-	kept.tick.Store(tick)
-	return kept.session
+	return found.(*keptSession)
 }
 
 // put keeps a session. When there are too many all are forgotten: they are only
@@ -234,8 +237,8 @@ func (k *sessions) put(chain nhi.VerifiedChain, s *session, tick uint64) {
 	}
 	kept := &keptSession{session: s}
 	kept.tick.Store(tick)
-	if _, replaced := k.kept.Swap(chain, kept); !replaced && k.count.Add(1) > maxSessions {
-		k.kept.Clear()
+	if _, replaced := k.byChain.Swap(chain, kept); !replaced && k.count.Add(1) > maxSessions {
+		k.byChain.Clear()
 		k.count.Store(0)
 	}
 }
