@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -64,7 +65,10 @@ func teamPolicies(text *strings.Builder, team, teams int) {
 	fmt.Fprintf(text, "forbid (principal in %s, action == Creto::Action::\"access_secret\", resource) unless { context has delivery && context.delivery == \"gateway\" };\n", group)
 }
 
-func newCompany(b testing.TB, policies, depth int) *company {
+// companyChains is how many callers take turns in a benchmark.
+const companyChains = 1000
+
+func newCompany(b testing.TB, policies, depth, chains int) *company {
 	c := &company{teams: policies / 10}
 	var text strings.Builder
 	for team := range c.teams {
@@ -74,8 +78,7 @@ func newCompany(b testing.TB, policies, depth int) *company {
 	c.dir = dir
 	write(b, dir, "teams.cedar", text.String())
 	of := func(_ context.Context, id creto.ID) ([]string, error) {
-		_, number, _ := strings.Cut(id.Name, "-")
-		return []string{"team-" + number}, nil
+		return []string{"team" + id.Name[strings.LastIndexByte(id.Name, '-'):]}, nil
 	}
 	a, err := localauthz.Open(dir, creto.DefaultTenant, of, []authz.Extension{&allowance{}}, func(context.Context, creto.Digest, error) {})
 	if err != nil {
@@ -87,14 +90,12 @@ func newCompany(b testing.TB, policies, depth int) *company {
 	go func() { _ = a.Run(ctx); close(done) }()
 	b.Cleanup(func() { stop(); <-done })
 	p := localpqc.New()
-	const most = 1024
-	for i := range min(most, c.teams) {
-		team := i * max(c.teams/most, 1)
+	for i := range chains { // as many, however many teams there are
 		agents := make([]string, max(depth, 1))
 		for d := range agents {
-			agents[d] = "agent-" + strconv.Itoa((team+min(d+1, depth))%c.teams)
+			agents[d] = fmt.Sprintf("agent-%d-%d", i, (i+min(d+1, depth))%c.teams)
 		}
-		chain := nhitest.Chain(b, p, time.Now(), nhi.Everything(), "human-"+strconv.Itoa(team), agents...)
+		chain := nhitest.Chain(b, p, time.Now(), nhi.Everything(), fmt.Sprintf("human-%d-%d", i, i%c.teams), agents...)
 		s, err := a.Bind(b.Context(), chain)
 		if err != nil {
 			b.Fatal(err)
@@ -116,7 +117,7 @@ func (c *company) questions(b testing.TB, n int, withContext bool) []question {
 	list := make([]question, n)
 	for i := range list {
 		at := i * 7919 % len(c.chains)
-		team := at * max(c.teams/len(c.chains), 1)
+		team := at % c.teams
 		q := question{chain: c.chains[at], session: c.sessions[at]}
 		q.request = authz.Request{Action: creto.CallModel, Resource: creto.Resource{Type: "Model", ID: fmt.Sprintf("model-%d", (team+i%3)%c.teams)}}
 		if withContext {
@@ -137,7 +138,7 @@ func (c *company) questions(b testing.TB, n int, withContext bool) []question {
 func BenchmarkCheck(b *testing.B) {
 	for _, policies := range []int{10, 100, 1_000, 10_000} {
 		for _, depth := range []int{0, 3} {
-			c := newCompany(b, policies, depth)
+			c := newCompany(b, policies, depth, companyChains)
 			for _, requests := range []int{64, 4096} {
 				for _, how := range []string{"session", "strings", "context"} {
 					spread := map[int]string{64: "hot", 4096: "spread"}[requests]
@@ -172,7 +173,7 @@ func BenchmarkCheck(b *testing.B) {
 // BenchmarkCheckParallel shows what more cores bring: ns/op is the time that one
 // core's worth of checks take together.
 func BenchmarkCheckParallel(b *testing.B) {
-	c := newCompany(b, 10_000, 3)
+	c := newCompany(b, 10_000, 3, companyChains)
 	list := c.questions(b, 4096, false)
 	var started atomic.Int64
 	b.ResetTimer()
@@ -187,4 +188,65 @@ func BenchmarkCheckParallel(b *testing.B) {
 			}
 		}
 	})
+}
+
+// BenchmarkOpen is what it takes to read and compile 10,000 policies.
+func BenchmarkOpen(b *testing.B) {
+	var text strings.Builder
+	for team := range 1000 {
+		teamPolicies(&text, team, 1000)
+	}
+	dir := b.TempDir()
+	write(b, dir, "teams.cedar", text.String())
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := open(b, dir, nil, nil, nil); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkSwap is the first check of each of many sessions after 10,000 policies
+// were replaced; the longest is reported as well.
+func BenchmarkSwap(b *testing.B) {
+	c := newCompany(b, 10_000, 3, companyChains)
+	list := c.questions(b, len(c.sessions), false)
+	var text strings.Builder
+	for team := range c.teams {
+		teamPolicies(&text, team, c.teams)
+	}
+	var first []time.Duration
+	for n := 0; b.Loop(); n++ {
+		b.StopTimer()
+		write(b, c.dir, "teams.cedar", text.String()+fmt.Sprintf("// %d\n", n))
+		if err := c.authorizer.Reload(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+		for i := range list {
+			q := &list[i]
+			began := time.Now()
+			if d, err := c.authorizer.Check(b.Context(), q.session, q.request); err != nil || d.Kind != authz.Allow {
+				b.Fatalf("%+v, %v", d, err)
+			}
+			first = append(first, time.Since(began))
+		}
+	}
+	slices.Sort(first)
+	b.ReportMetric(float64(first[len(first)/2]), "p50-ns/check")
+	b.ReportMetric(float64(first[len(first)*99/100]), "p99-ns/check")
+	b.ReportMetric(float64(first[len(first)-1]), "max-ns/check")
+}
+
+// BenchmarkDeny is a denial, which is explained.
+func BenchmarkDeny(b *testing.B) {
+	c := newCompany(b, 10_000, 3, companyChains)
+	q := c.questions(b, 1, false)[0]
+	q.request.Resource.ID = "secret-0"
+	b.ReportAllocs()
+	for b.Loop() {
+		if d, err := c.authorizer.Check(b.Context(), q.session, q.request); err != nil || d.Kind != authz.Deny {
+			b.Fatalf("%+v, %v", d, err)
+		}
+	}
 }

@@ -31,7 +31,7 @@ import (
 // A check that is allowed, or that asks for consent, allocates nothing, from a
 // session and from a chain.
 func TestNoAllocations(t *testing.T) {
-	c := newCompany(t, 1000, 3)
+	c := newCompany(t, 1000, 3, 100)
 	named, conditional := c.questions(t, 1, false)[0], c.questions(t, 1, true)[0]
 	dir := t.TempDir()
 	write(t, dir, "p.cedar", authztest.Policies)
@@ -264,7 +264,7 @@ func TestManyConditions(t *testing.T) {
 
 // What is laid out for sessions is bounded, shared, and freed with them.
 func TestTables(t *testing.T) {
-	c := newCompany(t, 1000, 3)
+	c := newCompany(t, 1000, 3, 100)
 	c.questions(t, 64, false)
 	used := c.authorizer.TablesUsed()
 	if used == 0 {
