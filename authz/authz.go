@@ -170,8 +170,8 @@ type Extension interface {
 
 // Evaluator is an extension for one chain. Safe for concurrent use.
 type Evaluator interface {
-	// Evaluate returns a decision that ends the check, or false to go on. With
-	// reserve it holds what it grants, in the decision's Reservation, which it
-	// also returns when it goes on. An error denies.
-	Evaluate(ctx context.Context, r Request, reserve bool) (Decision, bool, error)
+	// Evaluate returns the decision that ends the check, or nil to go on. With
+	// reserve it holds what it grants, and says so: nothing if it ends the check.
+	// An error denies.
+	Evaluate(ctx context.Context, r Request, reserve bool) (Reservation, *Decision, error)
 }

@@ -343,8 +343,8 @@ func benchParts(ctx context.Context, r *report, h *house) error {
 		{name: "resolve/warm", who: creto, n: hotTimes, note: "budget 1 µs, 0 allocations", do: func() error { _, err := h.authority.Resolve(ctx, nhi.Credential{Token: h.token}); return err }},
 		{name: "consensus/now", who: creto, n: hotTimes, note: "budget 100 ns", do: func() error { _, err := h.clock.Now(ctx); return err }},
 		{name: "quota/reserve+commit", who: creto, n: hotTimes, note: "budget 100 ns", do: func() error {
-			d, _, err := quota.Evaluate(ctx, request, true)
-			h.quota.Commit(d.Reservation)
+			held, _, err := quota.Evaluate(ctx, request, true)
+			h.quota.Commit(held)
 			return err
 		}},
 		{name: "audit/log", who: creto, n: manyTimes, rest: drain, interval: drainInterval, note: "budget 2 µs; survives the process; without the drain", do: logs(audit.Success)},

@@ -38,11 +38,11 @@ func BenchmarkReserve(b *testing.B) {
 			ctx := b.Context()
 			b.ReportAllocs()
 			for b.Loop() {
-				d, _, err := quota.Evaluate(ctx, modelCall, true)
+				held, _, err := quota.Evaluate(ctx, modelCall, true)
 				if err != nil {
 					b.Fatal(err)
 				}
-				h.quota.Commit(d.Reservation)
+				h.quota.Commit(held)
 			}
 		})
 	}
@@ -59,8 +59,8 @@ func BenchmarkReserveHot(b *testing.B) {
 		b.RunParallel(func(p *testing.PB) {
 			quota, ctx := h.bind(b), b.Context()
 			for p.Next() {
-				d, _, _ := quota.Evaluate(ctx, modelCall, true)
-				h.quota.Commit(d.Reservation)
+				held, _, _ := quota.Evaluate(ctx, modelCall, true)
+				h.quota.Commit(held)
 			}
 		})
 	})
@@ -78,8 +78,8 @@ func BenchmarkReserveHot(b *testing.B) {
 				quota, ctx := h.bind(b), b.Context()
 				for range each {
 					began := time.Now()
-					d, _, _ := quota.Evaluate(ctx, modelCall, true)
-					h.quota.Commit(d.Reservation)
+					held, _, _ := quota.Evaluate(ctx, modelCall, true)
+					h.quota.Commit(held)
 					took[i] = append(took[i], time.Since(began))
 				}
 			})

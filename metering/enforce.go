@@ -205,30 +205,30 @@ type evaluator struct {
 
 // Evaluate implements authz.Evaluator: of several quotas all have room, or nothing
 // is taken of any.
-func (v *evaluator) Evaluate(ctx context.Context, r authz.Request, reserve bool) (d authz.Decision, ends bool, err error) {
+func (v *evaluator) Evaluate(ctx context.Context, r authz.Request, reserve bool) (held authz.Reservation, refusal *authz.Decision, err error) {
 	action := indexOf(r.Action)
 	if action < 0 {
-		return d, false, unknown(r.Action)
+		return held, nil, unknown(r.Action)
 	}
 	t := v.a.terms.Load()
 	if t != nil && t.until == always && len(t.of[action].budgets) == 0 {
-		return d, false, nil
+		return held, nil, nil
 	}
 	ask := request{action: r.Action, index: action, units: 1, reserve: reserve}
 	if action == consumeQuota {
 		if ask.units, err = authz.Units(r.Action, r.Context); err != nil {
-			return d, false, err
+			return held, nil, err
 		}
 	}
 	for range maxRounds {
 		if t, err = v.e.terms(ctx, v.a); err != nil {
-			return d, false, err
+			return held, nil, err
 		}
 		if len(t.of[action].budgets) == 0 {
-			return d, false, nil
+			return held, nil, nil
 		}
 		if ask.now, err = v.e.time.read(ctx); err != nil {
-			return d, false, err
+			return held, nil, err
 		}
 		id, refusal, err := v.e.enforce(ctx, v.a, t.of[action].budgets, &ask)
 		switch {
@@ -236,22 +236,22 @@ func (v *evaluator) Evaluate(ctx context.Context, r authz.Request, reserve bool)
 			v.a.terms.CompareAndSwap(t, nil)
 			continue
 		case err != nil:
-			return d, false, err
+			return held, nil, err
 		case refusal != nil:
-			return *refusal, true, nil
+			return held, refusal, nil
 		case id == 0:
-			return d, false, nil
+			return held, nil, nil
 		}
-		d.Reservation = authz.Reservation{ID: id, Amount: ask.units}
+		held = authz.Reservation{ID: id, Amount: ask.units}
 		if v.a.terms.Load() == t {
-			return d, false, nil
+			return held, nil, nil
 		}
 		// The limits changed meanwhile, and who changed them may not have seen
 		// what is held here.
-		v.e.Refund(d.Reservation)
-		d.Reservation = authz.Reservation{}
+		v.e.Refund(held)
+		held = authz.Reservation{}
 	}
-	return d, false, fault.New("metering.Evaluate", fault.AuthzUnavailable, "the limits of %s change all the time", v.a.agent.Name)
+	return held, nil, fault.New("metering.Evaluate", fault.AuthzUnavailable, "the limits of %s change all the time", v.a.agent.Name)
 }
 
 // maxRounds bounds how often one check begins anew because limits changed.

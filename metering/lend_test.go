@@ -76,8 +76,11 @@ func (h *house) evaluateOn(t testing.TB, e authz.Extension) (authz.Decision, err
 	if err != nil {
 		return authz.Decision{}, err
 	}
-	d, _, err := bound.Evaluate(t.Context(), modelCall, true)
-	return d, err
+	held, d, err := bound.Evaluate(t.Context(), modelCall, true)
+	if d == nil {
+		return authz.Decision{Reservation: held}, err
+	}
+	return *d, err
 }
 
 // A borrower is a meter like the lender's own.
@@ -111,15 +114,15 @@ func TestShare(t *testing.T) {
 				}
 			}
 			use := func(i int) bool {
-				d, _, err := bound[i].Evaluate(t.Context(), modelCall, true)
+				held, d, err := bound[i].Evaluate(t.Context(), modelCall, true)
 				if err != nil {
 					t.Error(err)
 					return false
 				}
-				if d.Kind == authz.QuotaExceeded {
+				if d != nil {
 					return false
 				}
-				borrowers[i].Commit(d.Reservation)
+				borrowers[i].Commit(held)
 				granted.Add(1)
 				return true
 			}
@@ -358,9 +361,12 @@ func TestTermsChange(t *testing.T) {
 	}
 	kind := func() authz.Kind {
 		t.Helper()
-		d, _, err := bound.Evaluate(t.Context(), modelCall, true)
+		_, d, err := bound.Evaluate(t.Context(), modelCall, true)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if d == nil {
+			return authz.Deny
 		}
 		return d.Kind
 	}

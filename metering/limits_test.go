@@ -42,11 +42,14 @@ func (h *house) take(t testing.TB, chain nhi.VerifiedChain, r authz.Request) (au
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, _, err := e.Evaluate(t.Context(), r, true)
+	held, d, err := e.Evaluate(t.Context(), r, true)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return d, d.Kind != authz.QuotaExceeded
+	if d == nil {
+		return authz.Decision{Reservation: held}, true
+	}
+	return *d, d.Kind != authz.QuotaExceeded
 }
 
 // A quota for one human counts what the agent does for them, beside one for all.
@@ -164,8 +167,8 @@ func TestUnits(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, amount := range []any{0, -1, 1.5, "7", json.Number("1e3"), json.Number("99999999999999999999"), true, 1e300} {
-		if d, _, err := e.Evaluate(t.Context(), consume(amount), true); !errors.Is(err, fault.AuthzInvalidRequest) || d.Reservation != (authz.Reservation{}) {
-			t.Errorf("Evaluate of %v = %+v, %v; want AuthzInvalidRequest", amount, d, err)
+		if held, d, err := e.Evaluate(t.Context(), consume(amount), true); !errors.Is(err, fault.AuthzInvalidRequest) || held != (authz.Reservation{}) {
+			t.Errorf("Evaluate of %v = %+v, %+v, %v; want AuthzInvalidRequest", amount, held, d, err)
 		}
 	}
 	if d, ok := h.take(t, h.chain, consume(json.Number("9223372036854775807"))); ok {
@@ -208,14 +211,14 @@ func TestChangeUnderLoad(t *testing.T) {
 					return
 				default:
 				}
-				d, _, err := e.Evaluate(t.Context(), modelCall, true)
+				got, _, err := e.Evaluate(t.Context(), modelCall, true)
 				if err != nil {
 					t.Error(err)
 					return
 				}
-				if d.Reservation != (authz.Reservation{}) {
+				if got != (authz.Reservation{}) {
 					held.Add(1)
-					mine = append(mine, d.Reservation)
+					mine = append(mine, got)
 				}
 				if len(mine) > 20 {
 					h.quota.Refund(mine[0])
@@ -256,18 +259,18 @@ func TestManyHeld(t *testing.T) {
 	seen := make(map[uint64]bool)
 	var held []authz.Reservation
 	for {
-		d, _, err := e.Evaluate(t.Context(), modelCall, true)
+		got, d, err := e.Evaluate(t.Context(), modelCall, true)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if d.Kind == authz.QuotaExceeded {
+		if d != nil {
 			break
 		}
-		if seen[d.Reservation.ID] {
-			t.Fatalf("the id %d came twice", d.Reservation.ID)
+		if seen[got.ID] {
+			t.Fatalf("the id %d came twice", got.ID)
 		}
-		seen[d.Reservation.ID] = true
-		held = append(held, d.Reservation)
+		seen[got.ID] = true
+		held = append(held, got)
 	}
 	if len(held) != 10_000 {
 		t.Fatalf("%d are held", len(held))
@@ -375,8 +378,8 @@ func TestTicking(t *testing.T) {
 			t.Fatal(err)
 		}
 		evaluate := func() error {
-			d, _, err := e.Evaluate(t.Context(), modelCall, true)
-			b.Commit(d.Reservation)
+			held, _, err := e.Evaluate(t.Context(), modelCall, true)
+			b.Commit(held)
 			return err
 		}
 		for range 100 {

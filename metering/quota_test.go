@@ -104,11 +104,14 @@ func (h *house) bind(t testing.TB) authz.Evaluator {
 
 func (h *house) evaluate(t testing.TB, reserve bool) authz.Decision {
 	t.Helper()
-	d, _, err := h.bind(t).Evaluate(t.Context(), authz.Request{Action: creto.CallModel, Resource: creto.Resource{Type: "Model", ID: "m"}}, reserve)
+	held, d, err := h.bind(t).Evaluate(t.Context(), authz.Request{Action: creto.CallModel, Resource: creto.Resource{Type: "Model", ID: "m"}}, reserve)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return d
+	if d == nil {
+		return authz.Decision{Reservation: held}
+	}
+	return *d
 }
 
 // left counts what can still be reserved, and refunds it.
@@ -304,8 +307,8 @@ func TestNoTime(t *testing.T) {
 	h.limit(t, 10, time.Hour)
 	h.clock.Fail(true)
 	r := authz.Request{Action: creto.CallModel}
-	if d, _, err := h.bind(t).Evaluate(t.Context(), r, true); !errors.Is(err, fault.ConsensusUnavailable) || d.Reservation != (authz.Reservation{}) {
-		t.Errorf("Evaluate = %+v, %v; want ConsensusUnavailable", d, err)
+	if held, d, err := h.bind(t).Evaluate(t.Context(), r, true); !errors.Is(err, fault.ConsensusUnavailable) || held != (authz.Reservation{}) {
+		t.Errorf("Evaluate = %+v, %+v, %v; want ConsensusUnavailable", held, d, err)
 	}
 	h.clock.Fail(false)
 	if n := h.left(t); n != 10 {

@@ -71,26 +71,26 @@ type rateEvaluator struct {
 }
 
 // Evaluate implements authz.Evaluator.
-func (v *rateEvaluator) Evaluate(ctx context.Context, r authz.Request, reserve bool) (d authz.Decision, ends bool, err error) {
+func (v *rateEvaluator) Evaluate(ctx context.Context, r authz.Request, reserve bool) (held authz.Reservation, refusal *authz.Decision, err error) {
 	action := indexOf(r.Action)
 	if action < 0 {
-		return d, false, unknown(r.Action)
+		return held, nil, unknown(r.Action)
 	}
 	p, err := v.e.terms(ctx, v.a)
 	if err != nil {
-		return d, false, err
+		return held, nil, err
 	}
 	rates := p.of[action].rates
 	if len(rates) == 0 {
-		return d, false, nil
+		return held, nil, nil
 	}
 	n, err := authz.Units(r.Action, r.Context)
 	if err != nil {
-		return d, false, err
+		return held, nil, err
 	}
 	now, err := v.e.time.read(ctx)
 	if err != nil {
-		return d, false, err
+		return held, nil, err
 	}
 	var limits [MaxBudgets]*Rate // as they were used
 	for i, x := range rates {
@@ -105,13 +105,13 @@ func (v *rateEvaluator) Evaluate(ctx context.Context, r authz.Request, reserve b
 				rates[j].undo(limits[j], n)
 			}
 		}
-		return x.limited(l, r.Action, n, wait), true, nil
+		return held, x.limited(l, r.Action, n, wait), nil
 	}
-	return d, false, nil
+	return held, nil, nil
 }
 
 // limited is the decision when n units are too many for now.
-func (r *rate) limited(l *Rate, action string, n, wait int64) authz.Decision {
+func (r *rate) limited(l *Rate, action string, n, wait int64) *authz.Decision {
 	what, whose := action, ""
 	if r.Action == AnyAction {
 		what = "actions"
@@ -120,9 +120,9 @@ func (r *rate) limited(l *Rate, action string, n, wait int64) authz.Decision {
 		whose = " on behalf of " + r.Human.Name
 	}
 	if n > l.Burst {
-		return authz.Decision{Reason: fmt.Sprintf("%s wants %d at once, and the rate of %d %s in %v%s has bursts of %d", action, n, l.Count, what, l.Period, whose, l.Burst)}
+		return &authz.Decision{Reason: fmt.Sprintf("%s wants %d at once, and the rate of %d %s in %v%s has bursts of %d", action, n, l.Count, what, l.Period, whose, l.Burst)}
 	}
-	return authz.Decision{
+	return &authz.Decision{
 		Kind: authz.RateLimited, RetryAfter: time.Duration(wait),
 		Reason: fmt.Sprintf("the rate is %d %s in %v%s, with bursts of %d; try again in %v", l.Count, what, l.Period, whose, l.Burst, time.Duration(wait).Round(time.Millisecond)),
 	}

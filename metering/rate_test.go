@@ -31,17 +31,20 @@ func (h *house) rate(t testing.TB, r metering.Rate) authz.Evaluator {
 // pass asks for one, and says how long to wait if it may not.
 func pass(t testing.TB, e authz.Evaluator, reserve bool) (time.Duration, bool) {
 	t.Helper()
-	d, ends, err := e.Evaluate(t.Context(), modelCall, reserve)
+	held, d, err := e.Evaluate(t.Context(), modelCall, reserve)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d.Reservation != (authz.Reservation{}) {
-		t.Fatalf("a rate holds %+v", d.Reservation)
+	if held != (authz.Reservation{}) {
+		t.Fatalf("a rate holds %+v", held)
 	}
-	if ends && (d.Kind != authz.RateLimited || d.RetryAfter <= 0 || d.Reason == "") {
+	if d == nil {
+		return 0, true
+	}
+	if d.Kind != authz.RateLimited || d.RetryAfter <= 0 || d.Reason == "" {
 		t.Fatalf("Evaluate = %+v, want how long to wait", d)
 	}
-	return d.RetryAfter, !ends
+	return d.RetryAfter, false
 }
 
 func TestRate(t *testing.T) {
@@ -81,8 +84,8 @@ func TestRate(t *testing.T) {
 		t.Errorf("after a long time %d may pass at once, want the burst of 3", n)
 	}
 	h.clock.Fail(true)
-	if _, ends, err := e.Evaluate(t.Context(), modelCall, true); ends || !errors.Is(err, fault.ConsensusUnavailable) {
-		t.Errorf("without time, Evaluate = %v, %v", ends, err)
+	if _, d, err := e.Evaluate(t.Context(), modelCall, true); d != nil || !errors.Is(err, fault.ConsensusUnavailable) {
+		t.Errorf("without time, Evaluate = %v, %v", d, err)
 	}
 	h.clock.Fail(false)
 	if ok, err := h.quota.ClearRate(t.Context(), h.subject()); !ok || err != nil {
@@ -118,8 +121,8 @@ func TestRates(t *testing.T) {
 		t.Errorf("the rates are %+v, %v; want what passed taken of both", rates, err)
 	}
 	more := authz.Request{Action: creto.ConsumeQuota, Context: map[string]any{authz.AmountKey: 3}}
-	if d, ends, err := e.Evaluate(t.Context(), more, true); err != nil || !ends || d.Kind != authz.Deny || !strings.Contains(d.Reason, "bursts of 2") {
-		t.Errorf("more than a burst: %+v, %v, %v; want a denial for good", d, ends, err)
+	if _, d, err := e.Evaluate(t.Context(), more, true); err != nil || d == nil || d.Kind != authz.Deny || !strings.Contains(d.Reason, "bursts of 2") {
+		t.Errorf("more than a burst: %+v, %v; want a denial for good", d, err)
 	}
 }
 

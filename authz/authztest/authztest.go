@@ -258,20 +258,20 @@ func (e *extension) Name() string { return "test" }
 
 func (e *extension) Bind(context.Context, nhi.VerifiedChain) (authz.Evaluator, error) { return e, nil }
 
-func (e *extension) Evaluate(_ context.Context, _ authz.Request, reserve bool) (authz.Decision, bool, error) {
+func (e *extension) Evaluate(_ context.Context, _ authz.Request, reserve bool) (authz.Reservation, *authz.Decision, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.asked++
 	switch {
 	case e.fail:
-		return authz.Decision{}, false, errors.New("broken")
+		return authz.Reservation{}, nil, errors.New("broken")
 	case e.left == 0:
-		return authz.Decision{Kind: authz.QuotaExceeded, Reason: "spent"}, true, nil
+		return authz.Reservation{}, &authz.Decision{Kind: authz.QuotaExceeded, Reason: "spent"}, nil
 	case !reserve:
-		return authz.Decision{}, false, nil
+		return authz.Reservation{}, nil, nil
 	}
 	e.left--
-	return authz.Decision{Reservation: authz.Reservation{ID: 1, Amount: 1}}, false, nil
+	return authz.Reservation{ID: 1, Amount: 1}, nil, nil
 }
 
 func (e *extension) Refund(authz.Reservation) {

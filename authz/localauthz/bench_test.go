@@ -32,12 +32,12 @@ func (a *allowance) Bind(context.Context, nhi.VerifiedChain) (authz.Evaluator, e
 	return &allowance{}, nil
 }
 
-func (a *allowance) Evaluate(_ context.Context, _ authz.Request, reserve bool) (authz.Decision, bool, error) {
+func (a *allowance) Evaluate(_ context.Context, _ authz.Request, reserve bool) (authz.Reservation, *authz.Decision, error) {
 	if !reserve {
-		return authz.Decision{}, false, nil
+		return authz.Reservation{}, nil, nil
 	}
 	a.used.Add(1)
-	return authz.Decision{Reservation: authz.Reservation{ID: 1, Amount: 1}}, false, nil
+	return authz.Reservation{ID: 1, Amount: 1}, nil, nil
 }
 
 func (*allowance) Refund(authz.Reservation) {}

@@ -341,9 +341,9 @@ type slow struct{ allowance }
 
 func (*slow) Bind(context.Context, nhi.VerifiedChain) (authz.Evaluator, error) { return &slow{}, nil }
 
-func (*slow) Evaluate(context.Context, authz.Request, bool) (authz.Decision, bool, error) {
+func (*slow) Evaluate(context.Context, authz.Request, bool) (authz.Reservation, *authz.Decision, error) {
 	time.Sleep(20 * time.Microsecond)
-	return authz.Decision{}, false, nil
+	return authz.Reservation{}, nil, nil
 }
 
 // Health degrades while checks are slow, and makes none.

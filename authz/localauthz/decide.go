@@ -113,26 +113,28 @@ func (a *Authorizer) extend(ctx context.Context, own *session, r *authz.Request,
 		if i > 0 {
 			evaluator = own.evaluators[i]
 		}
-		d, ends, err := evaluator.Evaluate(ctx, *r, reserve)
-		if err == nil && !ends && d.Reservation != (authz.Reservation{}) {
-			if reserver == nil {
-				reserver, decision.Reservation = e, d.Reservation
+		held, ends, err := evaluator.Evaluate(ctx, *r, reserve)
+		if err == nil && ends == nil {
+			if held == (authz.Reservation{}) {
 				continue
 			}
-			e.Refund(d.Reservation)
+			if reserver == nil {
+				reserver, decision.Reservation = e, held
+				continue
+			}
+			e.Refund(held)
 			err = fault.New(op, fault.AuthzInternal, "both %s and %s reserve; there is one reservation", reserver.Name(), e.Name())
 		}
-		if err != nil || ends {
-			if reserver != nil {
-				reserver.Refund(decision.Reservation)
-			}
-			d.Version, d.Policies, d.Reservation = decision.Version, decision.Policies, authz.Reservation{}
-			if err != nil {
-				d.Kind = authz.Deny
-			}
-			*decision = d
-			return fault.Wrap(op, err)
+		if reserver != nil {
+			reserver.Refund(decision.Reservation)
 		}
+		d := authz.Decision{}
+		if ends != nil && err == nil {
+			d = *ends
+		}
+		d.Version, d.Policies, d.Reservation = decision.Version, decision.Policies, authz.Reservation{}
+		*decision = d
+		return fault.Wrap(op, err)
 	}
 	return nil
 }

@@ -245,14 +245,14 @@ func (h Meter) reserve(t *testing.T, reserve bool) (authz.Reservation, bool) {
 		t.Error(err)
 		return authz.Reservation{}, false
 	}
-	d, ends, err := evaluator.Evaluate(t.Context(), r, reserve)
+	held, d, err := evaluator.Evaluate(t.Context(), r, reserve)
 	if err != nil {
 		t.Error(err)
 	}
-	if ends && (d.Kind != authz.QuotaExceeded || d.Reason == "" || d.Limit != h.Limit || d.Used < d.Limit || d.ResetAt.IsZero()) {
+	if d != nil && (d.Kind != authz.QuotaExceeded || d.Reason == "" || d.Limit != h.Limit || d.Used < d.Limit || d.ResetAt.IsZero()) {
 		t.Errorf("Evaluate = %+v, want a decision that says what the quota is and when it is reset", d)
 	}
-	return d.Reservation, !ends
+	return held, d == nil
 }
 
 // RunMeter tests the meters that open returns, a fresh one a case.

@@ -216,14 +216,14 @@ func TestBorrowingProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	for n := 1; ; n++ {
-		d, _, err := bound.Evaluate(t.Context(), authz.Request{Action: creto.CallModel}, true)
+		held, d, err := bound.Evaluate(t.Context(), authz.Request{Action: creto.CallModel}, true)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if d.Kind == authz.QuotaExceeded {
+		if d != nil {
 			break
 		}
-		b.Commit(d.Reservation)
+		b.Commit(held)
 		if _, err := os.Stderr.WriteString("granted " + strconv.Itoa(n) + "\n"); err != nil {
 			t.Fatal(err)
 		}
@@ -301,14 +301,14 @@ func TestKill(t *testing.T) {
 	}
 	last := int64(0)
 	for {
-		d, _, err := bound.Evaluate(t.Context(), authz.Request{Action: creto.CallModel}, true)
+		held, d, err := bound.Evaluate(t.Context(), authz.Request{Action: creto.CallModel}, true)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if d.Kind == authz.QuotaExceeded {
+		if d != nil {
 			break
 		}
-		b.Commit(d.Reservation)
+		b.Commit(held)
 		last++
 	}
 	if last != 1000-limits[0].Used || granted == 0 {
