@@ -309,6 +309,41 @@ func TestTables(t *testing.T) {
 	t.Errorf("%d are still laid out, for nobody", c.authorizer.TablesUsed())
 }
 
+// A session that nobody uses does not keep policies in memory that were replaced.
+func TestReplacedPolicies(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "p.cedar", authztest.Policies)
+	a, err := open(t, dir, map[string][]string{"bot": {"bots"}}, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := a.Bind(t.Context(), nhitest.Chain(t, localpqc.New(), time.Now(), nhi.Everything(), "alice", "bot"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := authz.Request{Action: creto.CallModel, Resource: creto.Resource{Type: "Model", ID: "gpt-4"}}
+	check := func() {
+		t.Helper()
+		if d, err := a.Check(t.Context(), s, r); err != nil || d.Kind != authz.Allow || d.Version != a.Version() {
+			t.Errorf("Check = %+v, %v", d, err)
+		}
+	}
+	check()
+	freed := a.Freed()
+	write(t, dir, "p.cedar", authztest.Policies+"// another")
+	if err := a.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for n := 0; !freed(); n++ {
+		if n == 200 {
+			t.Fatal("the policies before are kept")
+		}
+		runtime.GC()
+		time.Sleep(time.Millisecond)
+	}
+	check()
+}
+
 // Many first checks at once lay a table out once.
 func TestFirstChecks(t *testing.T) {
 	for range 20 {

@@ -1,5 +1,13 @@
 package localauthz
 
+import "weak"
+
+// Freed returns whether the policies in force now are out of memory.
+func (a *Authorizer) Freed() func() bool {
+	w := weak.Make(a.current.Load())
+	return func() bool { return w.Value() == nil }
+}
+
 // LimitTables sets how many resources may be laid out, in place of maxNamed.
 func (a *Authorizer) LimitTables(n int64) {
 	for _, s := range a.current.Load().tenants {

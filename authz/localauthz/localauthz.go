@@ -36,6 +36,7 @@ type Authorizer struct {
 	reload     sync.Mutex // held from reading the files until they are in force
 	changed    func(ctx context.Context, version creto.Digest, err error)
 	sessions   sessions
+	live       live
 	latency    health.Latency
 }
 

@@ -459,5 +459,6 @@ func (a *Authorizer) replace() (*book, error) {
 		return nil, err
 	}
 	a.current.Store(b)
+	a.live.release(b)
 	return b, nil
 }

@@ -2,9 +2,11 @@ package localauthz
 
 import (
 	"context"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"weak"
 
 	"github.com/cedar-policy/cedar-go"
 	"github.com/cedar-policy/cedar-go/types"
@@ -119,6 +121,7 @@ func (a *Authorizer) Bind(ctx context.Context, chain nhi.VerifiedChain) (authz.S
 	if len(s.evaluators) > 0 {
 		s.first = s.evaluators[0]
 	}
+	a.live.add(s)
 	s.rebind(a.current.Load())
 	a.sessions.put(chain, s, tick)
 	return s, nil
@@ -190,6 +193,54 @@ func (s *session) rebind(b *book) *bound {
 	now := &bound{book: b, snapshot: snapshot, table: snapshot.tables.of(snapshot, s.principals)}
 	s.bound.Store(now)
 	return now
+}
+
+// release lets go of what the session found in a book before b. A check that runs
+// meanwhile may put it back, for the next one.
+func (s *session) release(b *book) {
+	if now := s.bound.Load(); now == nil || now.book != b {
+		s.bound.CompareAndSwap(now, nil)
+	}
+	for i := range s.parts {
+		if p := s.parts[i].Load(); p != nil && p.book != b {
+			s.parts[i].CompareAndSwap(p, nil)
+		}
+	}
+}
+
+// live are the sessions that somebody holds.
+type live struct {
+	mu       sync.Mutex // guards sessions
+	sessions map[weak.Pointer[session]]struct{}
+}
+
+func (l *live) add(s *session) {
+	w := weak.Make(s)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.sessions == nil {
+		l.sessions = make(map[weak.Pointer[session]]struct{})
+	}
+	l.sessions[w] = struct{}{}
+	runtime.AddCleanup(s, l.remove, w)
+}
+
+func (l *live) remove(w weak.Pointer[session]) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.sessions, w)
+}
+
+// release lets go of the policies before b: a session that nobody uses must not
+// keep them in memory.
+func (l *live) release(b *book) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for w := range l.sessions {
+		if s := w.Value(); s != nil {
+			s.release(b)
+		}
+	}
 }
 
 // maxSessions bounds the chains that are kept bound.
