@@ -187,6 +187,7 @@ func TestOneProblem(t *testing.T) {
 		{"etcd's keys without etcd", "[integrations.consensus.etcd]\nusername = \"x\"\npassword = \"y\"", `c.toml:1:25: integrations.consensus.etcd: is for an endpoint etcd://host:port only`},
 		{"etcd's user without a password", "[integrations.consensus]\nendpoint = \"etcd://localhost:2379\"\netcd.username = \"x\"", `c.toml:3:1: integrations.consensus.etcd.password: a username and a password go together`},
 		{"a lease that is too short", "[integrations.consensus]\nendpoint = \"etcd://localhost:2379\"\netcd.lease_ttl = \"1s\"", `c.toml:3:6: integrations.consensus.etcd.lease_ttl: 1s is outside 2s to 1m0s`},
+		{"limits from nowhere", "[integrations.metering]\nendpoint = \"etcd://x:1\"", `c.toml:2:1: integrations.metering.endpoint: "etcd://x:1" is no place for limits: use embedded://, grpc://host:port or unix:///path of another node`},
 		{"memory", "[integrations.memory]\noptional = false", `c.toml:2:1: integrations.memory.optional: memory is not built yet; remove integrations.memory.optional`},
 		{"storage", "[integrations.storage]\nendpoint = \"s3://b\"", `c.toml:2:1: integrations.storage.endpoint: storage is not built yet; remove integrations.storage.endpoint`},
 		{"slack", "[integrations.slack]\nenabled = true", `c.toml:2:1: integrations.slack.enabled: slack is not built yet; set it to false`},
