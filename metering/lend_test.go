@@ -307,6 +307,45 @@ func TestCutOff(t *testing.T) {
 	if d, err := h.evaluateOn(t, b); err != nil || d.Reservation == (authz.Reservation{}) {
 		t.Errorf("afterwards, Evaluate = %+v, %v", d, err)
 	}
+	// Knowing the limits is not enough.
+	w.lost.Store(true)
+	h.clock.Advance(metering.LeaseTTL)
+	if d, err := h.evaluateOn(t, b); !errors.Is(err, fault.AuthzTimeout) {
+		t.Errorf("with a lease that is over, Evaluate = %+v, %v; want AuthzTimeout", d, err)
+	}
+}
+
+// Each window is lent anew, whole, and what was held of the one before is none of
+// it.
+func TestBorrowWindows(t *testing.T) {
+	h := open(t)
+	h.limit(t, 1000, time.Hour)
+	b, _ := h.borrower("b")
+	for range 3 {
+		n := 0
+		var first authz.Reservation
+		for {
+			d, err := h.evaluateOn(t, b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d.Kind == authz.QuotaExceeded {
+				break
+			}
+			if n++; n == 1 {
+				first = d.Reservation
+			}
+		}
+		if n != 1000 {
+			t.Errorf("%d were granted of a window of 1000", n)
+		}
+		h.clock.Advance(time.Hour)
+		if _, err := h.evaluateOn(t, b); err != nil {
+			t.Fatal(err)
+		}
+		b.Refund(first)
+		h.clock.Advance(time.Hour)
+	}
 }
 
 // What is not used is given back: by who has been idle, and by who leaves.

@@ -18,6 +18,7 @@ import (
 	"creto.dev/audit"
 	"creto.dev/audit/audittest"
 	"creto.dev/authz"
+	"creto.dev/consensus"
 	"creto.dev/consensus/consensustest"
 	"creto.dev/fault"
 	"creto.dev/gate"
@@ -461,3 +462,101 @@ func (f *fixed) Lease(_ context.Context, r metering.LeaseRequest) (metering.Leas
 }
 
 func (f *fixed) Ping(context.Context) error { return nil }
+
+// between runs something once, in the middle of what asks for the time or the log.
+type between struct {
+	consensus.Clock
+	do func()
+}
+
+func (b *between) once() {
+	if do := b.do; do != nil {
+		b.do = nil
+		do()
+	}
+}
+
+func (b *between) Now(ctx context.Context) (creto.Timestamp, error) {
+	b.once()
+	return b.Clock.Now(ctx)
+}
+
+// records is an audit.Log that can be embedded.
+type records interface{ audit.Log }
+
+// asking has what is between come after the log's answer.
+type asking struct {
+	records
+	*between
+}
+
+func (a asking) Ping(ctx context.Context) error { return a.records.Ping(ctx) }
+
+func (a asking) Query(ctx context.Context, f audit.Filter) ([]audit.Entry, error) {
+	page, err := a.records.Query(ctx, f)
+	a.once()
+	return page, err
+}
+
+// A check that a new limit overtakes is counted in it; so is an action whose record
+// comes while the log is counted for it.
+func TestOvertaken(t *testing.T) {
+	h := open(t)
+	for name, test := range map[string]struct {
+		clock bool
+		used  int64
+	}{"a check": {true, 1}, "a record": {false, 1}} {
+		t.Run(name, func(t *testing.T) {
+			h.clock.Advance(100 * time.Hour)
+			b := &between{Clock: h.clock}
+			var clock consensus.Clock = h.clock
+			var log audit.Log = asking{h.log, b}
+			if test.clock {
+				clock, log = b, h.log
+			}
+			q, err := metering.OpenQuota(t.Context(), h.db, clock, log)
+			if err != nil {
+				t.Fatal(err)
+			}
+			limit := func(window time.Duration) {
+				if err := q.SetLimit(t.Context(), h.subject(), metering.Limit{Amount: 10, Window: window}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			limit(2 * time.Hour)
+			e, err := q.Bind(t.Context(), h.chain)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if test.clock {
+				b.do = func() { limit(time.Hour) }
+				d, _, err := e.Evaluate(t.Context(), modelCall, true)
+				if err != nil || d.Reservation == (authz.Reservation{}) {
+					t.Fatalf("Evaluate = %+v, %v", d, err)
+				}
+			} else {
+				b.do = func() {
+					r := audittest.Record(creto.CallModel, 7)
+					now, err := h.clock.Now(t.Context())
+					if err != nil {
+						t.Fatal(err)
+					}
+					r.Who, r.Outcome, r.Stamp = h.chain.Agent(), audit.Success, now
+					if _, err := h.log.Log(t.Context(), r); err != nil {
+						t.Fatal(err)
+					}
+				}
+				limit(time.Hour)
+			}
+			limits, _, err := q.Limits(t.Context())
+			if err != nil || limits[0].Window != time.Hour || limits[0].Used != test.used {
+				t.Errorf("Limits = %+v, %v; want %d used of the new limit", limits, err, test.used)
+			}
+			for _, l := range limits {
+				if _, err := q.ClearLimit(t.Context(), l.Subject, 0); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -203,6 +204,53 @@ func TestWindow(t *testing.T) {
 	h.clock.Advance(-2 * time.Hour)
 	if n := h.left(t); n != 2 {
 		t.Errorf("after the clock went back, %d are left, want 2", n)
+	}
+}
+
+// What is taken just when a window ends is of the next one.
+func TestWindowsEdge(t *testing.T) {
+	h := open(t)
+	h.limit(t, 3, time.Hour)
+	h.evaluate(t, true)
+	h.clock.Advance(30 * time.Minute)
+	h.evaluate(t, true)
+	limits, _, err := h.quota.Limits(t.Context())
+	if err != nil || limits[0].Used != 1 || !limits[0].ResetAt.Equal(at.Add(90*time.Minute)) {
+		t.Errorf("Limits = %+v, %v; want 1 used until 11:00", limits, err)
+	}
+}
+
+// Those who find a window over at once get one new one.
+func TestRollAtOnce(t *testing.T) {
+	h := open(t)
+	h.limit(t, 3, time.Hour)
+	quota := h.bind(t)
+	const callers = 8
+	for range 500 {
+		h.clock.Advance(time.Hour)
+		var group sync.WaitGroup
+		var granted atomic.Int64
+		begin := make(chan struct{})
+		for range callers {
+			group.Go(func() {
+				<-begin
+				for range 3 {
+					d, _, err := quota.Evaluate(t.Context(), modelCall, true)
+					if err != nil {
+						t.Error(err)
+					}
+					if d.Kind != authz.QuotaExceeded {
+						granted.Add(1)
+						h.quota.Commit(d.Reservation)
+					}
+				}
+			})
+		}
+		close(begin)
+		group.Wait()
+		if granted.Load() != 3 {
+			t.Fatalf("%d were granted in a window of 3", granted.Load())
+		}
 	}
 }
 

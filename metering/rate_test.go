@@ -120,8 +120,22 @@ func TestRates(t *testing.T) {
 	if err != nil || rates[0].Left != 0 || rates[1].Left != 3 {
 		t.Errorf("the rates are %+v, %v; want what passed taken of both", rates, err)
 	}
-	more := authz.Request{Action: creto.ConsumeQuota, Context: map[string]any{authz.AmountKey: 3}}
-	if _, d, err := e.Evaluate(t.Context(), more, true); err != nil || d == nil || d.Kind != authz.Deny || !strings.Contains(d.Reason, "bursts of 2") {
+	// Whichever it is that has none.
+	h.clock.Advance(time.Hour)
+	h.rate(t, metering.Rate{Count: 1, Period: time.Second, Burst: 2})
+	if err := h.quota.SetRate(t.Context(), all, metering.Rate{Count: 1, Period: time.Second, Burst: 5}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 10 {
+		if _, ok := pass(t, e, true); ok != (i < 2) {
+			t.Errorf("call %d: %v", i, ok)
+		}
+	}
+	if _, rates, err = h.quota.Limits(t.Context()); err != nil || rates[0].Left != 3 || rates[1].Left != 0 {
+		t.Errorf("the rates are %+v, %v; want what passed taken of both", rates, err)
+	}
+	more := authz.Request{Action: creto.ConsumeQuota, Context: map[string]any{authz.AmountKey: 6}}
+	if _, d, err := e.Evaluate(t.Context(), more, true); err != nil || d == nil || d.Kind != authz.Deny || !strings.Contains(d.Reason, "bursts of 5") {
 		t.Errorf("more than a burst: %+v, %v; want a denial for good", d, err)
 	}
 }

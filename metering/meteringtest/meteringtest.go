@@ -175,6 +175,15 @@ func RunLender(t *testing.T, open func(*testing.T) Lender) {
 			t.Errorf("in the next window, Lease = %+v, want all of it", l)
 		}
 	})
+	t.Run("what a borrower says to have counts", func(t *testing.T) {
+		h := open(t)
+		a := &borrower{h: h, name: "a"}
+		known := a.ask(t, 0, 1)
+		b := &borrower{h: h, name: "b", last: known} // of a life of the lender that is forgotten
+		if l := b.ask(t, 100, 0); l.Held != 100 || l.Used != known.Held+100 {
+			t.Errorf("Lease = %+v, want 100 more used than %d", l, known.Held)
+		}
+	})
 	t.Run("what cannot be lent", func(t *testing.T) {
 		h := open(t)
 		good := metering.LeaseRequest{Borrower: "a", Sequence: 1, Subject: h.subject(), Window: time.Hour, Want: 1}
