@@ -17,11 +17,24 @@ type Agents interface {
 	// Of lists the agents whose chain begins with human, by name: those in
 	// force.
 	Of(ctx context.Context, human creto.ID) ([]nhi.VerifiedChain, error)
+	// Limits returns what bounds an agent on behalf of human, and what is left.
+	Limits(ctx context.Context, human, agent creto.ID) ([]Limit, error)
 	// Revoke ends everything that an agent of human's was given, and all below
 	// it, at once.
 	//
 	// Errors: NHINotFound (Permanent), also for somebody else's.
 	Revoke(ctx context.Context, human creto.ID, agent string) error
+}
+
+// Limit is a quota or a rate, for people.
+type Limit struct {
+	// Action is an action's name, or * for all.
+	Action string
+	// Text is the limit, such as 100/1h; Left of it until Reset, which a rate has
+	// none of.
+	Text  string
+	Left  int64
+	Reset time.Time
 }
 
 // agentsPage is who acts for the reader.
@@ -35,6 +48,8 @@ type agentView struct {
 	Name  string
 	Via   []creto.ID // agents between the human and it
 	Known string
+	// Limits are nil where they are kept by another node.
+	Limits []Limit
 	grant
 }
 
@@ -75,6 +90,10 @@ func (c *Console) agents(w http.ResponseWriter, r *http.Request, s login.Session
 		}
 		a := agentView{Name: chain.Agent().Name, Via: principals[1 : len(principals)-1], Known: chain.HumanProof().String(), grant: grantOf(last)}
 		a.Until = chain.NotAfter()
+		if a.Limits, err = c.Agents.Limits(r.Context(), s.Human, chain.Agent()); err != nil {
+			c.fail(w, r, s, err)
+			return
+		}
 		view.Agents = append(view.Agents, a)
 	}
 	c.render(w, r, http.StatusOK, "agents.html", page{Title: "Agents", Session: s, Tab: "agents", Data: view})

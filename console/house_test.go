@@ -141,6 +141,13 @@ func (a agents) Of(ctx context.Context, human creto.ID) ([]nhi.VerifiedChain, er
 	return chains, err
 }
 
+func (agents) Limits(_ context.Context, human, agent creto.ID) ([]console.Limit, error) {
+	return []console.Limit{
+		{Action: creto.CallModel, Text: "100/1h", Left: 37, Reset: time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)},
+		{Action: "*", Text: human.Name + agent.Name + "/1s", Left: 5},
+	}, nil
+}
+
 func (a agents) Revoke(ctx context.Context, human creto.ID, agent string) error {
 	chains, err := a.Of(ctx, human)
 	for _, chain := range chains {

@@ -104,6 +104,9 @@ func TestOthersDelegations(t *testing.T) {
 	if _, page := alice.get("/console/agents"); !strings.Contains(page, "shop-bot") || !strings.Contains(page, "by bootstrap: whoever held the data directory") {
 		t.Errorf("alice sees %s", page)
 	}
+	if _, page := alice.get("/console/agents"); !strings.Contains(page, "<dt>call_model</dt><dd>100/1h, 37 left until 2026-11-22 10:00:00 UTC</dd><dt>all actions</dt><dd>aliceshop-bot/1s, 5 left at once</dd>") {
+		t.Errorf("what limits her agent is not told:\n%s", page)
+	}
 	if response, _ := alice.post("/console/agents/shop-bot/revoke", url.Values{"csrf": {alices}}); response.StatusCode != http.StatusSeeOther {
 		t.Errorf("alice revokes hers: %d", response.StatusCode)
 	}

@@ -478,3 +478,31 @@ func TestLendDurably(t *testing.T) {
 		t.Errorf("%d are left, want 1000", n)
 	}
 }
+
+// What is known of limits counts for as long as a lease while the lender is away:
+// also that there are none.
+func TestTermsExpire(t *testing.T) {
+	h := open(t)
+	b, w := h.borrower("b")
+	e, err := b.Bind(t.Context(), h.chain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.cut.Store(true)
+	evaluate := func() error {
+		_, _, err := e.Evaluate(t.Context(), modelCall, true)
+		return err
+	}
+	h.clock.Advance(metering.LeaseTTL - 1)
+	if err := evaluate(); err != nil {
+		t.Errorf("Evaluate = %v, want what is known to count", err)
+	}
+	h.clock.Advance(time.Second)
+	if err := evaluate(); !errors.Is(err, fault.AuthzUnavailable) {
+		t.Errorf("Evaluate = %v, want AuthzUnavailable", err)
+	}
+	w.cut.Store(false)
+	if err := evaluate(); err != nil {
+		t.Errorf("when the lender is back, Evaluate = %v", err)
+	}
+}

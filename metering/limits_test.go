@@ -323,6 +323,11 @@ func TestSummaries(t *testing.T) {
 	h.set(t, s, 2, time.Hour)
 	h.set(t, metering.Subject{Agent: h.chain.Agent(), Action: metering.AnyAction}, 9, time.Hour)
 	h.act(t, 2, audit.Success, nil) // on behalf of nobody
+	r := audittest.Record(creto.CallModel, 1)
+	r.Who, r.OnBehalfOf, r.Outcome, r.Stamp = h.chain.Agent(), s.Human, audit.Success, creto.Timestamp{}
+	if _, err := h.log.Log(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
 	h.clock.Advance(time.Hour)
 	for range 2 {
 		if err := h.quota.Summarize(t.Context()); err != nil {
@@ -339,7 +344,10 @@ func TestSummaries(t *testing.T) {
 		got = append(got, e.Record.Resource+" "+e.Record.Detail["limit"]+" "+e.Record.Detail["from"]+" "+e.Record.Detail["used"]+e.Record.Detail["human"])
 	}
 	slices.Sort(got)
-	want := []string{"Meter::* 9 2026-11-22T09:00:00Z 2", "Meter::call_model 3 2026-11-22T09:00:00Z 2", "Meter::call_model 5 2026-11-22T09:30:00Z 2"}
+	want := []string{
+		"Meter::* 9 2026-11-22T09:00:00Z 3", "Meter::call_model 2 2026-11-22T09:00:00Z 1" + s.Human.String(),
+		"Meter::call_model 3 2026-11-22T09:00:00Z 3", "Meter::call_model 5 2026-11-22T09:30:00Z 3",
+	}
 	if !slices.Equal(got, want) {
 		t.Errorf("the records say %q, want %q", got, want)
 	}
@@ -558,5 +566,41 @@ func TestOvertaken(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A new limit counts what is held of its subject, and nothing else.
+func TestHeldBySubject(t *testing.T) {
+	h := open(t)
+	forBob := nhitest.Chain(t, localpqc.New(), at, nhi.Everything(), "bob", "bot")
+	h.limit(t, 5, time.Hour)
+	if _, ok := h.take(t, forBob, modelCall); !ok {
+		t.Fatal("it is denied")
+	}
+	agent, alice, bob := h.chain.Agent(), h.chain.Human(), forBob.Human()
+	other := agent
+	other.Name = "other"
+	for i, test := range []struct {
+		subject metering.Subject
+		used    int64
+	}{
+		{metering.Subject{Agent: agent, Human: bob, Action: creto.CallModel}, 1},
+		{metering.Subject{Agent: agent, Human: bob, Action: metering.AnyAction}, 1},
+		{metering.Subject{Agent: agent, Action: metering.AnyAction}, 1},
+		{metering.Subject{Agent: agent, Human: alice, Action: creto.CallModel}, 0},
+		{metering.Subject{Agent: agent, Human: alice, Action: metering.AnyAction}, 0},
+		{metering.Subject{Agent: agent, Action: creto.CallTool}, 0},
+		{metering.Subject{Agent: other, Action: creto.CallModel}, 0},
+	} {
+		h.set(t, test.subject, 10, 2*time.Hour)
+		limits, _, err := h.quota.Limits(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range limits {
+			if l.Subject == test.subject && l.Window == 2*time.Hour && l.Used != test.used {
+				t.Errorf("%d: %+v has %d used, want %d", i, l.Subject, l.Used, test.used)
+			}
+		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"creto.dev/console"
 	"creto.dev/fault"
 	"creto.dev/login"
+	"creto.dev/metering"
 	"creto.dev/nhi"
 )
 
@@ -179,6 +180,30 @@ func (a agentsOf) Of(ctx context.Context, human creto.ID) ([]nhi.VerifiedChain, 
 		}
 	}
 	return chains, nil
+}
+
+// Limits implements console.Agents.
+func (a agentsOf) Limits(ctx context.Context, human, agent creto.ID) ([]console.Limit, error) {
+	if a.n.quota == nil {
+		return nil, nil
+	}
+	quotas, rates, err := a.n.quota.Limits(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var list []console.Limit
+	theirs := func(s metering.Subject) bool { return s.Agent == agent && (s.Human.IsZero() || s.Human == human) }
+	for _, x := range quotas {
+		if theirs(x.Subject) {
+			list = append(list, console.Limit{Action: x.Action, Text: x.Limit.String(), Left: max(0, x.Amount-x.Used), Reset: x.ResetAt})
+		}
+	}
+	for _, x := range rates {
+		if theirs(x.Subject) {
+			list = append(list, console.Limit{Action: x.Action, Text: x.Rate.String(), Left: x.Left})
+		}
+	}
+	return list, nil
 }
 
 // Revoke implements console.Agents.
