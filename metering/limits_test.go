@@ -538,9 +538,9 @@ func TestOvertaken(t *testing.T) {
 			}
 			if test.clock {
 				b.do = func() { limit(time.Hour) }
-				d, _, err := e.Evaluate(t.Context(), modelCall, true)
-				if err != nil || d.Reservation == (authz.Reservation{}) {
-					t.Fatalf("Evaluate = %+v, %v", d, err)
+				held, d, err := e.Evaluate(t.Context(), modelCall, true)
+				if err != nil || held == (authz.Reservation{}) {
+					t.Fatalf("Evaluate = %+v, %+v, %v", held, d, err)
 				}
 			} else {
 				b.do = func() {
