@@ -4,6 +4,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"creto.dev"
 )
 
 // Of those who found a window over at once, one makes the next.
@@ -30,8 +32,16 @@ func TestOneNextWindow(t *testing.T) {
 }
 
 func TestEveryActionHasANumber(t *testing.T) {
-	x := termsOf(accountKey{}, always, nil, nil) // panics for an action that has none
-	if len(x.of) != actions || indexOf("fly") != -1 {
-		t.Errorf("there are %d actions", len(x.of))
+	names := creto.ActionNames()
+	seen := make(map[int]string)
+	for _, name := range names {
+		i := indexOf(name)
+		if i < 0 || i >= actions || seen[i] != "" {
+			t.Errorf("%s has the number %d, as %q", name, i, seen[i])
+		}
+		seen[i] = name
+	}
+	if len(names) != actions || indexOf("fly") != -1 || seen[consumeQuota] != creto.ConsumeQuota {
+		t.Errorf("of %d actions %d are numbered: %v", len(names), actions, seen)
 	}
 }
