@@ -56,11 +56,17 @@ func TestBadPolicies(t *testing.T) {
 	for _, test := range []struct{ name, text, want string }{
 		{"syntax", "permit (principal, action, resource)", "sub/bad.cedar:2:37: at the end: expected ;"},
 		{"unknown type", `permit (principal is Creto::Robot, action, resource);`, "Creto::Robot"},
+		{"unknown type in a condition", `permit (principal, action, resource) when { context has x && principal is Creto::Robot in Creto::Group::"x" };`, "Creto::Robot"},
+		{"unknown entity in a set", `permit (principal, action, resource) when { [[Creto::Group::"x", Creto::Robot::"y"]].contains(principal) };`, "Creto::Robot"},
+		{"unknown action in a list", `permit (principal, action in [Creto::Action::"call_model", Creto::Action::"fly"], resource);`, "fly"},
+		{"unknown type of resource", `permit (principal, action, resource is Creto::Robot in Creto::Group::"x");`, "Creto::Robot"},
 		{"unknown action", `permit (principal, action == Creto::Action::"fly", resource);`, "fly"},
 		{"no namespace", `permit (principal == Agent::"x", action, resource);`, "Agent"},
 		{"oversight on forbid", `@oversight("x") forbid (principal, action, resource);`, "belongs on a permit"},
 		{"timeout alone", `@timeout("5m") permit (principal, action, resource);`, "beside @oversight"},
 		{"same id twice", `@id("a") permit (principal, action, resource); @id("a") permit (principal, action, resource);`, "second policy"},
+		{"too long", "permit (principal, action, resource) when { \"\\\";\" == \"\" }; // it's ; \"fine\n\npermit (principal, action, resource) when { \";\" == " + strings.Repeat("(", 2<<20), "bad.cedar:4: the policy has more than"},
+		{"too deep", "permit (principal, action, resource) when { " + strings.Repeat("!", 60_000) + "true };", "bad.cedar"},
 		{"quorum", `@oversight("x") @quorum("2") permit (principal, action, resource);`, "not built"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -3,7 +3,6 @@ package localauthz
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,6 +16,8 @@ import (
 	"time"
 
 	"github.com/cedar-policy/cedar-go"
+	"github.com/cedar-policy/cedar-go/types"
+	"github.com/cedar-policy/cedar-go/x/exp/ast"
 
 	"creto.dev"
 	"creto.dev/authz"
@@ -35,8 +36,13 @@ const (
 	fullPoll     = 16
 )
 
-// maxPolicyBytes bounds one policy file.
-const maxPolicyBytes = 4 << 20
+// maxFileBytes bounds one policy file, and maxPolicyBytes one policy in it: the
+// parser's stack grows with how deep an expression is nested, and has an end that
+// nothing recovers from.
+const (
+	maxFileBytes   = 4 << 20
+	maxPolicyBytes = 128 << 10
+)
 
 // policy is what a check needs to know of one policy beside its program.
 type policy struct {
@@ -163,6 +169,10 @@ func newSnapshot(files []file, version creto.Digest) (*snapshot, []string) {
 	d := draft{set: make(map[cedar.PolicyID]*cedar.Policy), policies: make(map[cedar.PolicyID]policy)}
 	var problems []string
 	for _, f := range files {
+		if line := tooLong(f.text); line > 0 {
+			problems = append(problems, fmt.Sprintf("%s:%d: the policy has more than %d bytes", f.name, line, maxPolicyBytes))
+			continue
+		}
 		list, err := cedar.NewPolicyListFromBytes(f.name, f.text)
 		if err != nil {
 			problems = append(problems, mistake(f.name, err))
@@ -176,7 +186,7 @@ func newSnapshot(files []file, version creto.Digest) (*snapshot, []string) {
 	}
 	compiled, err := program.Compile(d.set)
 	if err != nil {
-		return &snapshot{version: version}, append(problems, fault.Message(err))
+		return &snapshot{version: version}, append(problems, d.uncompiled()...)
 	}
 	s := &snapshot{program: compiled, policies: make([]policy, compiled.Len()), version: version, tables: newTables()}
 	for i := range s.policies {
@@ -188,6 +198,39 @@ func newSnapshot(files []file, version creto.Digest) (*snapshot, []string) {
 		}
 	}
 	return s, problems
+}
+
+// tooLong returns the line on which a policy begins that is too long; 0 if there
+// is none. Policies end with a semicolon that is neither in a string nor in a
+// comment.
+func tooLong(text []byte) int {
+	line, first, begin := 1, 1, 0
+	begun, quoted, comment := false, false, false
+	for i := 0; i < len(text); i++ {
+		c := text[i]
+		opens := c == '/' && i+1 < len(text) && text[i+1] == '/'
+		if !begun && !comment && !opens && c > ' ' {
+			begun, first = true, line
+		}
+		switch {
+		case c == '\n':
+			line++
+			comment = false
+		case comment:
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case !quoted && opens:
+			comment = true
+		case !quoted && c == ';':
+			begun, begin = false, i+1
+		}
+		if i-begin >= maxPolicyBytes {
+			return first
+		}
+	}
+	return 0
 }
 
 // draft is a set of policies that is being read.
@@ -231,8 +274,8 @@ func read(dir string) ([]file, error) {
 		if err != nil {
 			return err
 		}
-		if info.Size() > maxPolicyBytes {
-			return fault.New(op, fault.InvalidArgument, "the policy file %s has %d bytes, limit %d", path, info.Size(), maxPolicyBytes)
+		if info.Size() > maxFileBytes {
+			return fault.New(op, fault.InvalidArgument, "the policy file %s has %d bytes, limit %d", path, info.Size(), maxFileBytes)
 		}
 		text, err := os.ReadFile(path)
 		if err != nil {
@@ -246,6 +289,19 @@ func read(dir string) ([]file, error) {
 		return nil, err
 	}
 	return files, fault.WrapAs(op, fault.Unavailable, err, "the policies in %s cannot be read", dir)
+}
+
+// uncompiled returns which policies cannot be compiled.
+func (d *draft) uncompiled() []string {
+	var problems []string
+	for _, id := range slices.Sorted(maps.Keys(d.set)) {
+		p := d.set[id]
+		if _, err := program.Compile(map[cedar.PolicyID]*cedar.Policy{id: p}); err != nil {
+			at := p.Position()
+			problems = append(problems, fmt.Sprintf("%s:%d: %s", at.Filename, at.Line, fault.Message(err)))
+		}
+	}
+	return problems
 }
 
 // add checks one policy and names it: by @id, else by its file and number.
@@ -293,53 +349,54 @@ var entityTypes = []string{"Action", "Agent", "Human", "Workload", "Group", "Ten
 // match is a hole.
 func checkNames(p *cedar.Policy) error {
 	const op fault.Op = "localauthz.checkNames"
-	text, err := p.MarshalJSON()
-	if err != nil {
-		return fault.WrapAs(op, fault.InvalidArgument, err, "the policy cannot be encoded")
-	}
-	var tree any
-	if err := json.Unmarshal(text, &tree); err != nil {
-		return fault.WrapAs(op, fault.Internal, err, "")
-	}
 	var wrong error
-	visit(tree, func(node map[string]any) {
-		for _, key := range []string{"type", "entity_type"} {
-			name, ok := node[key].(string)
-			if !ok {
-				continue
-			}
-			id, isEntity := node["id"].(string)
-			if key == "type" && !isEntity {
-				continue
-			}
-			short, in := strings.CutPrefix(name, namespace)
-			switch {
-			case !in || !slices.Contains(entityTypes, short):
-				wrong = fault.New(op, fault.InvalidArgument, "%q is no type of Creto; there are %s%s", name, namespace, strings.Join(entityTypes, ", "+namespace))
-			case short == "Action":
-				if _, ok := creto.ResourceType(id); !ok {
-					names := creto.ActionNames()
-					slices.Sort(names)
-					wrong = fault.New(op, fault.InvalidArgument, "%q is no action; there are %s", id, strings.Join(names, ", "))
-				}
-			}
-		}
-	})
-	return wrong
-}
-
-func visit(node any, do func(map[string]any)) {
-	switch n := node.(type) {
-	case map[string]any:
-		do(n)
-		for _, child := range n {
-			visit(child, do)
-		}
-	case []any:
-		for _, child := range n {
-			visit(child, do)
+	checkType := func(name types.EntityType) {
+		if short, in := strings.CutPrefix(string(name), namespace); !in || !slices.Contains(entityTypes, short) {
+			wrong = fault.New(op, fault.InvalidArgument, "%q is no type of Creto; there are %s%s", name, namespace, strings.Join(entityTypes, ", "+namespace))
 		}
 	}
+	checkEntity := func(uid types.EntityUID) {
+		checkType(uid.Type)
+		if _, ok := creto.ResourceType(string(uid.ID)); uid.Type == namespace+"Action" && !ok {
+			names := creto.ActionNames()
+			slices.Sort(names)
+			wrong = fault.New(op, fault.InvalidArgument, "%q is no action; there are %s", uid.ID, strings.Join(names, ", "))
+		}
+	}
+	tree := (*ast.Policy)(p.AST())
+	for _, scope := range []ast.IsScopeNode{tree.Principal, tree.Action, tree.Resource} {
+		switch s := scope.(type) {
+		case ast.ScopeTypeEq:
+			checkEntity(s.Entity)
+		case ast.ScopeTypeIn:
+			checkEntity(s.Entity)
+		case ast.ScopeTypeInSet:
+			for _, uid := range s.Entities {
+				checkEntity(uid)
+			}
+		case ast.ScopeTypeIs:
+			checkType(s.Type)
+		case ast.ScopeTypeIsIn:
+			checkType(s.Type)
+			checkEntity(s.Entity)
+		}
+	}
+	for _, c := range tree.Conditions {
+		ast.Inspect(ast.NewNode(c.Body), func(n ast.IsNode) bool {
+			switch n := n.(type) {
+			case ast.NodeValue:
+				if uid, ok := n.Value.(types.EntityUID); ok {
+					checkEntity(uid)
+				}
+			case ast.NodeTypeIs:
+				checkType(n.EntityType)
+			case ast.NodeTypeIsIn:
+				checkType(n.EntityType)
+			}
+			return true
+		})
+	}
+	return wrong
 }
 
 // tickInterval is how long a chain stays bound for the next Bind, and so how old

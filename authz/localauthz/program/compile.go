@@ -79,9 +79,9 @@ const (
 	readsEntities // of attributes and hierarchy, but of the principal's and the resource's own
 )
 
-// maxDepth bounds how deep a condition is nested; deeper ones could exhaust the
-// stack.
-const maxDepth = 256
+// maxDepth bounds how deep a condition is nested, in operators one after the other
+// too, and so the stack of a check.
+const maxDepth = 5000
 
 type compiler struct{ reads variables }
 
@@ -94,7 +94,7 @@ func compileNode(n ast.IsNode) (*node, variables, error) {
 func (c *compiler) node(n ast.IsNode, depth int) (*node, error) {
 	const op fault.Op = "program.compile"
 	if depth > maxDepth {
-		return nil, fault.New(op, fault.InvalidArgument, "is nested more than %d deep", maxDepth)
+		return nil, fault.New(op, fault.InvalidArgument, "it is nested more than %d deep", maxDepth)
 	}
 	made := &node{}
 	var operands []ast.IsNode

@@ -13,7 +13,6 @@
 package program
 
 import (
-	"encoding/json"
 	"slices"
 	"strings"
 
@@ -100,10 +99,7 @@ func Compile(policies map[cedar.PolicyID]*cedar.Policy) (*Program, error) {
 // their text.
 func compile(id cedar.PolicyID, source *cedar.Policy, known map[string]*conditions) (*conditions, error) {
 	const op fault.Op = "program.Compile"
-	text, err := textOf(source)
-	if err != nil {
-		return nil, fault.WrapAs(op, fault.InvalidArgument, err, "policy %q cannot be encoded", id)
-	}
+	text := textOf(source)
 	if c, ok := known[text]; ok {
 		return c, nil
 	}
@@ -111,7 +107,7 @@ func compile(id cedar.PolicyID, source *cedar.Policy, known map[string]*conditio
 	for _, c := range (*ast.Policy)(source.AST()).Conditions {
 		n, reads, err := compileNode(c.Body)
 		if err != nil {
-			return nil, fault.WrapAs(op, fault.InvalidArgument, err, "the condition of policy %q %s", id, fault.Message(err))
+			return nil, fault.New(op, fault.InvalidArgument, "the condition of policy %q cannot be compiled: %s", id, fault.Message(err))
 		}
 		if c.Condition == ast.ConditionUnless {
 			n = fold(&node{op: opNot, a: n})
@@ -127,16 +123,11 @@ func compile(id cedar.PolicyID, source *cedar.Policy, known map[string]*conditio
 }
 
 // textOf returns the text of a policy's conditions alone.
-func textOf(source *cedar.Policy) (string, error) {
-	whole, err := source.MarshalJSON()
-	if err != nil {
-		return "", err
-	}
-	var parts struct {
-		Conditions json.RawMessage `json:"conditions"`
-	}
-	err = json.Unmarshal(whole, &parts)
-	return string(parts.Conditions), err
+func textOf(source *cedar.Policy) string {
+	bare := *source.AST()
+	bare.Effect, bare.Annotations = ast.EffectPermit, nil
+	bare.Principal, bare.Action, bare.Resource = ast.ScopeTypeAll{}, ast.ScopeTypeAll{}, ast.ScopeTypeAll{}
+	return string(cedar.NewPolicyFromAST(&bare).MarshalCedar())
 }
 
 // Len returns the number of policies.

@@ -115,16 +115,21 @@ func must(t *testing.T, text string) types.Decimal {
 	return d
 }
 
-// A condition that is nested without end is refused.
+// A condition that is nested without end is refused; a long one is not.
 func TestDepth(t *testing.T) {
-	for n, want := range map[int]bool{100: true, 1000: false} {
-		text := "permit (principal, action, resource) when { " + strings.Repeat("(1 + ", n) + "1" + strings.Repeat(")", n) + " == 1 };"
-		set, err := cedar.NewPolicySetFromBytes("deep.cedar", []byte(text))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := program.Compile(maps.Collect(set.All())); (err == nil) != want || err != nil && !errors.Is(err, fault.InvalidArgument) {
-			t.Errorf("Compile of %d levels = %v", n, err)
+	for n, want := range map[int]bool{100: true, 1000: true, 6000: false} {
+		for _, text := range []string{strings.Repeat("(1 + ", n) + "1" + strings.Repeat(")", n) + " == " + strconv.Itoa(n+1), strings.Repeat("1 == 2 || ", n) + "1 == 1"} {
+			set, err := cedar.NewPolicySetFromBytes("deep.cedar", []byte("permit (principal, action, resource) when { context has x || "+text+" };"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, err := program.Compile(maps.Collect(set.All()))
+			if (err == nil) != want || err != nil && !errors.Is(err, fault.InvalidArgument) {
+				t.Errorf("Compile of %d levels = %v", n, err)
+			}
+			if err == nil && p.Evaluate(0, &program.Env{}) != program.Satisfied {
+				t.Errorf("%d levels do not hold", n)
+			}
 		}
 	}
 }
