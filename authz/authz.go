@@ -84,6 +84,9 @@ type Consent struct{ policy Policy }
 // NewConsent is called by who verified that the human consented.
 func NewConsent(p Policy) Consent { return Consent{policy: p} }
 
+// Policy returns the policy that the consent is for.
+func (c Consent) Policy() Policy { return c.policy }
+
 // For reports whether the consent is for just this policy.
 func (c Consent) For(p Policy) bool { return c.policy == p && p.ID != "" }
 

@@ -21,6 +21,14 @@ func (a *Authorizer) decide(ctx context.Context, bound authz.Session, r *authz.R
 	if !ok {
 		return foreign("localauthz.Check")
 	}
+	if err := a.judge(own, r, d); err != nil || d.Kind != authz.Allow || len(a.extensions) == 0 {
+		return err
+	}
+	return a.extend(ctx, own, r, reserve, d)
+}
+
+// judge is decide by policies alone.
+func (a *Authorizer) judge(own *session, r *authz.Request, d *authz.Decision) error {
 	number := actionNumber(r.Action)
 	if number < 0 || r.Resource.Type != actions[number].resource {
 		return malformed(r)
@@ -44,10 +52,7 @@ func (a *Authorizer) decide(ctx context.Context, bound authz.Session, r *authz.R
 	default:
 		own.settle(p, number, s, r, d)
 	}
-	if d.Kind != authz.Allow || len(a.extensions) == 0 {
-		return nil
-	}
-	return a.extend(ctx, own, r, reserve, d)
+	return nil
 }
 
 // settle decides by the entry of a slot.

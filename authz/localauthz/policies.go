@@ -59,6 +59,7 @@ type snapshot struct {
 	policies []policy // by their numbers in the program
 	version  creto.Digest
 	tables   *tables
+	reads    []string // the names in the context that a policy reads, in order; see readsAll
 }
 
 // names returns the id of the resource that a policy is about, for one action;
@@ -188,7 +189,7 @@ func newSnapshot(files []file, version creto.Digest) (*snapshot, []string) {
 	if err != nil {
 		return &snapshot{version: version}, append(problems, d.uncompiled()...)
 	}
-	s := &snapshot{program: compiled, policies: make([]policy, compiled.Len()), version: version, tables: newTables()}
+	s := &snapshot{program: compiled, policies: make([]policy, compiled.Len()), version: version, tables: newTables(), reads: slices.Compact(slices.Sorted(slices.Values(d.reads)))}
 	for i := range s.policies {
 		s.policies[i] = d.policies[compiled.ID(i)]
 		for number := range actions {
@@ -237,6 +238,7 @@ func tooLong(text []byte) int {
 type draft struct {
 	set      map[cedar.PolicyID]*cedar.Policy
 	policies map[cedar.PolicyID]policy
+	reads    []string // of the context; any number of times
 }
 
 // parseError is how cedar-go says what it did not expect, and where.
@@ -333,9 +335,14 @@ func (d *draft) add(file string, number int, p *cedar.Policy) error {
 	if quorum, ok := annotations["quorum"]; ok && quorum != "1" {
 		return fault.New(op, fault.InvalidArgument, "@quorum(%q) is not built yet; one approver decides", quorum)
 	}
-	if err := checkNames(p); err != nil {
+	tree, err := treeOf(p)
+	if err != nil {
 		return err
 	}
+	if err := checkNames(tree); err != nil {
+		return err
+	}
+	d.reads = append(d.reads, readsOf(tree)...)
 	d.policies[cedar.PolicyID(id)] = entry
 	d.set[cedar.PolicyID(id)] = p
 	return nil
@@ -344,10 +351,21 @@ func (d *draft) add(file string, number int, p *cedar.Policy) error {
 // entityTypes are the types that policies may name.
 var entityTypes = []string{"Action", "Agent", "Human", "Workload", "Group", "Tenant", "Model", "Tool", "Url", "Host", "Image", "Secret", "Meter"}
 
+// treeOf returns a policy as Cedar's JSON has it.
+func treeOf(p *cedar.Policy) (any, error) {
+	const op fault.Op = "localauthz.treeOf"
+	text, err := p.MarshalJSON()
+	if err != nil {
+		return nil, fault.WrapAs(op, fault.InvalidArgument, err, "the policy cannot be encoded")
+	}
+	var tree any
+	return tree, fault.WrapAs(op, fault.Internal, json.Unmarshal(text, &tree), "")
+}
+
 // checkNames finds misspelt entity types and actions: Cedar itself takes any
 // name, and a permit that can never match is a mistake, a forbid that can never
 // match is a hole.
-func checkNames(p *cedar.Policy) error {
+func checkNames(tree any) error {
 	const op fault.Op = "localauthz.checkNames"
 	var wrong error
 	checkType := func(name types.EntityType) {

@@ -1,0 +1,90 @@
+package localauthz
+
+import (
+	"context"
+	"slices"
+
+	"creto.dev"
+	"creto.dev/authz"
+	"creto.dev/fault"
+)
+
+// PolicySet decides by the policies of an Authorizer alone, without its extensions.
+// Their sessions are the same.
+type PolicySet struct{ *Authorizer }
+
+// Check implements authz.Authorizer.
+func (p PolicySet) Check(_ context.Context, s authz.Session, r authz.Request) (authz.Decision, error) {
+	var d authz.Decision
+	own, ok := s.(*session)
+	if !ok {
+		return d, foreign("localauthz.Check")
+	}
+	err := p.judge(own, &r, &d)
+	return d, err
+}
+
+// Peek implements authz.Authorizer.
+func (p PolicySet) Peek(ctx context.Context, s authz.Session, r authz.Request) (authz.Decision, error) {
+	return p.Check(ctx, s, r)
+}
+
+// CheckBatch implements authz.Authorizer.
+func (p PolicySet) CheckBatch(ctx context.Context, s authz.Session, rs []authz.Request) ([]authz.Decision, error) {
+	if _, ok := s.(*session); !ok {
+		return nil, foreign("localauthz.CheckBatch")
+	}
+	decisions := make([]authz.Decision, len(rs))
+	for i, r := range rs {
+		d, err := p.Check(ctx, s, r)
+		if err != nil {
+			d = authz.Decision{Version: d.Version, Reason: fault.Message(err)}
+		}
+		decisions[i] = d
+	}
+	return decisions, nil
+}
+
+// Policies returns the version of a tenant's policies, and the names in a request's
+// context that one of them reads, in order; "*" stands for all.
+func (p PolicySet) Policies(tenant string) (version creto.Digest, reads []string) {
+	s := p.current.Load().of(tenant)
+	return s.version, slices.Clone(s.reads)
+}
+
+// readsAll stands for everything in a context.
+const readsAll = "*"
+
+// readsOf returns the names in the context that a policy, as Cedar's JSON, reads.
+func readsOf(node any) []string {
+	switch n := node.(type) {
+	case map[string]any:
+		for _, operator := range []string{".", "has"} {
+			if access, ok := n[operator].(map[string]any); ok && isContext(access["left"]) {
+				if name, ok := access["attr"].(string); ok {
+					return []string{name}
+				}
+			}
+		}
+		if isContext(n) {
+			return []string{readsAll}
+		}
+		var all []string
+		for _, child := range n {
+			all = append(all, readsOf(child)...)
+		}
+		return all
+	case []any:
+		var all []string
+		for _, child := range n {
+			all = append(all, readsOf(child)...)
+		}
+		return all
+	}
+	return nil
+}
+
+func isContext(node any) bool {
+	n, ok := node.(map[string]any)
+	return ok && n["Var"] == "context"
+}
