@@ -59,6 +59,14 @@ func (c VerifiedChain) Agent() creto.ID {
 	return c.principals[len(c.principals)-1]
 }
 
+// Root returns the key that signed the first link.
+func (c VerifiedChain) Root() pqc.PublicKey {
+	if !c.Valid() {
+		return pqc.PublicKey{}
+	}
+	return c.root
+}
+
 // Contains reports whether id is anywhere in the chain.
 func (c VerifiedChain) Contains(id creto.ID) bool { return slices.Contains(c.Principals(), id) }
 
