@@ -14,12 +14,17 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc"
+
 	product "creto.dev"
 	"creto.dev/authz"
 	"creto.dev/authz/localauthz"
+	"creto.dev/authz/remoteauthz"
+	"creto.dev/call"
 	"creto.dev/metering"
 	"creto.dev/nhi"
 	"creto.dev/nhi/localnhi"
+	"creto.dev/pqc/localpqc"
 )
 
 // What authorization is measured on.
@@ -134,6 +139,12 @@ func (e *estate) groups() map[string]string {
 	return groups
 }
 
+// groupsOf is how an authorizer asks for them.
+func (e *estate) groupsOf() localauthz.GroupsOf {
+	teams := e.groups()
+	return func(_ context.Context, id product.ID) ([]string, error) { return []string{teams[id.Name]}, nil }
+}
+
 // cedarText writes the rules as policies, each with the condition too if there is
 // one.
 func (e *estate) cedarText(condition string) string {
@@ -227,6 +238,7 @@ type checker struct {
 	sessions   []authz.Session
 	quota      *metering.Quota // nil without
 	held       []authz.Reservation
+	stop       func() // ends what runs beside, as in a node
 }
 
 func (c *fleet) checker(ctx context.Context, e *estate, policies string, limited bool) (*checker, error) {
@@ -243,15 +255,18 @@ func (c *fleet) checker(ctx context.Context, e *estate, policies string, limited
 	if err := os.WriteFile(filepath.Join(dir, "bench.cedar"), []byte(policies), 0o600); err != nil {
 		return nil, err
 	}
-	teams := e.groups()
-	groups := func(_ context.Context, id product.ID) ([]string, error) { return []string{teams[id.Name]}, nil }
-	h.authorizer, err = localauthz.Open(dir, product.DefaultTenant, groups, extensions, func(context.Context, product.Digest, error) {})
+	h.authorizer, err = localauthz.Open(dir, product.DefaultTenant, e.groupsOf(), extensions, func(context.Context, product.Digest, error) {})
 	if err != nil {
 		return nil, err
 	}
+	running, cancel := context.WithCancel(ctx)
+	var group sync.WaitGroup
+	group.Go(func() { _ = h.authorizer.Run(running) }) // it returns nil
+	h.stop = func() { cancel(); group.Wait() }
 	for _, chain := range c.chains {
 		s, err := h.authorizer.Bind(ctx, chain)
 		if err != nil {
+			h.stop()
 			return nil, err
 		}
 		h.sessions = append(h.sessions, s)
@@ -325,16 +340,16 @@ func benchEstate(ctx context.Context, r *report, c *fleet, e *estate) error {
 		if err != nil {
 			return err
 		}
-		if err := benchCreto(ctx, r, e, h); err != nil {
+		err = benchCreto(ctx, r, e, h)
+		h.stop() // peers have nothing beside them
+		if err == nil && !limited {
+			err = benchPeers(ctx, r, e, h.session(ctx))
+		}
+		if err != nil {
 			return err
 		}
-		if !limited {
-			if err := benchPeers(ctx, r, e, h.session(ctx)); err != nil {
-				return err
-			}
-		}
 	}
-	return benchConditions(ctx, r, c, e)
+	return errors.Join(benchConditions(ctx, r, c, e), benchWire(ctx, r, c, e))
 }
 
 // setting names the size of an estate.
@@ -442,6 +457,7 @@ func benchConditions(ctx context.Context, r *report, c *fleet, e *estate) error 
 	if err != nil {
 		return err
 	}
+	defer h.stop()
 	facts := requestContext()
 	check := h.session(ctx)
 	b := contest("context/"+e.setting()+"/spread", creto, "Check from a session; every policy reads two values", e.probes("spread"), func(p probe) (bool, error) {
@@ -450,4 +466,56 @@ func benchConditions(ctx context.Context, r *report, c *fleet, e *estate) error 
 	})
 	b.rest, b.interval = h.settle, settleEvery
 	return measureAll(ctx, r, []bench{b})
+}
+
+// wireChecks is how many decisions cross a wire.
+const wireChecks = 4000
+
+// benchWire measures policies in another process, on loopback: each asked for, and
+// kept by who asked.
+func benchWire(ctx context.Context, r *report, c *fleet, e *estate) (err error) {
+	h, err := c.checker(ctx, e, e.cedarText(""), false)
+	if err != nil {
+		return err
+	}
+	defer h.stop()
+	conn, closeWire, err := overWire(ctx, func(s grpc.ServiceRegistrar) {
+		remoteauthz.Register(s, remoteauthz.Server{
+			Authorizer: localauthz.PolicySet{Authorizer: h.authorizer}, Authority: c.house.authority, Groups: e.groupsOf(), Provider: localpqc.New(), Clock: c.house.clock,
+		})
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeWire()) }()
+	running, stop := context.WithCancel(ctx)
+	var group sync.WaitGroup
+	defer group.Wait()
+	defer stop()
+	for _, kept := range []bool{false, true} {
+		name, note, n, entries := "grpc/", "Check; gRPC on loopback; deadline 10 ms", wireChecks, -1
+		if kept {
+			name, note, n, entries = "grpc-kept/", "Check; the client keeps decisions, each under all that it depends on", checkTimes, 0
+		}
+		// The deadline is for a machine that does nothing else.
+		a := remoteauthz.New(conn, remoteauthz.Config{Policy: call.Policy{Timeout: time.Second}, Cache: remoteauthz.CacheConfig{Entries: entries}})
+		group.Go(func() { _ = a.Run(running) }) // it returns nil
+		var sessions []authz.Session
+		for _, chain := range c.chains {
+			s, err := a.Bind(ctx, chain)
+			if err != nil {
+				return err
+			}
+			sessions = append(sessions, s)
+		}
+		b := contest(name+e.setting()+"/hot/quota=off", creto, note, e.probes("hot"), func(p probe) (bool, error) {
+			d, err := a.Check(ctx, sessions[p.chain], p.request)
+			return d.Kind == authz.Allow, err
+		})
+		b.n = n
+		if err := measureAll(ctx, r, []bench{b}); err != nil {
+			return err
+		}
+	}
+	return nil
 }

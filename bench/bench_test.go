@@ -170,6 +170,7 @@ func TestAgree(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer h.stop()
 	peers, err := peersOf(t.Context(), e)
 	if err != nil {
 		t.Fatal(err)

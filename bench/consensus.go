@@ -67,11 +67,12 @@ func benchConsensus(ctx context.Context, r *report) (err error) {
 			return nil
 		}},
 	}
-	remote, closeWire, err := overWire(ctx, local)
+	conn, closeWire, err := overWire(ctx, func(s grpc.ServiceRegistrar) { remoteconsensus.Register(s, local, nil) })
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeWire()) }()
+	remote := remoteconsensus.New(conn, call.Policy{})
 	cases = append(cases,
 		bench{name: "now/wire", who: creto, n: wireTimes, note: "gRPC on loopback", do: stampOf(ctx, remote)},
 		bench{name: fmt.Sprintf("now/wire, %d callers at once", callers), who: creto, n: wireTimes / 10, note: fmt.Sprintf("an operation is %d stamps", callers), do: atOnce(ctx, remote)},
@@ -101,14 +102,14 @@ func atOnce(ctx context.Context, c consensus.Clock) func() error {
 	}
 }
 
-// overWire serves c on loopback and connects to it.
-func overWire(ctx context.Context, c consensus.Clock) (consensus.Clock, func() error, error) {
+// overWire serves contracts on loopback and connects to them.
+func overWire(ctx context.Context, register func(grpc.ServiceRegistrar)) (*grpc.ClientConn, func() error, error) {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, nil, err
 	}
 	server := grpc.NewServer(wire.ServerOptions(wire.ServerConfig{Log: slog.New(slog.DiscardHandler)})...)
-	remoteconsensus.Register(server, c, nil)
+	register(server)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(l) }()
 	conn, err := wire.Dial(wire.Config{Address: l.Addr().String()})
@@ -116,7 +117,7 @@ func overWire(ctx context.Context, c consensus.Clock) (consensus.Clock, func() e
 		server.Stop()
 		return nil, nil, errors.Join(err, <-served)
 	}
-	return remoteconsensus.New(conn, call.Policy{}), func() error {
+	return conn, func() error {
 		err := conn.Close()
 		server.Stop()
 		return errors.Join(err, <-served)

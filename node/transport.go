@@ -14,6 +14,8 @@ import (
 
 	"creto.dev"
 	"creto.dev/audit/remoteaudit"
+	"creto.dev/authz/localauthz"
+	"creto.dev/authz/remoteauthz"
 	"creto.dev/consensus/remoteconsensus"
 	"creto.dev/fault"
 	"creto.dev/internal/logkey"
@@ -34,6 +36,9 @@ func (n *Node) register(s grpc.ServiceRegistrar) {
 	remotenhi.Register(s, n.authority)
 	remoteconsensus.Register(s, n.time.served, n.time.leading)
 	remoteaudit.Register(s, n.log)
+	remoteauthz.Register(s, remoteauthz.Server{
+		Authorizer: localauthz.PolicySet{Authorizer: n.authorizer}, Authority: n.authority, Groups: n.groups, Provider: n.pqc, Clock: n.clock,
+	})
 	if n.quota != nil {
 		remotemetering.Register(s, n.quota)
 	}

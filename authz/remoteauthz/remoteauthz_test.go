@@ -589,6 +589,9 @@ func TestHealth(t *testing.T) {
 	}
 	h := open(t, policies, nil)
 	conn, _, stop := h.server(t)
+	if err := h.client(conn, remoteauthz.Config{}).Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	stop()
 	if status := h.client(conn, remoteauthz.Config{Policy: call.Policy{Attempts: 1}}).Health(t.Context()); status.State != health.Unhealthy {
 		t.Errorf("Health without the service = %+v", status)

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -235,8 +236,21 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger
 func (s *Server) public(contracts http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/api/v1/", s.authenticated(api(remote{s.parts.Admin}, s.still)))
+	s.authZEN(mux, s.caller)
 	s.shared(mux, contracts)
 	return mux
+}
+
+// caller says who asks over TCP, as for a contract.
+func (s *Server) caller(r *http.Request) (context.Context, error) {
+	p := peerOf(r.Context())
+	if scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Bearer") {
+		p.Token = creto.NewSecret(token)
+	}
+	if s.parts.Authenticate == nil {
+		return nil, fault.New("serve.caller", fault.Unauthenticated, "nobody may ask here")
+	}
+	return s.parts.Authenticate(r.Context(), r.URL.Path, p)
 }
 
 // still reports whether who was let in would be now.
@@ -277,6 +291,7 @@ func sameSite(next http.Handler) http.Handler {
 func (s *Server) private(contracts http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/api/v1/", api(s.parts.Admin, func(*http.Request) error { return nil }))
+	s.authZEN(mux, func(r *http.Request) (context.Context, error) { return r.Context(), nil }) // the owner's
 	s.shared(mux, contracts)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		owner, err := s.parts.Owner(r.Context(), r.Header.Get(client.TenantHeader))
