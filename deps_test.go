@@ -56,6 +56,7 @@ var layers = []layer{
 	{"5", "gate/gatetest receipt/receipttest"},
 	{"5", "metering/meteringtest oversight/oversighttest sandbox/sandboxtest messaging/messagingtest"},
 	{"6", "internal/gen/creto/pqc/..."}, // keys and signatures are in the messages of others
+	{"6", "internal/gen/creto/nhi/..."}, // so are links
 	{"6", "internal/gen/... fault/faultgrpc"},
 	{"7", "internal/wire internal/wire/wiretest"},
 	{"8", "audit/intake"},             // the front that logs share

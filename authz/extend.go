@@ -32,26 +32,28 @@ func (es Extensions) Evaluate(ctx context.Context, bound []Evaluator, r *Request
 	const op fault.Op = "authz.Evaluate"
 	var reserver Extension // who holds d.Reservation
 	for i, e := range bound {
-		said, ends, err := e.Evaluate(ctx, *r, reserve)
-		if err == nil && !ends && said.Reservation != (Reservation{}) {
-			if reserver == nil {
-				reserver, d.Reservation = es[i], said.Reservation
+		held, ends, err := e.Evaluate(ctx, *r, reserve)
+		if err == nil && ends == nil {
+			if held == (Reservation{}) {
 				continue
 			}
-			es[i].Refund(said.Reservation)
+			if reserver == nil {
+				reserver, d.Reservation = es[i], held
+				continue
+			}
+			es[i].Refund(held)
 			err = fault.New(op, fault.AuthzInternal, "both %s and %s reserve; there is one reservation", reserver.Name(), es[i].Name())
 		}
-		if err != nil || ends {
-			if reserver != nil {
-				reserver.Refund(d.Reservation)
-			}
-			said.Version, said.Policies, said.Reservation = d.Version, d.Policies, Reservation{}
-			if err != nil {
-				said.Kind = Deny
-			}
-			*d = said
-			return fault.Wrap(op, err)
+		if reserver != nil {
+			reserver.Refund(d.Reservation)
 		}
+		var said Decision
+		if ends != nil && err == nil {
+			said = *ends
+		}
+		said.Version, said.Policies, said.Reservation = d.Version, d.Policies, Reservation{}
+		*d = said
+		return fault.Wrap(op, err)
 	}
 	return nil
 }

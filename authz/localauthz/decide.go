@@ -24,7 +24,7 @@ func (a *Authorizer) decide(ctx context.Context, bound authz.Session, r *authz.R
 	if err := a.judge(own, r, d); err != nil || d.Kind != authz.Allow || len(a.extensions) == 0 {
 		return err
 	}
-	return a.extend(ctx, own, r, reserve, d)
+	return fault.Wrap("localauthz.Check", a.extensions.Evaluate(ctx, own.evaluators, r, reserve, d))
 }
 
 // judge is decide by policies alone.
@@ -107,41 +107,6 @@ func (s *session) evaluate(snapshot *snapshot, e *entry, number int, r *authz.Re
 		}
 	}
 	return snapshot.remembered(e, held)
-}
-
-// extend asks the extensions once policy allows.
-func (a *Authorizer) extend(ctx context.Context, own *session, r *authz.Request, reserve bool, decision *authz.Decision) error {
-	const op fault.Op = "localauthz.Check"
-	var reserver authz.Extension // who holds decision.Reservation
-	for i, e := range a.extensions {
-		evaluator := own.first
-		if i > 0 {
-			evaluator = own.evaluators[i]
-		}
-		held, ends, err := evaluator.Evaluate(ctx, *r, reserve)
-		if err == nil && ends == nil {
-			if held == (authz.Reservation{}) {
-				continue
-			}
-			if reserver == nil {
-				reserver, decision.Reservation = e, held
-				continue
-			}
-			e.Refund(held)
-			err = fault.New(op, fault.AuthzInternal, "both %s and %s reserve; there is one reservation", reserver.Name(), e.Name())
-		}
-		if reserver != nil {
-			reserver.Refund(decision.Reservation)
-		}
-		d := authz.Decision{}
-		if ends != nil && err == nil {
-			d = *ends
-		}
-		d.Version, d.Policies, d.Reservation = decision.Version, decision.Policies, authz.Reservation{}
-		*decision = d
-		return fault.Wrap(op, err)
-	}
-	return nil
 }
 
 // holds reports whether an agent is one of the chain, who stays in their groups

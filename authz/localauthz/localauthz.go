@@ -31,7 +31,7 @@ type Authorizer struct {
 	dir        string
 	tenant     string
 	groups     GroupsOf
-	extensions []authz.Extension
+	extensions authz.Extensions
 	current    atomic.Pointer[book]
 	reload     sync.Mutex // held from reading the files until they are in force
 	changed    func(ctx context.Context, version creto.Digest, err error)

@@ -24,15 +24,13 @@ import (
 // that hang on it: among many sessions a check waits for memory more than for
 // anything else.
 type session struct {
-	// evaluators are of the authorizer's extensions, in their order. The first is
-	// here too.
-	first authz.Evaluator
+	// evaluators are of the authorizer's extensions, in their order.
+	evaluators []authz.Evaluator
 	// covered has a bit for each action that the links' scopes include on every
 	// resource.
 	covered uint8
 	parts   [len(actions)]atomic.Pointer[part]
 
-	evaluators []authz.Evaluator
 	chain      nhi.VerifiedChain
 	principals []principal
 	coverage   [len(actions)]nhi.Coverage
@@ -111,15 +109,9 @@ func (a *Authorizer) Bind(ctx context.Context, chain nhi.VerifiedChain) (authz.S
 		return kept.session, nil
 	}
 	s := newSession(chain, groups)
-	for _, e := range a.extensions {
-		evaluator, err := e.Bind(ctx, chain)
-		if err != nil {
-			return nil, fault.Wrap(op, err)
-		}
-		s.evaluators = append(s.evaluators, evaluator)
-	}
-	if len(s.evaluators) > 0 {
-		s.first = s.evaluators[0]
+	var err error
+	if s.evaluators, err = a.extensions.Bind(ctx, chain); err != nil {
+		return nil, fault.Wrap(op, err)
 	}
 	a.live.add(s)
 	s.rebind(a.current.Load())

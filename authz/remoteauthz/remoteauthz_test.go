@@ -333,11 +333,11 @@ func (s *spender) Name() string                                                 
 func (s *spender) Bind(context.Context, nhi.VerifiedChain) (authz.Evaluator, error) { return s, nil }
 func (s *spender) Refund(authz.Reservation)                                         {}
 
-func (s *spender) Evaluate(context.Context, authz.Request, bool) (authz.Decision, bool, error) {
+func (s *spender) Evaluate(context.Context, authz.Request, bool) (authz.Reservation, *authz.Decision, error) {
 	if s.left.Add(-1) < 0 {
-		return authz.Decision{Kind: authz.QuotaExceeded, Reason: "spent"}, true, nil
+		return authz.Reservation{}, &authz.Decision{Kind: authz.QuotaExceeded, Reason: "spent"}, nil
 	}
-	return authz.Decision{}, false, nil
+	return authz.Reservation{}, nil, nil
 }
 
 // A kept Allow spends quota like any other (B-19).
