@@ -4,6 +4,9 @@ import (
 	"context"
 	"slices"
 
+	"github.com/cedar-policy/cedar-go"
+	"github.com/cedar-policy/cedar-go/x/exp/ast"
+
 	"creto.dev"
 	"creto.dev/authz"
 	"creto.dev/fault"
@@ -55,36 +58,34 @@ func (p PolicySet) Policies(tenant string) (version creto.Digest, reads []string
 // readsAll stands for everything in a context.
 const readsAll = "*"
 
-// readsOf returns the names in the context that a policy, as Cedar's JSON, reads.
-func readsOf(node any) []string {
-	switch n := node.(type) {
-	case map[string]any:
-		for _, operator := range []string{".", "has"} {
-			if access, ok := n[operator].(map[string]any); ok && isContext(access["left"]) {
-				if name, ok := access["attr"].(string); ok {
-					return []string{name}
+// readsOf returns the names in the context that a policy reads.
+func readsOf(p *cedar.Policy) []string {
+	var reads []string
+	for _, c := range (*ast.Policy)(p.AST()).Conditions {
+		ast.Inspect(ast.NewNode(c.Body), func(n ast.IsNode) bool {
+			switch n := n.(type) {
+			case ast.NodeTypeAccess:
+				if isContext(n.Arg) {
+					reads = append(reads, string(n.Value))
+					return false
+				}
+			case ast.NodeTypeHas:
+				if isContext(n.Arg) {
+					reads = append(reads, string(n.Value))
+					return false
+				}
+			case ast.NodeTypeVariable:
+				if isContext(n) {
+					reads = append(reads, readsAll)
 				}
 			}
-		}
-		if isContext(n) {
-			return []string{readsAll}
-		}
-		var all []string
-		for _, child := range n {
-			all = append(all, readsOf(child)...)
-		}
-		return all
-	case []any:
-		var all []string
-		for _, child := range n {
-			all = append(all, readsOf(child)...)
-		}
-		return all
+			return true
+		})
 	}
-	return nil
+	return reads
 }
 
-func isContext(node any) bool {
-	n, ok := node.(map[string]any)
-	return ok && n["Var"] == "context"
+func isContext(n ast.IsNode) bool {
+	v, ok := n.(ast.NodeTypeVariable)
+	return ok && v.Name == "context"
 }

@@ -335,14 +335,10 @@ func (d *draft) add(file string, number int, p *cedar.Policy) error {
 	if quorum, ok := annotations["quorum"]; ok && quorum != "1" {
 		return fault.New(op, fault.InvalidArgument, "@quorum(%q) is not built yet; one approver decides", quorum)
 	}
-	tree, err := treeOf(p)
-	if err != nil {
+	if err := checkNames(p); err != nil {
 		return err
 	}
-	if err := checkNames(tree); err != nil {
-		return err
-	}
-	d.reads = append(d.reads, readsOf(tree)...)
+	d.reads = append(d.reads, readsOf(p)...)
 	d.policies[cedar.PolicyID(id)] = entry
 	d.set[cedar.PolicyID(id)] = p
 	return nil
@@ -351,21 +347,10 @@ func (d *draft) add(file string, number int, p *cedar.Policy) error {
 // entityTypes are the types that policies may name.
 var entityTypes = []string{"Action", "Agent", "Human", "Workload", "Group", "Tenant", "Model", "Tool", "Url", "Host", "Image", "Secret", "Meter"}
 
-// treeOf returns a policy as Cedar's JSON has it.
-func treeOf(p *cedar.Policy) (any, error) {
-	const op fault.Op = "localauthz.treeOf"
-	text, err := p.MarshalJSON()
-	if err != nil {
-		return nil, fault.WrapAs(op, fault.InvalidArgument, err, "the policy cannot be encoded")
-	}
-	var tree any
-	return tree, fault.WrapAs(op, fault.Internal, json.Unmarshal(text, &tree), "")
-}
-
 // checkNames finds misspelt entity types and actions: Cedar itself takes any
 // name, and a permit that can never match is a mistake, a forbid that can never
 // match is a hole.
-func checkNames(tree any) error {
+func checkNames(p *cedar.Policy) error {
 	const op fault.Op = "localauthz.checkNames"
 	var wrong error
 	checkType := func(name types.EntityType) {
