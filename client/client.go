@@ -17,6 +17,7 @@ import (
 
 	"creto.dev"
 	"creto.dev/audit"
+	"creto.dev/authz"
 	"creto.dev/fault"
 	"creto.dev/fault/faulthttp"
 )
@@ -283,6 +284,8 @@ type Decision struct {
 	Version  creto.Digest   `json:"policy_version"`
 	Chain    []string       `json:"chain"`
 	Context  map[string]any `json:"context,omitempty"`
+	// Explanation says how it came to that.
+	Explanation *authz.Explanation `json:"explanation,omitempty"`
 }
 
 // Approval is a request for a human's consent.

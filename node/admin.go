@@ -297,7 +297,7 @@ func (n *Node) BootstrapLogin(ctx context.Context) (string, error) {
 	return n.Login(creto.WithCaller(ctx, n.owner), BootstrapHuman, login.MethodBootstrap)
 }
 
-// Check implements serve.Admin: what an agent may do, without doing it.
+// Check implements serve.Admin: what an agent may do and why, without doing it.
 func (n *Node) Check(ctx context.Context, c client.Check) (client.Decision, error) {
 	const op fault.Op = "node.Check"
 	chain, err := n.authority.Chain(ctx, n.id(ctx, creto.KindAgent, c.Agent))
@@ -312,11 +312,11 @@ func (n *Node) Check(ctx context.Context, c client.Check) (client.Decision, erro
 	if err != nil {
 		return client.Decision{}, fault.Wrap(op, err)
 	}
-	d, err := n.authorizer.Peek(ctx, session, authz.Request{Action: c.Action, Resource: resource, Context: c.Context})
+	d, explanation, err := n.authorizer.Explain(ctx, session, authz.Request{Action: c.Action, Resource: resource, Context: c.Context})
 	if err != nil {
 		return client.Decision{}, fault.Wrap(op, err)
 	}
-	out := client.Decision{Decision: d.Kind.String(), Reason: d.Reason, Ask: d.Approvers, Version: d.Version, Context: c.Context}
+	out := client.Decision{Decision: d.Kind.String(), Reason: d.Reason, Ask: d.Approvers, Version: d.Version, Context: c.Context, Explanation: &explanation}
 	for _, p := range d.Policies {
 		out.Policies = append(out.Policies, p.ID)
 	}

@@ -50,7 +50,8 @@ type policy struct {
 	forbid    bool
 	approvers string // of @oversight; "" if it asks nobody
 	timeout   time.Duration
-	actions   uint8 // a bit for each action in its scope, by number
+	actions   uint8  // a bit for each action in its scope, by number
+	place     *place // for people
 }
 
 // snapshot is one immutable set of policies, with what sessions share under it.
@@ -180,7 +181,7 @@ func newSnapshot(files []file, version creto.Digest) (*snapshot, []string) {
 			continue
 		}
 		for i, p := range list {
-			if err := d.add(f.name, i+1, p); err != nil {
+			if err := d.add(f, i+1, p); err != nil {
 				problems = append(problems, fmt.Sprintf("%s:%d: %s", f.name, p.Position().Line, fault.Message(err)))
 			}
 		}
@@ -307,15 +308,15 @@ func (d *draft) uncompiled() []string {
 }
 
 // add checks one policy and names it: by @id, else by its file and number.
-func (d *draft) add(file string, number int, p *cedar.Policy) error {
+func (d *draft) add(f file, number int, p *cedar.Policy) error {
 	const op fault.Op = "localauthz.add"
 	annotations := p.Annotations()
-	id := strings.TrimSuffix(file, ".cedar") + "#" + fmt.Sprint(number)
+	id := strings.TrimSuffix(f.name, ".cedar") + "#" + fmt.Sprint(number)
 	if own, ok := annotations["id"]; ok {
 		id = string(own)
 	}
 	text := p.MarshalCedar()
-	entry := policy{ref: authz.Policy{ID: id, Digest: creto.DigestOf(text)}, forbid: p.Effect() == cedar.Forbid}
+	entry := policy{ref: authz.Policy{ID: id, Digest: creto.DigestOf(text)}, forbid: p.Effect() == cedar.Forbid, place: &place{file: f, position: p.Position()}}
 	if _, taken := d.policies[cedar.PolicyID(id)]; taken || id == "" {
 		return fault.New(op, fault.InvalidArgument, "a second policy has the id %q", id)
 	}

@@ -36,6 +36,7 @@ type session struct {
 	coverage   [len(actions)]nhi.Coverage
 	groups     [][]string // of the principals, as they were when it was bound
 	bound      atomic.Pointer[bound]
+	imagined   bool // principals without a chain, for tools: never bound
 }
 
 // bound is a session under one book of policies.
