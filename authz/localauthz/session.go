@@ -123,14 +123,7 @@ func (a *Authorizer) Bind(ctx context.Context, chain nhi.VerifiedChain) (authz.S
 func newSession(chain nhi.VerifiedChain, groups [][]string) *session {
 	s := &session{chain: chain, groups: groups}
 	for i, id := range chain.Principals() {
-		p := principal{id: id, parents: []types.EntityUID{cedar.NewEntityUID(namespace+"Tenant", types.String(id.Tenant))}}
-		for _, g := range groups[i] {
-			p.parents = append(p.parents, cedar.NewEntityUID(namespace+"Group", types.String(g)))
-		}
-		p.entity = types.Entity{UID: principalUID(id), Parents: cedar.NewEntityUIDSet(p.parents...), Attributes: cedar.NewRecord(cedar.RecordMap{
-			"id": types.String(id.Name), "name": types.String(id.Name), "tenant": types.String(id.Tenant),
-		})}
-		s.principals = append(s.principals, p)
+		s.principals = append(s.principals, newPrincipal(id, groups[i]))
 	}
 	for i := range actions {
 		s.coverage[i] = chain.Coverage(actions[i].name, actions[i].resource)
@@ -139,6 +132,18 @@ func newSession(chain nhi.VerifiedChain, groups [][]string) *session {
 		}
 	}
 	return s
+}
+
+// newPrincipal returns a principal as policies see it.
+func newPrincipal(id creto.ID, groups []string) principal {
+	p := principal{id: id, parents: []types.EntityUID{cedar.NewEntityUID(namespace+"Tenant", types.String(id.Tenant))}}
+	for _, g := range groups {
+		p.parents = append(p.parents, cedar.NewEntityUID(namespace+"Group", types.String(g)))
+	}
+	p.entity = types.Entity{UID: principalUID(id), Parents: cedar.NewEntityUIDSet(p.parents...), Attributes: cedar.NewRecord(cedar.RecordMap{
+		"id": types.String(id.Name), "name": types.String(id.Name), "tenant": types.String(id.Tenant),
+	})}
+	return p
 }
 
 func principalUID(id creto.ID) cedar.EntityUID {

@@ -110,6 +110,9 @@ func printDecision(w io.Writer, d client.Decision, explain bool) {
 		printExplanation(w, *d.Explanation)
 	}
 	if hint {
+		if explain {
+			fmt.Fprintln(w)
+		}
 		fmt.Fprintf(w, "  this line would permit it:\n\n  %s\n", printable(line))
 	}
 }
@@ -133,9 +136,6 @@ func printExplanation(w io.Writer, e authz.Explanation) {
 			}
 			fmt.Fprintf(w, "    - %s\n", oneLine(c.Text))
 		}
-	}
-	if ways > 0 {
-		fmt.Fprintln(w)
 	}
 }
 
@@ -192,6 +192,12 @@ func printCondition(w io.Writer, c authz.ExplainedCondition) {
 			is = " "
 		}
 		reads = append(reads, oneLine(r.Name+is+r.Value))
+	}
+	if c.Error != "" {
+		result += ": " + oneLine(c.Error)
+		if absent := c.Reads; len(absent) == 1 && absent[0].Value == "absent" {
+			reads = nil // it says so already
+		}
 	}
 	if len(reads) > 0 {
 		result += ": " + strings.Join(reads, ", ")

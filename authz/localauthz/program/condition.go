@@ -280,3 +280,13 @@ func (p *Program) Principal(i int) Scope { return p.policies[i].principal }
 
 // Source returns a policy as it was parsed, which is not to be changed.
 func (p *Program) Source(i int) *ast.Policy { return p.policies[i].source }
+
+// Prefix returns the text that a pattern begins with, up to its first wildcard.
+// open says that there is one, and all that nothing follows it.
+func Prefix(p types.Pattern) (prefix string, open, all bool) {
+	made := newPattern(p)
+	if made.cedar != nil {
+		return "", true, false
+	}
+	return made.prefix, !made.exact, !made.exact && len(made.middle) == 0 && made.suffix == ""
+}
