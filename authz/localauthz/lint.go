@@ -262,7 +262,7 @@ func (l *linter) broad(number int) {
 }
 
 // contradiction finds conditions that are false whatever the request is.
-func (l *linter) contradiction(number int, parts []part) bool {
+func (l *linter) contradiction(number int, parts []clause) bool {
 	for _, p := range parts {
 		if value, ok := p.condition.Constant(); ok && value == p.unless {
 			l.reportAt(ruleFalse, number, p.line, p.column, "%s is always %v", oneLine(p.text), value)

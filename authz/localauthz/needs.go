@@ -11,7 +11,7 @@ import (
 
 // needs says in words what it takes for a part of a policy's conditions to be as
 // the policy has it, or not to be.
-func needs(p part, so bool) string {
+func needs(p clause, so bool) string {
 	holds := so != p.unless
 	if text := words(p.condition.Source(), holds); text != "" {
 		return text

@@ -25,9 +25,9 @@ func (p *place) lineOf(offset int) (line, column int) {
 	return 1 + bytes.Count(before, []byte("\n")), 1 + utf8.RuneCount(before[start:])
 }
 
-// part is a piece of a policy's conditions that can be blamed by itself: an
+// clause is a piece of a policy's conditions that can be blamed by itself: an
 // operand of && in a when, or of || in an unless.
-type part struct {
+type clause struct {
 	text         string // as it is written
 	line, column int
 	unless       bool
@@ -40,12 +40,12 @@ const maxParts = 64
 // partsOf takes a policy's conditions apart. Cedar's syntax tree says nothing of
 // places, so they are looked for in the text; each is parsed again, and if they
 // do not come to just the tree of the policy, its conditions are parts as wholes.
-func partsOf(place *place, source *ast.Policy) []part {
+func partsOf(place *place, source *ast.Policy) []clause {
 	bodies := bodiesOf(place.file.text, place.position.Offset)
-	var parts []part
+	var parts []clause
 	for i, c := range source.Conditions {
 		unless := bool(c.Condition == ast.ConditionUnless)
-		var found []part
+		var found []clause
 		if len(bodies) == len(source.Conditions) {
 			found = split(place, bodies[i], unless, c.Body)
 		}
@@ -58,12 +58,12 @@ func partsOf(place *place, source *ast.Policy) []part {
 }
 
 // whole returns a condition as one part, in Cedar's own form.
-func whole(place *place, body ast.IsNode, unless bool) []part {
+func whole(place *place, body ast.IsNode, unless bool) []clause {
 	c, err := program.NewCondition(body)
 	if err != nil {
 		return nil // Compile has refused it
 	}
-	return []part{{text: textOf(body), line: place.position.Line, column: place.position.Column, unless: unless, condition: c}}
+	return []clause{{text: textOf(body), line: place.position.Line, column: place.position.Column, unless: unless, condition: c}}
 }
 
 // textOf writes an expression in Cedar's own form.
@@ -82,20 +82,20 @@ func textOf(n ast.IsNode) string {
 type span struct{ from, to int }
 
 // split returns the parts of one condition; nil if they are not found.
-func split(p *place, body span, unless bool, tree ast.IsNode) []part {
+func split(p *place, body span, unless bool, tree ast.IsNode) []clause {
 	text := p.file.text
 	operator := "&&"
 	if unless {
 		operator = "||"
 	}
-	var parts []part
+	var parts []clause
 	for _, s := range operands(text, body, operator) {
 		c, err := program.ParseCondition(string(text[s.from:s.to]))
 		if err != nil || len(parts) == maxParts {
 			return nil
 		}
 		line, column := p.lineOf(s.from)
-		parts = append(parts, part{text: string(text[s.from:s.to]), line: line, column: column, unless: unless, condition: c})
+		parts = append(parts, clause{text: string(text[s.from:s.to]), line: line, column: column, unless: unless, condition: c})
 	}
 	var again []ast.IsNode
 	for _, one := range parts {

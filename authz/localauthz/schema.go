@@ -122,7 +122,7 @@ func (s *schemaIndex) readsOpen(action int, n ast.IsNode) bool {
 
 // attributes finds what the context of no action has, and what a forbid reads
 // without knowing that it is there.
-func (l *linter) attributes(number int, parts []part) {
+func (l *linter) attributes(number int, parts []clause) {
 	guarded := make(map[string]bool)
 	for _, p := range parts {
 		for _, n := range program.Paths(p.condition.Source()) {
@@ -145,7 +145,7 @@ func (l *linter) attributes(number int, parts []part) {
 }
 
 // ownAttribute finds attributes that principals and resources do not have.
-func (l *linter) ownAttribute(number int, p part, path []string) {
+func (l *linter) ownAttribute(number int, p clause, path []string) {
 	allowed := map[string][]string{"principal": {"id", "name", "tenant"}, "resource": {"id"}, "action": nil}
 	if l.facts[number].actions == 1<<sendMessage { // an agent too
 		allowed["resource"] = allowed["principal"]
@@ -159,7 +159,7 @@ func (l *linter) ownAttribute(number int, p part, path []string) {
 
 // attribute looks at one attribute of the context, and reports whether it found
 // something.
-func (l *linter) attribute(number int, p part, path []string, guarded bool) bool {
+func (l *linter) attribute(number int, p clause, path []string, guarded bool) bool {
 	name := strings.Join(path, ".")
 	var without, with, maybe, perhaps []string
 	for i := range actions {
@@ -209,7 +209,7 @@ func (l *linter) instead(number int, path []string) string {
 }
 
 // types finds parts whose sides have types that cannot be compared.
-func (l *linter) types(number int, parts []part) {
+func (l *linter) types(number int, parts []clause) {
 	source := l.program.Source(number)
 	for _, p := range parts {
 		seen := make(map[string]bool)

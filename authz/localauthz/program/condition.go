@@ -146,7 +146,7 @@ func (c *Condition) Reads(e *Env) []Read {
 // withoutHas turns the question for an attribute into the attribute.
 func withoutHas(n ast.IsNode) ast.IsNode {
 	if has, ok := n.(ast.NodeTypeHas); ok {
-		return ast.NodeTypeAccess{StrOpNode: has.StrOpNode}
+		return ast.NodeTypeAccess(has)
 	}
 	return n
 }
