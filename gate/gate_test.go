@@ -14,8 +14,10 @@ import (
 
 	"creto.dev"
 	"creto.dev/audit"
+	"creto.dev/authz"
 	"creto.dev/fault"
 	"creto.dev/gate"
+	"creto.dev/metering"
 	"creto.dev/nhi"
 	"creto.dev/oversight"
 )
@@ -568,5 +570,37 @@ func TestRevocationRace(t *testing.T) {
 	group.Wait()
 	if late.Load() != 0 {
 		t.Errorf("%d actions began after the agent was revoked", late.Load())
+	}
+}
+
+// The record of an action says how many units it used, whatever the act says; a
+// restart counts them again.
+func TestUnits(t *testing.T) {
+	h := build(t)
+	h.legislate(t, "permit (principal, action, resource);")
+	if err := h.quota.SetLimit(t.Context(), metering.Subject{Agent: h.bot, Action: creto.ConsumeQuota}, metering.Limit{Amount: 10, Window: time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	c := h.caller(t)
+	consume := func(amount int64) error {
+		_, err := h.gate.Do(t.Context(), c, creto.Action{
+			Name: creto.ConsumeQuota, Resource: creto.Resource{Type: "Meter", ID: "m"}, Context: map[string]any{authz.AmountKey: amount},
+		}, func(context.Context) (gate.Result, error) {
+			return gate.Result{Detail: map[string]string{authz.AmountKey: "1"}}, nil
+		})
+		return err
+	}
+	if err := consume(7); err != nil {
+		t.Fatal(err)
+	}
+	if err := consume(4); !errors.Is(err, fault.ResourceExhausted) {
+		t.Errorf("Do of 4 where 3 are left = %v, want ResourceExhausted", err)
+	}
+	units := int64(0)
+	for _, r := range h.records(t, creto.ConsumeQuota) {
+		units += gate.Units(r)
+	}
+	if units != 7 {
+		t.Errorf("the log says that %d units were used, want 7", units)
 	}
 }

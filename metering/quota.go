@@ -5,6 +5,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -450,9 +451,10 @@ func (q *Quota) Limits(ctx context.Context) ([]LimitUse, []RateUse, error) {
 		return nil, nil, err
 	}
 	q.mu.Lock()
-	defer q.mu.Unlock()
-	limits := make([]LimitUse, 0, len(q.budgets))
-	for _, b := range q.budgets {
+	budgets, all := slices.Collect(maps.Values(q.budgets)), slices.Collect(maps.Values(q.rates))
+	q.mu.Unlock()
+	limits := make([]LimitUse, 0, len(budgets))
+	for _, b := range budgets {
 		w := b.at(now)
 		s := w.sum()
 		limits = append(limits, LimitUse{b.Subject, Limit{Amount: s.limit, Window: b.length}, s.used, b.lending.outstanding(w), s.reset})
@@ -460,8 +462,8 @@ func (q *Quota) Limits(ctx context.Context) ([]LimitUse, []RateUse, error) {
 	slices.SortFunc(limits, func(a, b LimitUse) int {
 		return cmp.Or(compareSubjects(a.Subject, b.Subject), cmp.Compare(a.Window, b.Window))
 	})
-	rates := make([]RateUse, 0, len(q.rates))
-	for _, r := range q.rates {
+	rates := make([]RateUse, 0, len(all))
+	for _, r := range all {
 		rates = append(rates, RateUse{r.Subject, *r.limit.Load(), r.left(now)})
 	}
 	slices.SortFunc(rates, func(a, b RateUse) int { return compareSubjects(a.Subject, b.Subject) })

@@ -311,7 +311,12 @@ func TestKill(t *testing.T) {
 		b.Commit(held)
 		last++
 	}
-	if last != 1000-limits[0].Used || granted == 0 {
-		t.Errorf("the last one was granted %d, want %d; the dead %d", last, 1000-limits[0].Used, granted)
+	// What a dead one had just asked for, and was never told of, may have come back.
+	after, _, err := q.Limits(t.Context())
+	if err != nil || after[0].Used != 1000 {
+		t.Errorf("Limits = %+v, %v; want everything used", after, err)
+	}
+	if last < 1000-limits[0].Used || last+int64(granted) > 1000 || granted == 0 {
+		t.Errorf("the last one was granted %d, the dead %d of the %d that they were lent", last, granted, limits[0].Used)
 	}
 }
