@@ -98,11 +98,12 @@ func (s *session) evaluate(snapshot *snapshot, e *entry, number int, r *authz.Re
 	for i := range e.checks {
 		c := &e.checks[i]
 		env.Principal = s.principals[c.principal].entity.UID
-		switch verdict := snapshot.program.Evaluate(int(c.policy), &env); {
-		case verdict == program.Unsatisfied:
-		case c.forbid: // which holds, or cannot be evaluated
-			return nil
-		case verdict == program.Satisfied:
+		switch {
+		case c.forbid:
+			if snapshot.program.Evaluate(int(c.policy), &env) != program.Unsatisfied {
+				return nil // it holds, or cannot be evaluated
+			}
+		case snapshot.program.Holds(int(c.policy), &env):
 			held[i/64] |= 1 << (i % 64)
 		}
 	}

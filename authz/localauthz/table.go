@@ -344,9 +344,11 @@ func (e *entry) compile(t *table, number int, id string) {
 	})
 	for _, r := range all {
 		forbid := s.program.Forbids(int(r.policy))
-		readsPrincipal, readsContext, readsEntities := s.program.Reads(int(r.policy))
-		if !s.program.Conditional(int(r.policy)) || id != "" && !readsPrincipal && !readsContext && !readsEntities {
-			verdict := s.program.Evaluate(int(r.policy), &env)
+		verdict, settled := program.Satisfied, !s.program.Conditional(int(r.policy))
+		if id != "" {
+			verdict, settled = s.program.Settle(int(r.policy), &env)
+		}
+		if settled {
 			if forbid && verdict != program.Unsatisfied {
 				e.denied = true
 			} else if !forbid && verdict == program.Satisfied {
@@ -359,7 +361,7 @@ func (e *entry) compile(t *table, number int, id string) {
 		if !known {
 			at = int32(len(e.checks))
 			e.checks = append(e.checks, condition{policy: r.policy, principal: r.principal, forbid: forbid})
-			if !readsPrincipal {
+			if !s.program.ReadsPrincipal(int(r.policy)) {
 				shared[key] = at
 			}
 		}

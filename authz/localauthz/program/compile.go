@@ -83,15 +83,8 @@ const (
 // too, and so the stack of a check.
 const maxDepth = 5000
 
-type compiler struct{ reads variables }
-
-func compileNode(n ast.IsNode) (*node, variables, error) {
-	c := &compiler{}
-	compiled, err := c.node(n, 0)
-	return compiled, c.reads, err
-}
-
-func (c *compiler) node(n ast.IsNode, depth int) (*node, error) {
+// compile compiles an expression.
+func compile(n ast.IsNode, depth int) (*node, error) {
 	const op fault.Op = "program.compile"
 	if depth > maxDepth {
 		return nil, fault.New(op, fault.InvalidArgument, "it is nested more than %d deep", maxDepth)
@@ -102,7 +95,7 @@ func (c *compiler) node(n ast.IsNode, depth int) (*node, error) {
 	case ast.NodeValue:
 		return constant(valueOf(v.Value)), nil
 	case ast.NodeTypeVariable:
-		return c.variable(v), nil
+		return &node{op: variableOp(v.Name)}, nil
 	case ast.NodeTypeAccess:
 		made.op, made.text, operands = opAccess, string(v.Value), []ast.IsNode{v.Arg}
 	case ast.NodeTypeHas:
@@ -169,7 +162,7 @@ func (c *compiler) node(n ast.IsNode, depth int) (*node, error) {
 		return nil, fault.New(op, fault.Internal, "%T is no expression of Cedar", n)
 	}
 	for i, operand := range operands {
-		compiled, err := c.node(operand, depth+1)
+		compiled, err := compile(operand, depth+1)
 		if err != nil {
 			return nil, err
 		}
@@ -192,7 +185,6 @@ func (c *compiler) node(n ast.IsNode, depth int) (*node, error) {
 			made.path = append(slices.Clip(made.a.path), made.text)
 		}
 	}
-	c.note(made)
 	return fold(made), nil
 }
 
@@ -213,38 +205,48 @@ func callOf(call ast.NodeTypeExtensionCall) op {
 	return opCall
 }
 
-func (c *compiler) variable(v ast.NodeTypeVariable) *node {
-	switch v.Name {
+func variableOp(name types.String) op {
+	switch name {
 	case "principal":
-		c.reads |= readsPrincipal
-		return &node{op: opPrincipal}
+		return opPrincipal
 	case "action":
-		return &node{op: opAction}
+		return opAction
 	case "resource":
-		return &node{op: opResource}
+		return opResource
 	}
-	c.reads |= readsContext
-	return &node{op: opContext}
+	return opContext
 }
 
-// note remembers operations that look at entities. Attributes of the resource
-// that stands for itself are of the request.
-func (c *compiler) note(n *node) {
+// reads returns what n depends on. Attributes of the resource that stands for
+// itself are of the request.
+func (n *node) reads() variables {
+	var v variables
 	switch n.op {
-	case opAccess, opHas:
-		for at := n.a; ; at = at.a {
-			switch at.op {
-			case opContext, opResource:
-				return
-			case opAccess:
-				continue
-			}
-			c.reads |= readsEntities
-			return
-		}
+	case opPrincipal:
+		v = readsPrincipal
+	case opContext:
+		v = readsContext
 	case opIn, opIsIn, opGetTag, opHasTag:
-		c.reads |= readsEntities
+		v = readsEntities
+	case opAccess, opHas:
+		if n.path == nil && n.a.path == nil && n.a.op != opContext && n.a.op != opResource {
+			v = readsEntities
+		}
 	}
+	for _, operand := range append([]*node{n.a, n.b, n.c}, n.args...) {
+		if operand != nil {
+			v |= operand.reads()
+		}
+	}
+	return v
+}
+
+// conjuncts returns the terms of n, all of which must hold in this order.
+func (n *node) conjuncts() []*node {
+	if n.op != opAnd {
+		return []*node{n}
+	}
+	return append(n.a.conjuncts(), n.b.conjuncts()...)
 }
 
 func constant(v value) *node {

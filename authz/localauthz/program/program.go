@@ -48,6 +48,10 @@ type conditions struct {
 	number int
 	all    []*node
 	reads  variables
+	// settled says of each of all that it depends on the action and the resource
+	// alone; early are all, those first.
+	settled []bool
+	early   []*node
 }
 
 // bucket holds the policies whose principals' scope has one key.
@@ -71,7 +75,7 @@ func Compile(policies map[cedar.PolicyID]*cedar.Policy) (*Program, error) {
 	known := make(map[string]*conditions)
 	for id, source := range policies {
 		tree := (*ast.Policy)(source.AST())
-		c, err := compile(id, source, known)
+		c, err := compileConditions(id, source, known)
 		if err != nil {
 			return nil, err
 		}
@@ -95,29 +99,39 @@ func Compile(policies map[cedar.PolicyID]*cedar.Policy) (*Program, error) {
 	return p, nil
 }
 
-// compile returns the conditions of a policy. known are those compiled before, by
-// their text.
-func compile(id cedar.PolicyID, source *cedar.Policy, known map[string]*conditions) (*conditions, error) {
+// compileConditions returns the conditions of a policy. known are those compiled
+// before, by their text.
+func compileConditions(id cedar.PolicyID, source *cedar.Policy, known map[string]*conditions) (*conditions, error) {
 	const op fault.Op = "program.Compile"
 	text := textOf(source)
 	if c, ok := known[text]; ok {
 		return c, nil
 	}
 	made := &conditions{number: len(known)}
+	var late []*node
 	for _, c := range (*ast.Policy)(source.AST()).Conditions {
-		n, reads, err := compileNode(c.Body)
+		n, err := compile(c.Body, 0)
 		if err != nil {
 			return nil, fault.New(op, fault.InvalidArgument, "the condition of policy %q cannot be compiled: %s", id, fault.Message(err))
 		}
 		if c.Condition == ast.ConditionUnless {
 			n = fold(&node{op: opNot, a: n})
 		}
-		made.reads |= reads
-		if n.op == opConst && n.value.kind == kindBool && n.value.n == 1 {
-			continue
+		for _, n := range n.conjuncts() {
+			if n.op == opConst && n.value.kind == kindBool && n.value.n == 1 {
+				continue
+			}
+			reads := n.reads()
+			made.reads |= reads
+			made.all, made.settled = append(made.all, n), append(made.settled, reads == 0)
+			if reads == 0 {
+				made.early = append(made.early, n)
+			} else {
+				late = append(late, n)
+			}
 		}
-		made.all = append(made.all, n)
 	}
+	made.early = append(made.early, late...)
 	known[text] = made
 	return made, nil
 }
@@ -145,12 +159,9 @@ func (p *Program) Action(i int) Scope { return p.policies[i].action }
 // Resource returns a policy's scope of resources.
 func (p *Program) Resource(i int) Scope { return p.policies[i].resource }
 
-// Reads says what a policy's conditions depend on beside the action's and
-// resource's names: whether on who asks, on the request's context, and on other
-// entities than who asks.
-func (p *Program) Reads(i int) (principal, context, entities bool) {
-	v := p.policies[i].conditions.reads
-	return v&readsPrincipal != 0, v&readsContext != 0, v&readsEntities != 0
+// ReadsPrincipal reports whether a policy's conditions depend on who asks.
+func (p *Program) ReadsPrincipal(i int) bool {
+	return p.policies[i].conditions.reads&readsPrincipal != 0
 }
 
 // Conditional reports whether a policy has conditions.
@@ -183,6 +194,43 @@ func (p *Program) Evaluate(i int, e *Env) Verdict {
 		}
 	}
 	return Satisfied
+}
+
+// Holds reports whether a policy's conditions are satisfied, as Evaluate does; it
+// does not tell unsatisfied from erroneous ones, and looks first at those that cost
+// least.
+func (p *Program) Holds(i int, e *Env) bool {
+	for _, n := range p.policies[i].conditions.early {
+		if n.test(e) != isTrue {
+			return false
+		}
+	}
+	return true
+}
+
+// Settle returns what a policy comes to for an action and a resource, whatever
+// else the request is; false if that has a say. A policy that permits is
+// unsatisfied, too, where its conditions cannot be evaluated. Of e only action,
+// resource and Itself, which must be true, are read.
+func (p *Program) Settle(i int, e *Env) (Verdict, bool) {
+	one := &p.policies[i]
+	open := false
+	for at, n := range one.conditions.all {
+		switch {
+		case !one.conditions.settled[at]:
+			if one.forbid { // it may fail, and what comes after it would not be asked
+				return Unsatisfied, false
+			}
+			open = true
+			continue
+		case n.test(e) == isTrue:
+			continue
+		case one.forbid && n.test(e) == isError:
+			return Errored, true
+		}
+		return Unsatisfied, true
+	}
+	return Satisfied, !open
 }
 
 // Matching returns the policies whose scope of principals includes an entity
