@@ -118,7 +118,7 @@ func (w world) boolean(depth int) string {
 		return "(" + w.one("true", "false", "context.flag", "context has flag", "context has body.amount", "principal has name", "resource has id", "resource has name", "action has id") + ")"
 	}
 	d := depth - 1
-	switch w.IntN(24) {
+	switch w.IntN(32) {
 	case 0, 1:
 		return "(" + w.boolean(d) + " && " + w.boolean(d) + ")"
 	case 2, 3:
@@ -159,7 +159,7 @@ func (w world) boolean(depth int) string {
 		return w.entityExpression(d) + ".getTag(\"x\")"
 	}
 	return "(" + w.one("context.flag", "context.method == \"POST\"", "context.body.amount < 100", "principal.name == \"a1\"", "principal in "+w.group(), "resource.id like \"r*\"",
-		"context.list.contains(\"x\")", "principal == resource", "resource.name == \"r1\"", "["+w.entity()+", "+w.entity()+"].contains(principal)", "context.dec.lessThan(decimal(\"1.5\"))") + ")"
+		"context.list.contains(\"x\")", "principal == resource", "resource.name == \"r1\"", `Creto::Agent::"a1" in `+w.group(), `Creto::Agent::"a1" has name`, `resource in `+w.entity(), "["+w.entity()+", "+w.entity()+"].contains(principal)", "context.dec.lessThan(decimal(\"1.5\"))") + ")"
 }
 
 func (w world) long(depth int) string {
