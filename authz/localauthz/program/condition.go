@@ -25,7 +25,7 @@ type Condition struct {
 //
 // Errors: InvalidArgument (Permanent) if it is nested too deep.
 func NewCondition(n ast.IsNode) (*Condition, error) {
-	compiled, _, err := compileNode(n)
+	compiled, err := compile(n, 0)
 	if err != nil {
 		return nil, fault.Wrap("program.NewCondition", err)
 	}
@@ -135,7 +135,7 @@ func (c *Condition) Reads(e *Env) []Read {
 			continue
 		}
 		r := Read{Path: path}
-		if compiled, _, err := compileNode(withoutHas(n)); err == nil {
+		if compiled, err := compile(withoutHas(n), 0); err == nil {
 			r.Value = compiled.eval(e).boxed()
 		}
 		reads = append(reads, r)
