@@ -296,16 +296,11 @@ func (q *Quota) SetRate(ctx context.Context, s Subject, r Rate) error {
 	q.setting.Lock()
 	defer q.setting.Unlock()
 	q.mu.Lock()
-	defer q.mu.Unlock()
 	x := q.rates[s]
-	if x == nil {
-		there := make([]Subject, 0, len(q.rates))
-		for k := range q.rates {
-			there = append(there, k)
-		}
-		if crowded(s, there) {
-			return fault.New(op, fault.FailedPrecondition, "%s has %d rates on %s already; remove one first", s.Agent.Name, MaxBudgets, s.Action)
-		}
+	full := x == nil && crowded(s, slices.Collect(maps.Keys(q.rates)))
+	q.mu.Unlock()
+	if full {
+		return fault.New(op, fault.FailedPrecondition, "%s has %d rates on %s already; remove one first", s.Agent.Name, MaxBudgets, s.Action)
 	}
 	if _, err := q.db.ExecContext(ctx, `INSERT INTO rate_limit (agent, human, action, units, period_ns, burst) VALUES ($1, $2, $3, $4, $5, $6)
 		ON CONFLICT (agent, human, action) DO UPDATE SET units = excluded.units, period_ns = excluded.period_ns, burst = excluded.burst`,
@@ -318,6 +313,8 @@ func (q *Quota) SetRate(ctx context.Context, s Subject, r Rate) error {
 	}
 	x = &rate{Subject: s}
 	x.limit.Store(&r)
+	q.mu.Lock()
+	defer q.mu.Unlock()
 	q.rates[s] = x
 	q.change(s)
 	return nil
