@@ -519,7 +519,9 @@ func (a *Authorizer) replace() (*book, error) {
 	if err != nil || b.version == before.version {
 		return nil, err
 	}
+	a.live.each(func(s *session) { s.prepare(b) })
 	a.current.Store(b)
-	a.live.release(b)
+	// A session that nobody uses must not keep in memory what was replaced.
+	a.live.each(func(s *session) { s.release(b) })
 	return b, nil
 }

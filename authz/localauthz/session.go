@@ -2,6 +2,7 @@ package localauthz
 
 import (
 	"context"
+	"maps"
 	"runtime"
 	"slices"
 	"sync"
@@ -36,7 +37,8 @@ type session struct {
 	coverage   [len(actions)]nhi.Coverage
 	groups     [][]string // of the principals, as they were when it was bound
 	bound      atomic.Pointer[bound]
-	imagined   bool // principals without a chain, for tools: never bound
+	next       atomic.Pointer[bound] // under a book that is about to be in force
+	imagined   bool                  // principals without a chain, for tools: never bound
 }
 
 // bound is a session under one book of policies.
@@ -187,10 +189,29 @@ func (s *session) under(b *book) *bound {
 // rebind finds the session's policies in a book. Sessions whose principals match
 // the same policies share them.
 func (s *session) rebind(b *book) *bound {
-	snapshot := b.of(s.chain.Agent().Tenant)
-	now := &bound{book: b, snapshot: snapshot, table: snapshot.tables.of(snapshot, s.principals)}
+	now := s.next.Load()
+	if now == nil || now.book != b {
+		now = s.in(b)
+	}
 	s.bound.Store(now)
 	return now
+}
+
+func (s *session) in(b *book) *bound {
+	snapshot := b.of(s.chain.Agent().Tenant)
+	return &bound{book: b, snapshot: snapshot, table: snapshot.tables.of(snapshot, s.principals)}
+}
+
+// prepare finds, for the actions that were checked before, the session's policies
+// in a book that is about to be in force, so that the first check under it need not.
+func (s *session) prepare(b *book) {
+	next := s.in(b)
+	for number := range s.parts {
+		if s.parts[number].Load() != nil {
+			next.table.of(number)
+		}
+	}
+	s.next.Store(next)
 }
 
 // release lets go of what the session found in a book before b. A check that runs
@@ -203,6 +224,9 @@ func (s *session) release(b *book) {
 		if p := s.parts[i].Load(); p != nil && p.book != b {
 			s.parts[i].CompareAndSwap(p, nil)
 		}
+	}
+	if next := s.next.Load(); next != nil && next.book != b {
+		s.next.CompareAndSwap(next, nil)
 	}
 }
 
@@ -229,14 +253,14 @@ func (l *live) remove(w weak.Pointer[session]) {
 	delete(l.sessions, w)
 }
 
-// release lets go of the policies before b: a session that nobody uses must not
-// keep them in memory.
-func (l *live) release(b *book) {
+// each calls f with every session that is held.
+func (l *live) each(f func(*session)) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	for w := range l.sessions {
+	all := slices.Collect(maps.Keys(l.sessions))
+	l.mu.Unlock()
+	for _, w := range all {
 		if s := w.Value(); s != nil {
-			s.release(b)
+			f(s)
 		}
 	}
 }
