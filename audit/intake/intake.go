@@ -342,9 +342,13 @@ func (i *Intake) Run(ctx context.Context) error {
 			}
 		case <-timer.C:
 		}
-		if err := i.Flush(ctx); err != nil && ctx.Err() == nil {
+		// What has begun is not broken off, or the last Flush would do it again.
+		switch err := i.Flush(context.WithoutCancel(ctx)); {
+		case err != nil && ctx.Err() != nil:
+			return err // another try would only take as long
+		case err != nil:
 			wait = min(2*wait, max(maxBackoff, i.cfg.Flush))
-		} else {
+		default:
 			wait = i.cfg.Flush
 			i.reportGaps(ctx)
 		}
