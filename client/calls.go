@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 
+	"creto.dev"
 	"creto.dev/fault"
 	"creto.dev/fault/faulthttp"
 	"creto.dev/health"
@@ -142,6 +143,12 @@ func (c *Client) Session(ctx context.Context, human string) (t Token, err error)
 // Check asks whether an agent may do something, without doing it.
 func (c *Client) Check(ctx context.Context, check Check) (d Decision, err error) {
 	return d, c.do(ctx, "POST", "/check", check, &d)
+}
+
+// Chain returns a chain of delegation that an agent has, or had, by its digest,
+// as records name it.
+func (c *Client) Chain(ctx context.Context, agent string, digest creto.Digest) (chain Chain, err error) {
+	return chain, c.do(ctx, "GET", "/agents/"+url.PathEscape(agent)+"/chains/"+url.PathEscape(digest.String()), nil, &chain)
 }
 
 // Approvals lists requests for consent, in a state or all with "".

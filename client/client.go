@@ -20,6 +20,7 @@ import (
 	"creto.dev/authz"
 	"creto.dev/fault"
 	"creto.dev/fault/faulthttp"
+	"creto.dev/nhi"
 )
 
 // SocketName is the administrator's socket in a node's data directory.
@@ -273,6 +274,22 @@ type Check struct {
 	Action   string         `json:"action"`
 	Resource string         `json:"resource"`
 	Context  map[string]any `json:"context,omitempty"`
+}
+
+// Chain is a chain of delegation that an agent has, or had.
+type Chain struct {
+	Digest creto.Digest `json:"digest"`
+	// Links are the delegations, the human's first.
+	Links []ChainLink `json:"links"`
+	// Groups are those of its principals now, by SPIFFE id.
+	Groups map[string][]string `json:"groups"`
+}
+
+// ChainLink is one delegation.
+type ChainLink struct {
+	From  string    `json:"from"` // a SPIFFE id
+	To    string    `json:"to"`
+	Scope nhi.Scope `json:"scope"`
 }
 
 // Decision is the answer.

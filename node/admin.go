@@ -326,6 +326,29 @@ func (n *Node) Check(ctx context.Context, c client.Check) (client.Decision, erro
 	return out, nil
 }
 
+// Chain implements serve.Admin.
+func (n *Node) Chain(ctx context.Context, agent string, digest creto.Digest) (client.Chain, error) {
+	const op fault.Op = "node.Chain"
+	links, err := n.authority.ChainByDigest(ctx, n.id(ctx, creto.KindAgent, agent), digest)
+	if err != nil {
+		return client.Chain{}, fault.Wrap(op, err)
+	}
+	out := client.Chain{Digest: digest, Groups: make(map[string][]string)}
+	for _, signed := range links {
+		link, err := signed.Link()
+		if err != nil {
+			return client.Chain{}, fault.Wrap(op, err)
+		}
+		out.Links = append(out.Links, client.ChainLink{From: link.Issuer.String(), To: link.Subject.String(), Scope: link.Scope})
+		for _, id := range []creto.ID{link.Issuer, link.Subject} {
+			if out.Groups[id.String()], err = n.groups(ctx, id); err != nil {
+				return client.Chain{}, fault.Wrap(op, err)
+			}
+		}
+	}
+	return out, nil
+}
+
 func approval(r oversight.Request) client.Approval {
 	return client.Approval{
 		ID: r.ID, State: string(r.State), Agent: r.Agent.Name, OnBehalfOf: r.OnBehalfOf.Name, Action: r.Action, Resource: r.Resource,

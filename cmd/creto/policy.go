@@ -11,7 +11,7 @@ import (
 
 func (a *app) policyCommand() *cobra.Command {
 	c := &cobra.Command{Use: "policy", Short: "Check, test, lint, explain and replay policies"}
-	c.AddCommand(a.policyTestCommand(), a.policyLintCommand(), a.policyExplainCommand(), a.policySchemaCommand(), &cobra.Command{
+	c.AddCommand(a.policyTestCommand(), a.policyLintCommand(), a.policyExplainCommand(), a.policyReplayCommand(), a.policySchemaCommand(), &cobra.Command{
 		Use:   "check [DIR]",
 		Short: "Report every mistake in a directory of policies, without a node",
 		Args:  cobra.MaximumNArgs(1),

@@ -49,6 +49,7 @@ type Admin interface {
 	Login(ctx context.Context, human string, method login.Method) (string, error)
 	Session(ctx context.Context, human string) (client.Token, error)
 	Check(ctx context.Context, c client.Check) (client.Decision, error)
+	Chain(ctx context.Context, agent string, digest creto.Digest) (client.Chain, error)
 	Approvals(ctx context.Context, state string) ([]client.Approval, error)
 	Approval(ctx context.Context, id string) (client.Approval, error)
 	Decide(ctx context.Context, id string, d client.Decide) (client.Approval, error)
@@ -189,6 +190,13 @@ func api(a Admin, still func(*http.Request) error) http.Handler {
 	}))
 	on("POST /api/v1/humans/{name}/session", answer(func(r *http.Request, _ none) (client.Token, error) {
 		return a.Session(r.Context(), r.PathValue("name"))
+	}))
+	on("GET /api/v1/agents/{name}/chains/{digest}", answer(func(r *http.Request, _ none) (client.Chain, error) {
+		digest, err := creto.ParseDigest(r.PathValue("digest"))
+		if err != nil {
+			return client.Chain{}, err
+		}
+		return a.Chain(r.Context(), r.PathValue("name"), digest)
 	}))
 	on("POST /api/v1/check", answer(func(r *http.Request, in client.Check) (client.Decision, error) { return a.Check(r.Context(), in) }))
 	on("GET /api/v1/approvals", answer(func(r *http.Request, _ none) ([]client.Approval, error) {

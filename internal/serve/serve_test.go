@@ -210,6 +210,10 @@ func (a *admin) Login(ctx context.Context, human string, method login.Method) (s
 	return "http://x/", a.note(ctx, "Login", human)
 }
 
+func (a *admin) Chain(ctx context.Context, agent string, digest creto.Digest) (client.Chain, error) {
+	return client.Chain{Digest: digest}, a.note(ctx, "Chain", agent)
+}
+
 func (a *admin) Check(ctx context.Context, c client.Check) (client.Decision, error) {
 	if a.decide != nil {
 		return a.decide(ctx, c)
@@ -429,6 +433,9 @@ func TestAPI(t *testing.T) {
 		{func(ctx context.Context, c *client.Client) (any, error) { return c.Delegation(ctx, "7") }, client.Delegation{ID: "7"}, "Delegation [7]", false},
 		{func(ctx context.Context, c *client.Client) (any, error) { return c.Login(ctx, "bob") }, "http://x/", "Login [bob]", true},
 		{func(ctx context.Context, c *client.Client) (any, error) { return c.Login(ctx, "anna") }, "http://x/", "Login [anna]", false},
+		{func(ctx context.Context, c *client.Client) (any, error) {
+			return c.Chain(ctx, "bot", creto.DigestOf(nil))
+		}, client.Chain{Digest: creto.DigestOf(nil)}, "Chain [bot]", false},
 		{func(ctx context.Context, c *client.Client) (any, error) {
 			return c.Check(ctx, client.Check{Agent: "bot", Action: "call_model", Resource: "x", Context: map[string]any{"n": 9007199254740993}})
 		}, client.Decision{Decision: "allow"}, "Check [{Agent:bot Action:call_model Resource:x Context:map[n:9007199254740993]}]", false},
