@@ -255,7 +255,7 @@ func (c *fleet) checker(ctx context.Context, e *estate, policies string, limited
 	if err := os.WriteFile(filepath.Join(dir, "bench.cedar"), []byte(policies), 0o600); err != nil {
 		return nil, err
 	}
-	h.authorizer, err = localauthz.Open(dir, product.DefaultTenant, e.groupsOf(), extensions, func(context.Context, product.Digest, error) {})
+	h.authorizer, err = localauthz.Open(dir, product.DefaultTenant, e.groupsOf(), extensions, func(context.Context, localauthz.Change) {})
 	if err != nil {
 		return nil, err
 	}

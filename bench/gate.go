@@ -131,7 +131,7 @@ func build(ctx context.Context, policies, depth int, limited bool) (h *house, er
 	if err := os.WriteFile(filepath.Join(dir, "bench.cedar"), []byte(h.policies), 0o600); err != nil {
 		return nil, err
 	}
-	h.authorizer, err = localauthz.Open(dir, product.DefaultTenant, h.authority.Groups, []authz.Extension{h.quota}, func(context.Context, product.Digest, error) {})
+	h.authorizer, err = localauthz.Open(dir, product.DefaultTenant, h.authority.Groups, []authz.Extension{h.quota}, func(context.Context, localauthz.Change) {})
 	if err != nil {
 		return nil, err
 	}

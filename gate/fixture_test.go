@@ -145,7 +145,7 @@ func build(t testing.TB) *house {
 	h.meter = &meter{Meter: h.quota, seen: make(map[uint64]int)}
 	must(os.Mkdir(h.policies, 0o700))
 	h.write(t, policies)
-	h.authorizer, err = localauthz.Open(h.policies, creto.DefaultTenant, h.authority.Groups, []authz.Extension{h.quota}, func(context.Context, creto.Digest, error) {})
+	h.authorizer, err = localauthz.Open(h.policies, creto.DefaultTenant, h.authority.Groups, []authz.Extension{h.quota}, func(context.Context, localauthz.Change) {})
 	must(err)
 	h.desk, err = oversight.Open(ctx, oversight.Config{}, d, h.clock, h.log, h.authority.Groups, silent)
 	must(err)

@@ -22,6 +22,8 @@ const (
 	maxTextBytes = 2 << 10
 	maxDetails   = 32 // times two texts
 	maxPolicies  = 64
+	// maxMethodBytes is more than any method of HTTP has (RFC 9110, section 16.1).
+	maxMethodBytes = 20
 )
 
 // recordTimeout bounds how long an outcome waits for room in the log, once its
@@ -31,8 +33,20 @@ const recordTimeout = 5 * time.Second
 // refuse records that an action did not happen, and returns why.
 func (p *pass) refuse(ctx context.Context, why error) (audit.RecordID, error) {
 	r := p.record(ctx)
-	r.Outcome, r.Why = audit.Denied, reason(why)
+	r.Outcome, r.Why, r.Detail = audit.Denied, reason(why), bounded(p.decidedOn(), r.Detail)
 	return p.end(ctx, r, why)
+}
+
+// decidedOn returns what of an action's context belongs into the record of its
+// refusal: what an Act would have said, had there been one. It is none of the
+// text that agents or people write.
+func (p *pass) decidedOn() map[string]string {
+	key := map[string]string{creto.HTTPRequest: methodKey, creto.AccessSecret: deliveryKey}[p.action.Name]
+	value, ok := p.action.Context[key].(string)
+	if !ok || len(value) > maxMethodBytes {
+		return nil
+	}
+	return map[string]string{key: value}
 }
 
 // end writes the record, whether or not the caller still waits, and settles

@@ -19,8 +19,11 @@ const (
 	DeliveryRaw = "raw"
 )
 
-// deliveryKey is what policies read the delivery from.
-const deliveryKey = "delivery"
+// What policies read the delivery from, and the method of a request.
+const (
+	deliveryKey = "delivery"
+	methodKey   = "method"
+)
 
 // Access is the use of one secret.
 type Access struct {

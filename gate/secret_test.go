@@ -69,7 +69,7 @@ func TestSecret(t *testing.T) {
 	}
 	want := []string{
 		"Secret::key success gateway secret_accessed", "Secret::lost failure gateway secret_missing",
-		"Secret::key denied  ", "Secret::other denied  ", "Secret::../key denied  ", "Secret:: denied  ",
+		"Secret::key denied raw ", "Secret::other denied gateway ", "Secret::../key denied gateway ", "Secret:: denied gateway ",
 	}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("recorded\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

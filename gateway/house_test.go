@@ -116,7 +116,7 @@ func open(t testing.TB, cfg gateway.Config, models []inference.Model, allow ...s
 	check(os.WriteFile(filepath.Join(policies, "p.cedar"), []byte("permit (principal is Creto::Human, action, resource);\n"+text), 0o600))
 	quota, err := metering.OpenQuota(ctx, d, clock, h.log)
 	check(err)
-	authorizer, err := localauthz.Open(policies, creto.DefaultTenant, h.authority.Groups, nil, func(context.Context, creto.Digest, error) {})
+	authorizer, err := localauthz.Open(policies, creto.DefaultTenant, h.authority.Groups, nil, func(context.Context, localauthz.Change) {})
 	check(err)
 	h.desk, err = oversight.Open(ctx, oversight.Config{}, d, clock, h.log, h.authority.Groups, quiet)
 	check(err)

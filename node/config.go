@@ -229,6 +229,9 @@ type LogConfig struct {
 	Level string `toml:"level"`
 	// Format is text or json.
 	Format string `toml:"format"`
+	// Decisions is the share of allowed actions that is logged, from 0, none, to
+	// 1, all. Those that are not allowed are always logged, at info.
+	Decisions float64 `toml:"decisions"`
 }
 
 // SlogLevel returns the level; info for one that Validate refuses.

@@ -204,6 +204,8 @@ func TestOneProblem(t *testing.T) {
 		{"origin of an address", "[console]\norigin = \"http://127.0.0.1:7300\"", "c.toml:2:1: console.origin: \"127.0.0.1\" is an IP address, to which no passkey can be bound; use a name such as localhost\nc.toml:2:1: console.origin: \"http://127.0.0.1:7300\" needs https, because it is not localhost"},
 		{"origin with a path", "[console]\norigin = \"https://x/console\"", `c.toml:2:1: console.origin: "https://x/console" is not an origin such as https://creto.example`},
 		{"relative runsc", "[runtime]\nrunsc_path = \"bin/runsc\"", `c.toml:2:1: runtime.runsc_path: "bin/runsc" is not an absolute path`},
+		{"a share above all", "[log]\ndecisions = 1.5", `c.toml:2:1: log.decisions: 1.5 is outside 0 to 1`},
+		{"a share that is no number", "[log]\ndecisions = nan", `c.toml:2:1: log.decisions: NaN is outside 0 to 1`},
 		{"backend", "[runtime]\nbackend = \"docker\"", `c.toml:2:1: runtime.backend: "docker" is not one of auto, gvisor, namespaces`},
 		{"a provider of nothing", "[[inference.providers]]", "c.toml:1:13: inference.providers[0].name: a name is required\nc.toml:1:13: inference.providers[0].base_url: an address is required, such as https://api.openai.com/v1"},
 		{"an inline provider", "[inference]\nproviders = [{name = \"a\", kind = \"anthropic\", base_url = \"https://x/v1\"}]", `c.toml:2:27: inference.providers[0].kind: "anthropic" is not one of openai`},

@@ -118,6 +118,9 @@ func (c Config) problems() []configProblem {
 		k.addf("audit."+key, "%s", text)
 	}
 	k.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
+	if share := c.Log.Decisions; !(share >= 0 && share <= 1) { // also what is no number
+		k.addf("log.decisions", "%v is outside 0 to 1", share)
+	}
 	k.oneOf("log.format", c.Log.Format, "text", "json")
 	k.integrations(c.Integrations)
 	return k.found

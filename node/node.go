@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -223,23 +225,57 @@ func (n *Node) openSecurity(ctx context.Context) error {
 	return fault.Wrap(op, err)
 }
 
-func (n *Node) policyChanged(ctx context.Context, version creto.Digest, wrong error) {
+func (n *Node) policyChanged(ctx context.Context, c localauthz.Change) {
 	r := audit.Record{
 		Who: n.self(), What: audit.EventPolicyChanged, Resource: "Policies::" + n.policyDir, Outcome: audit.Success,
-		Decision: &audit.Decision{Version: version},
+		Decision: &audit.Decision{Version: c.After}, Detail: policyDetail(c),
 	}
-	if wrong != nil {
-		text := fault.Message(wrong)
+	if c.Err != nil {
+		text := fault.Message(c.Err)
 		n.policyMistake.Store(&text)
 		n.options.Log.LogAttrs(ctx, slog.LevelError, "policies are wrong; those before stay in force", slog.String(logkey.Error, text))
 		r.Outcome, r.Why = audit.Failure, "the policies are wrong; those before stay in force"
 	} else {
 		n.policyMistake.Store(nil)
-		n.options.Log.LogAttrs(ctx, slog.LevelInfo, "policies changed", slog.String(logkey.PolicyVersion, version.String()))
+		n.options.Log.LogAttrs(ctx, slog.LevelInfo, "policies changed", slog.String(logkey.PolicyVersion, c.After.String()), slog.Int(logkey.Policies, c.Policies))
 	}
 	if _, err := n.log.Log(ctx, r); err != nil {
 		n.options.Log.LogAttrs(ctx, slog.LevelError, "a change of policies is not recorded", slog.Any(logkey.Error, err))
 	}
+}
+
+// maxFilesBytes bounds the names of files in a record of changed policies.
+const maxFilesBytes = 1 << 10
+
+// policyDetail says in a record which policies were replaced by which, in whose
+// node. What is wrong with policies is not in it: it may quote them.
+func policyDetail(c localauthz.Change) map[string]string {
+	detail := map[string]string{"node": nodeName(), "before": c.Before.String()}
+	if c.Err != nil {
+		return detail
+	}
+	detail["policies"], detail["policies_before"] = strconv.Itoa(c.Policies), strconv.Itoa(c.PoliciesBefore)
+	for key, files := range map[string][]string{"added": c.Added, "removed": c.Removed, "edited": c.Edited} {
+		if len(files) == 0 {
+			continue
+		}
+		text := strings.ToValidUTF8(strings.Join(files, ", "), "\uFFFD")
+		if len(text) > maxFilesBytes {
+			text = strconv.Itoa(len(files)) + " files"
+		}
+		detail[key] = text
+	}
+	return detail
+}
+
+// ReloadPolicies takes the policies on disk into force now; by itself the node
+// does so within a moment of a change.
+//
+// Errors: InvalidArgument (Permanent), naming file and line, for policies that
+// are wrong, and Unavailable (Degraded) if they cannot be read; those before stay
+// in force.
+func (n *Node) ReloadPolicies(ctx context.Context) error {
+	return fault.Wrap("node.ReloadPolicies", n.authorizer.Reload(ctx))
 }
 
 // openEnablement opens what uses the contracts: consent, the gate, models, the
@@ -252,7 +288,7 @@ func (n *Node) openEnablement(ctx context.Context) error {
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
-	n.gate = gate.New(n.authority, n.pqc, n.clock, n.authorizer, n.log, n.desk, n.limits)
+	n.gate = gate.New(n.authority, n.pqc, n.clock, withDecisionLog(n.authorizer, n.options.Log, cfg.Log.Decisions), n.log, n.desk, n.limits)
 	for _, p := range cfg.Inference.Providers {
 		patterns := p.Models
 		if len(patterns) == 0 {

@@ -80,7 +80,7 @@ func newCompany(b testing.TB, policies, depth, chains int) *company {
 	of := func(_ context.Context, id creto.ID) ([]string, error) {
 		return []string{"team" + id.Name[strings.LastIndexByte(id.Name, '-'):]}, nil
 	}
-	a, err := localauthz.Open(dir, creto.DefaultTenant, of, []authz.Extension{&allowance{}}, func(context.Context, creto.Digest, error) {})
+	a, err := localauthz.Open(dir, creto.DefaultTenant, of, []authz.Extension{&allowance{}}, func(context.Context, localauthz.Change) {})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -168,7 +168,7 @@ func TestBindAgain(t *testing.T) {
 			asked++
 			return groups, broken
 		}
-		a, err := localauthz.Open(dir, creto.DefaultTenant, of, nil, func(context.Context, creto.Digest, error) {})
+		a, err := localauthz.Open(dir, creto.DefaultTenant, of, nil, func(context.Context, localauthz.Change) {})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -34,7 +34,7 @@ type Authorizer struct {
 	extensions authz.Extensions
 	current    atomic.Pointer[book]
 	reload     sync.Mutex // held from reading the files until they are in force
-	changed    func(ctx context.Context, version creto.Digest, err error)
+	changed    func(context.Context, Change)
 	sessions   sessions
 	live       live
 	latency    health.Latency
@@ -46,12 +46,11 @@ var _ authz.Authorizer = (*Authorizer)(nil)
 // for those below dir/tenants/NAME, which are of the tenant of that name. A
 // tenant's policies speak of its own principals alone; one that has none permits
 // nothing. extensions are asked in their order once policy allows. changed is
-// called by Run when the directory's content changed: with the new version, or
-// with what is wrong.
+// called by Run and Reload when the directory's content changed.
 //
 // Errors: InvalidArgument (Permanent), naming file and line, for policies that
 // are wrong; Unavailable (Degraded) if dir cannot be read.
-func Open(dir, tenant string, groups GroupsOf, extensions []authz.Extension, changed func(context.Context, creto.Digest, error)) (*Authorizer, error) {
+func Open(dir, tenant string, groups GroupsOf, extensions []authz.Extension, changed func(context.Context, Change)) (*Authorizer, error) {
 	a := &Authorizer{dir: dir, tenant: tenant, groups: groups, extensions: extensions, changed: changed}
 	b, err := loadBook(dir, tenant, nil)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -20,11 +21,11 @@ import (
 	"creto.dev/pqc/localpqc"
 )
 
-func open(t testing.TB, dir string, groups map[string][]string, extensions []authz.Extension, changed func(context.Context, creto.Digest, error)) (*localauthz.Authorizer, error) {
+func open(t testing.TB, dir string, groups map[string][]string, extensions []authz.Extension, changed func(context.Context, localauthz.Change)) (*localauthz.Authorizer, error) {
 	t.Helper()
 	of := func(_ context.Context, id creto.ID) ([]string, error) { return groups[id.Name], nil }
 	if changed == nil {
-		changed = func(context.Context, creto.Digest, error) {}
+		changed = func(context.Context, localauthz.Change) {}
 	}
 	return localauthz.Open(dir, creto.DefaultTenant, of, extensions, changed)
 }
@@ -88,11 +89,12 @@ func TestReload(t *testing.T) {
 		write(t, dir, "a.cedar", `permit (principal is Creto::Human, action, resource);`)
 		var versions []creto.Digest
 		var mistakes []error
-		a, err := open(t, dir, nil, nil, func(_ context.Context, v creto.Digest, err error) {
-			if err != nil {
-				mistakes = append(mistakes, err)
+		var last localauthz.Change
+		a, err := open(t, dir, nil, nil, func(_ context.Context, c localauthz.Change) {
+			if last = c; c.Err != nil {
+				mistakes = append(mistakes, c.Err)
 			} else {
-				versions = append(versions, v)
+				versions = append(versions, c.After)
 			}
 		})
 		if err != nil {
@@ -109,6 +111,9 @@ func TestReload(t *testing.T) {
 		if after == before || len(versions) != 1 || versions[0] != after {
 			t.Errorf("version %v after %v, reported %v", after, before, versions)
 		}
+		if want := (localauthz.Change{Before: before, After: after, Added: []string{"b.cedar"}, PoliciesBefore: 1, Policies: 2}); !reflect.DeepEqual(last, want) {
+			t.Errorf("the change is %+v, want %+v", last, want)
+		}
 		write(t, dir, "b.cedar", `permit (principal`)
 		time.Sleep(3 * time.Second)
 		synctest.Wait()
@@ -120,6 +125,16 @@ func TestReload(t *testing.T) {
 		synctest.Wait()
 		if a.Version() != after || len(versions) != 2 {
 			t.Errorf("with the mistake taken back: version %v, want %v; reported %d times, want 2", a.Version(), after, len(versions))
+		}
+		if want := (localauthz.Change{Before: after, After: after, PoliciesBefore: 2, Policies: 2}); !reflect.DeepEqual(last, want) {
+			t.Errorf("the change is %+v, want %+v", last, want)
+		}
+		write(t, dir, "a.cedar", `// Nobody.`)
+		if err := errors.Join(os.Remove(filepath.Join(dir, "b.cedar")), a.Reload(ctx)); err != nil {
+			t.Fatal(err)
+		}
+		if want := (localauthz.Change{Before: after, After: a.Version(), Edited: []string{"a.cedar"}, Removed: []string{"b.cedar"}, PoliciesBefore: 2}); !reflect.DeepEqual(last, want) {
+			t.Errorf("the change is %+v, want %+v", last, want)
 		}
 	})
 }
@@ -236,7 +251,7 @@ func TestTenants(t *testing.T) {
 	write("base.cedar", everything)
 	write("tenants/acme/base.cedar", "@id(\"all\") forbid (principal, action, resource);\n") // the same id, another policy
 	nobody := func(context.Context, creto.ID) ([]string, error) { return nil, nil }
-	a, err := localauthz.Open(dir, creto.DefaultTenant, nobody, nil, func(context.Context, creto.Digest, error) {})
+	a, err := localauthz.Open(dir, creto.DefaultTenant, nobody, nil, func(context.Context, localauthz.Change) {})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -91,6 +91,7 @@ type book struct {
 	tenants map[string]*snapshot
 	none    *snapshot // of a tenant that has no policies
 	version creto.Digest
+	files   map[string]creto.Digest // of the text of each file
 }
 
 // of returns a tenant's policies.
@@ -125,7 +126,10 @@ func loadBook(dir, home string, before *book) (*book, error) {
 		}
 		shelves[tenant] = append(shelves[tenant], f)
 	}
-	b := &book{tenants: make(map[string]*snapshot)}
+	b := &book{tenants: make(map[string]*snapshot), files: make(map[string]creto.Digest, len(files))}
+	for _, f := range files {
+		b.files[f.name] = creto.DigestOf(f.text)
+	}
 	for _, tenant := range slices.Sorted(maps.Keys(shelves)) {
 		version := versionOf(shelves[tenant])
 		s := before.with(tenant, version)
@@ -437,11 +441,11 @@ func (a *Authorizer) Run(ctx context.Context) error {
 		switch {
 		case err != nil && err.Error() != refused:
 			refused = err.Error()
-			a.changed(ctx, a.Version(), err)
+			a.changed(ctx, Change{Before: before, After: before, Err: err})
 		case err == nil && refused != "":
 			refused = ""
 			if a.Version() == before { // Reload has not said so
-				a.changed(ctx, before, nil)
+				a.changed(ctx, changeOf(a.current.Load(), a.current.Load()))
 			}
 		}
 	}
@@ -502,26 +506,26 @@ func (a *Authorizer) tick(ctx context.Context) {
 //
 // Errors: as Open; the policies before then stay in force.
 func (a *Authorizer) Reload(ctx context.Context) error {
-	b, err := a.replace()
+	before, b, err := a.replace()
 	if b != nil {
-		a.changed(ctx, b.version, nil)
+		a.changed(ctx, changeOf(before, b))
 	}
 	return err
 }
 
-// replace takes the directory's policies into force, and returns them if they
-// are others than before.
-func (a *Authorizer) replace() (*book, error) {
+// replace takes the directory's policies into force, and returns those before
+// and, if they are others, those now.
+func (a *Authorizer) replace() (before, now *book, err error) {
 	a.reload.Lock()
 	defer a.reload.Unlock()
-	before := a.current.Load()
+	before = a.current.Load()
 	b, err := loadBook(a.dir, a.tenant, before)
 	if err != nil || b.version == before.version {
-		return nil, err
+		return before, nil, err
 	}
 	a.live.each(func(s *session) { s.prepare(b) })
 	a.current.Store(b)
 	// A session that nobody uses must not keep in memory what was replaced.
 	a.live.each(func(s *session) { s.release(b) })
-	return b, nil
+	return before, b, nil
 }

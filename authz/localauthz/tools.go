@@ -31,13 +31,7 @@ func ReadPolicies(dir, tenant string) (*Policies, error) {
 func (p *Policies) Version() creto.Digest { return p.book.version }
 
 // Count returns the number of policies, of all tenants together.
-func (p *Policies) Count() int {
-	n := 0
-	for _, s := range p.book.tenants {
-		n += len(s.policies)
-	}
-	return n
-}
+func (p *Policies) Count() int { return p.book.count() }
 
 // Principal is one of a chain that need not exist.
 type Principal struct {

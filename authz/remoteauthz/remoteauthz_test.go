@@ -115,7 +115,7 @@ func open(t testing.TB, policies string, groups map[string][]string) *house {
 	h := &house{dir: t.TempDir(), authority: &authority{}, clock: &consensustest.Manual{}, groups: groups}
 	h.clock.Set(at)
 	h.write(t, policies)
-	a, err := localauthz.Open(h.dir, creto.DefaultTenant, h.groupsOf, nil, func(context.Context, creto.Digest, error) {})
+	a, err := localauthz.Open(h.dir, creto.DefaultTenant, h.groupsOf, nil, func(context.Context, localauthz.Change) {})
 	if err != nil {
 		t.Fatal(err)
 	}

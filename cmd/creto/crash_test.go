@@ -230,9 +230,27 @@ func TestPolicyWhileRunning(t *testing.T) {
 	}
 	n.appears("saw-again")
 	work.wait()
-	if got := len(n.records("policy_changed")); got < 3 {
-		t.Errorf("%d changes of policy are recorded, want the agent's and two more", got)
+	changes := n.records("policy_changed")
+	if len(changes) < 3 {
+		t.Errorf("%d changes of policy are recorded, want the agent's and two more", len(changes))
 	}
+	last := changes[0]
+	for _, r := range changes {
+		if r.Index > last.Index {
+			last = r
+		}
+	}
+	if d := last.Record.Detail; d["removed"] != "stop.cedar" || d["policies"] == "" || !strings.HasPrefix(d["before"], "sha3-256:") || d["before"] == last.Record.Decision.Version || d["node"] == "" {
+		t.Errorf("the last change's record says %v", d)
+	}
+	// SIGHUP takes into force what is there, and says so.
+	if err := os.WriteFile(file, []byte("forbid (principal, action, resource);\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "recorded", func() bool { return len(n.records("policy_changed")) > len(changes) })
 }
 
 func (n *node) policyCheckFails() bool { return n.command("policy", "check").Run() != nil }

@@ -356,6 +356,8 @@ type record struct {
 	Index  int64
 	Record struct {
 		What, Resource, Outcome, Why, Sandbox string
+		Detail                                map[string]string
+		Decision                              struct{ Version string }
 	}
 }
 

@@ -68,8 +68,8 @@ need not be those of the node. Nothing is changed, and nothing is asked of
 anybody.
 
 A record says who acted, under which delegations, what and on what, and a part of
-the context: where it ran; a request's host and path, and its method once it was
-sent; whether a secret went out through the gateway. A decision that depends on
+the context: where it ran; a request's method, host and path; whether a secret was
+for the gateway. A decision that depends on
 anything else, such as a request's body, is counted as unknown and never guessed.
 People are taken to be in the groups that they are in now. What a human consented
 to counts as requires_oversight, and a quota that was spent stays spent.`,

@@ -6,10 +6,15 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
+	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"creto.dev/fault"
+	"creto.dev/internal/logkey"
 	"creto.dev/node"
 )
 
@@ -48,7 +53,8 @@ func (a *app) serveCommand() *cobra.Command {
 		Short: "Start a node",
 		Long: `Start a node. It needs no configuration and writes under one data directory.
 When it is ready it prints the console's address and a one-time login.
-SIGTERM or Ctrl-C lets what is under way finish, then stops it.`,
+SIGTERM or Ctrl-C lets what is under way finish, then stops it. Policies that
+change are in force within a moment; SIGHUP takes them into force at once.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			started := time.Now()
@@ -65,7 +71,9 @@ SIGTERM or Ctrl-C lets what is under way finish, then stops it.`,
 			}
 			err = a.announce(c.Context(), n, started)
 			if err == nil {
+				stop := reloadOnHangup(c.Context(), n, newLogger(cfg.Log))
 				err = n.Run(c.Context())
+				stop()
 			}
 			if closed := n.Close(); err == nil {
 				err = closed
@@ -76,6 +84,34 @@ SIGTERM or Ctrl-C lets what is under way finish, then stops it.`,
 	c.Flags().StringVar(&listen, "listen", node.Default().Server.Listen, "`address` of the one TCP port")
 	c.Flags().StringVar(&config, "config", "", "configuration `file` (default "+node.ConfigPath+", if there)")
 	return c
+}
+
+// reloadOnHangup has each SIGHUP take the policies on disk into force (R-CFG-46).
+// stop ends that, and waits.
+func reloadOnHangup(ctx context.Context, n *node.Node, log *slog.Logger) (stop func()) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGHUP)
+	ctx, cancel := context.WithCancel(ctx)
+	var group sync.WaitGroup
+	group.Go(func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-signals:
+			}
+			if err := n.ReloadPolicies(ctx); err != nil {
+				log.LogAttrs(ctx, slog.LevelError, "the policies were not reloaded; those before stay in force", slog.String(logkey.Error, fault.Message(err)))
+				continue
+			}
+			log.LogAttrs(ctx, slog.LevelInfo, "the policies on disk are in force")
+		}
+	})
+	return func() {
+		signal.Stop(signals)
+		cancel()
+		group.Wait()
+	}
 }
 
 func (a *app) announce(ctx context.Context, n *node.Node, started time.Time) error {

@@ -55,6 +55,8 @@ const (
 	Decision = "decision"
 	// PolicyID names a policy.
 	PolicyID = "policy_id"
+	// Policies is how many policies there are.
+	Policies = "policies"
 	// PolicyVersion names a snapshot of all policies.
 	PolicyVersion = "policy_version"
 	// Isolation says how a sandbox is isolated.
