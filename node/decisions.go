@@ -21,8 +21,8 @@ type decisionLog struct {
 }
 
 // withDecisionLog returns a, which it wraps if the log takes what it would write.
-func withDecisionLog(a authz.Authorizer, log *slog.Logger, share float64) authz.Authorizer {
-	if !log.Enabled(context.Background(), slog.LevelInfo) {
+func withDecisionLog(ctx context.Context, a authz.Authorizer, log *slog.Logger, share float64) authz.Authorizer {
+	if !log.Enabled(ctx, slog.LevelInfo) {
 		return a
 	}
 	return &decisionLog{a, log, share}

@@ -41,7 +41,7 @@ func TestDecisionLog(t *testing.T) {
 	lines := func(share float64, level slog.Level, v verdicts, times int) []map[string]any {
 		t.Helper()
 		var out bytes.Buffer
-		a := withDecisionLog(&v, slog.New(slog.NewJSONHandler(&out, &slog.HandlerOptions{Level: level})), share)
+		a := withDecisionLog(t.Context(), &v, slog.New(slog.NewJSONHandler(&out, &slog.HandlerOptions{Level: level})), share)
 		for range times {
 			d, err := a.Check(t.Context(), bearerOf{chain}, r)
 			if d.Kind != v.decision.Kind || fault.CodeOf(err) != fault.CodeOf(v.err) {

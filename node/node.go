@@ -288,7 +288,7 @@ func (n *Node) openEnablement(ctx context.Context) error {
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
-	n.gate = gate.New(n.authority, n.pqc, n.clock, withDecisionLog(n.authorizer, n.options.Log, cfg.Log.Decisions), n.log, n.desk, n.limits)
+	n.gate = gate.New(n.authority, n.pqc, n.clock, withDecisionLog(ctx, n.authorizer, n.options.Log, cfg.Log.Decisions), n.log, n.desk, n.limits)
 	for _, p := range cfg.Inference.Providers {
 		patterns := p.Models
 		if len(patterns) == 0 {

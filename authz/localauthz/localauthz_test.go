@@ -3,9 +3,9 @@ package localauthz_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
-	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -111,7 +111,7 @@ func TestReload(t *testing.T) {
 		if after == before || len(versions) != 1 || versions[0] != after {
 			t.Errorf("version %v after %v, reported %v", after, before, versions)
 		}
-		if want := (localauthz.Change{Before: before, After: after, Added: []string{"b.cedar"}, PoliciesBefore: 1, Policies: 2}); !reflect.DeepEqual(last, want) {
+		if want := (localauthz.Change{Before: before, After: after, Added: []string{"b.cedar"}, PoliciesBefore: 1, Policies: 2}); fmt.Sprintf("%+v", last) != fmt.Sprintf("%+v", want) {
 			t.Errorf("the change is %+v, want %+v", last, want)
 		}
 		write(t, dir, "b.cedar", `permit (principal`)
@@ -126,14 +126,14 @@ func TestReload(t *testing.T) {
 		if a.Version() != after || len(versions) != 2 {
 			t.Errorf("with the mistake taken back: version %v, want %v; reported %d times, want 2", a.Version(), after, len(versions))
 		}
-		if want := (localauthz.Change{Before: after, After: after, PoliciesBefore: 2, Policies: 2}); !reflect.DeepEqual(last, want) {
+		if want := (localauthz.Change{Before: after, After: after, PoliciesBefore: 2, Policies: 2}); fmt.Sprintf("%+v", last) != fmt.Sprintf("%+v", want) {
 			t.Errorf("the change is %+v, want %+v", last, want)
 		}
 		write(t, dir, "a.cedar", `// Nobody.`)
 		if err := errors.Join(os.Remove(filepath.Join(dir, "b.cedar")), a.Reload(ctx)); err != nil {
 			t.Fatal(err)
 		}
-		if want := (localauthz.Change{Before: after, After: a.Version(), Edited: []string{"a.cedar"}, Removed: []string{"b.cedar"}, PoliciesBefore: 2}); !reflect.DeepEqual(last, want) {
+		if want := (localauthz.Change{Before: after, After: a.Version(), Edited: []string{"a.cedar"}, Removed: []string{"b.cedar"}, PoliciesBefore: 2}); fmt.Sprintf("%+v", last) != fmt.Sprintf("%+v", want) {
 			t.Errorf("the change is %+v, want %+v", last, want)
 		}
 	})
