@@ -96,7 +96,7 @@ func Units(r audit.Record) int64 {
 		return 0
 	}
 	if n, err := strconv.ParseInt(r.Detail[authz.AmountKey], 10, 64); err == nil && n > 0 && r.What == creto.ConsumeQuota {
-		return n
+		return min(n, authz.MaxAmount)
 	}
 	return 1
 }

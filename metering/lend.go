@@ -74,16 +74,13 @@ type LeaseRequest struct {
 //
 // Errors: InvalidArgument (Permanent).
 func (r LeaseRequest) Validate() error {
-	if r.Borrower == "" || len(r.Borrower) > maxBorrowerBytes || r.Held < 0 || r.Had < r.Held || r.Had > maxAmount || r.Want < 0 || r.Want > maxAmount {
+	if r.Borrower == "" || len(r.Borrower) > maxBorrowerBytes || r.Held < 0 || r.Had < r.Held || r.Had > MaxLimit || r.Want < 0 || r.Want > MaxLimit {
 		return fault.New("metering.Lease", fault.InvalidArgument, "a lease is for a borrower, and of no negative amount")
 	}
 	return r.Subject.Validate()
 }
 
-const (
-	maxBorrowerBytes = 1024
-	maxAmount        = 1 << 62
-)
+const maxBorrowerBytes = 1024
 
 // Lease is what a borrower has of one window of a budget.
 type Lease struct {
@@ -234,8 +231,12 @@ func (l *lending) line(w *window, r LeaseRequest) (line, error) {
 			break
 		}
 		known := min(r.Had, l.orphans)
+		more := x.held - known
+		if more > MaxLimit-w.used.Load() {
+			return x, fault.New(op, fault.InvalidArgument, "the borrower says to have %d, and nobody was lent so much", x.held)
+		}
 		l.orphans -= known
-		if more := x.held - known; more > 0 {
+		if more > 0 {
 			l.lent += more
 			w.used.Add(more)
 			known = x.held

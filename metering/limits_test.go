@@ -146,9 +146,6 @@ func TestUnits(t *testing.T) {
 	h := open(t)
 	s := metering.Subject{Agent: h.chain.Agent(), Action: creto.ConsumeQuota}
 	h.set(t, s, 100, time.Hour)
-	consume := func(amount any) authz.Request {
-		return authz.Request{Action: creto.ConsumeQuota, Resource: creto.Resource{Type: "Meter", ID: "m"}, Context: map[string]any{authz.AmountKey: amount}}
-	}
 	first, ok := h.take(t, h.chain, consume(json.Number("60")))
 	if !ok || first.Reservation.Amount != 60 {
 		t.Fatalf("Evaluate of 60 = %+v", first)
@@ -167,12 +164,12 @@ func TestUnits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, amount := range []any{0, -1, 1.5, "7", json.Number("1e3"), json.Number("99999999999999999999"), true, 1e300} {
+	for _, amount := range []any{0, -1, 1.5, "7", json.Number("1e3"), json.Number("99999999999999999999"), true, 1e300, int64(authz.MaxAmount + 1), json.Number("9223372036854775807")} {
 		if held, d, err := e.Evaluate(t.Context(), consume(amount), true); !errors.Is(err, fault.AuthzInvalidRequest) || held != (authz.Reservation{}) {
 			t.Errorf("Evaluate of %v = %+v, %+v, %v; want AuthzInvalidRequest", amount, held, d, err)
 		}
 	}
-	if d, ok := h.take(t, h.chain, consume(json.Number("9223372036854775807"))); ok {
+	if d, ok := h.take(t, h.chain, consume(json.Number("9007199254740991"))); ok {
 		t.Errorf("Evaluate of the most there is = %+v", d)
 	}
 	// The log says how many.

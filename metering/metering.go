@@ -64,15 +64,20 @@ type Limit struct {
 	Window time.Duration
 }
 
-// MinWindow is the shortest window of a Limit.
-const MinWindow = time.Second
+// The bounds of a Limit. Its windows begin and end in the years that Unix
+// nanoseconds have, and several amounts can be added up.
+const (
+	MinWindow = time.Second
+	MaxWindow = 100 * 365 * 24 * time.Hour
+	MaxLimit = 1 << 60
+)
 
 // Validate reports whether l is one.
 //
 // Errors: InvalidArgument (Permanent).
 func (l Limit) Validate() error {
-	if l.Amount < 1 || l.Window < MinWindow {
-		return fault.New("metering.Limit", fault.InvalidArgument, "a quota is a positive amount per window of at least 1s, such as 100/1h")
+	if l.Amount < 1 || l.Amount > MaxLimit || l.Window < MinWindow || l.Window > MaxWindow {
+		return fault.New("metering.Limit", fault.InvalidArgument, "a quota is an amount of 1 to %d per window of 1s to 100 years, such as 100/1h", int64(MaxLimit))
 	}
 	return nil
 }
@@ -87,7 +92,7 @@ func ParseLimit(text string) (Limit, error) {
 	amount, window, ok := ratio(text)
 	l := Limit{Amount: amount, Window: window}
 	if !ok || l.Validate() != nil {
-		return Limit{}, fault.New("metering.ParseLimit", fault.InvalidArgument, "%q is not AMOUNT/WINDOW, such as 100/1h; a window has at least 1s", text)
+		return Limit{}, fault.New("metering.ParseLimit", fault.InvalidArgument, "%q is not AMOUNT/WINDOW, such as 100/1h; a window has 1s to 100 years", text)
 	}
 	return l, nil
 }
@@ -101,7 +106,8 @@ type Rate struct {
 	Burst int64
 }
 
-// maxDebt bounds how much time a full burst stands for, far from overflow.
+// maxDebt bounds a period, and how much time a full burst stands for, far from
+// overflow.
 const maxDebt = 366 * 24 * time.Hour
 
 // Validate reports whether r is one.
@@ -110,8 +116,8 @@ const maxDebt = 366 * 24 * time.Hour
 func (r Rate) Validate() error {
 	const op fault.Op = "metering.Rate"
 	switch {
-	case r.Count < 1 || r.Period < time.Millisecond:
-		return fault.New(op, fault.InvalidArgument, "a rate is a positive count per period of at least 1ms, such as 10/s")
+	case r.Count < 1 || r.Period < time.Millisecond || r.Period > maxDebt:
+		return fault.New(op, fault.InvalidArgument, "a rate is a positive count per period of 1ms to a year, such as 10/s")
 	case r.Count > int64(r.Period):
 		return fault.New(op, fault.InvalidArgument, "a rate of more than 1 in a nanosecond is none")
 	case r.Burst < 1 || r.Burst > int64(maxDebt)/r.interval():

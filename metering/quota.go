@@ -168,7 +168,7 @@ func (c *count) add(r audit.Record) {
 	if at < c.since || c.until != 0 && at >= c.until || !c.covers(r.Who, r.OnBehalfOf, r.What) {
 		return
 	}
-	c.used += gate.Units(r)
+	c.used = min(c.used+gate.Units(r), MaxLimit)
 	if r.Event() == audit.EventQuotaExceeded {
 		c.refused++
 	}

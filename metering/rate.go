@@ -19,9 +19,13 @@ type rate struct {
 	arrival atomic.Int64 // Unix nanoseconds; the bucket is full if that is not later than now
 }
 
-// take lets n units pass at a time, or says how long to wait. A clock that goes
-// back finds what was let through later still counted.
+// take lets n units pass at a time, or says how long to wait; no time is long enough
+// for more than a burst. A clock that goes back finds what was let through later
+// still counted.
 func (r *rate) take(l *Rate, now, n int64, keep bool) (wait int64, ok bool) {
+	if n > l.Burst { // and n*interval may be more than time has room for
+		return 0, false
+	}
 	interval := l.interval()
 	for {
 		arrival := r.arrival.Load()
