@@ -481,7 +481,7 @@ func benchWire(ctx context.Context, r *report, c *fleet, e *estate) (err error) 
 	defer h.stop()
 	conn, closeWire, err := overWire(ctx, func(s grpc.ServiceRegistrar) {
 		remoteauthz.Register(s, remoteauthz.Server{
-			Authorizer: localauthz.PolicySet{Authorizer: h.authorizer}, Authority: c.house.authority, Groups: e.groupsOf(), Provider: localpqc.New(), Clock: c.house.clock,
+			Authorizer: localauthz.PolicySet{Authorizer: h.authorizer}, Authority: c.house.authority, Provider: localpqc.New(), Clock: c.house.clock,
 		})
 	})
 	if err != nil {

@@ -37,7 +37,7 @@ func (n *Node) register(s grpc.ServiceRegistrar) {
 	remoteconsensus.Register(s, n.time.served, n.time.leading)
 	remoteaudit.Register(s, n.log)
 	remoteauthz.Register(s, remoteauthz.Server{
-		Authorizer: localauthz.PolicySet{Authorizer: n.authorizer}, Authority: n.authority, Groups: n.groups, Provider: n.pqc, Clock: n.clock,
+		Authorizer: localauthz.PolicySet{Authorizer: n.authorizer}, Authority: n.authority, Provider: n.pqc, Clock: n.clock,
 	})
 	if n.quota != nil {
 		remotemetering.Register(s, n.quota)

@@ -55,6 +55,16 @@ func (p PolicySet) Policies(tenant string) (version creto.Digest, reads []string
 	return s.version, slices.Clone(s.reads)
 }
 
+// Groups returns which groups each principal of a session's chain was in when it was
+// bound: those that its decisions are by. Nil for another authorizer's session.
+func (p PolicySet) Groups(s authz.Session) [][]string {
+	own, ok := s.(*session)
+	if !ok {
+		return nil
+	}
+	return own.groups
+}
+
 // readsAll stands for everything in a context.
 const readsAll = "*"
 

@@ -165,11 +165,20 @@ func (k *cache) tenant(name string) *heard {
 	return t.heard.Load()
 }
 
-// place is where a decision is kept, and under which policies.
+// place is where a decision is kept, and by which policies and groups it must be.
 type place struct {
-	key     creto.Digest
-	version creto.Digest
+	key               creto.Digest
+	version, standing creto.Digest
 }
+
+// answer is a decision, and the standing of the chain that it is by.
+type answer struct {
+	authz.Decision
+	standing creto.Digest
+}
+
+// holds reports whether an answer depends on what its place says, and nothing else.
+func (p place) holds(a answer) bool { return a.Version == p.version && a.standing == p.standing }
 
 // place returns where the decision on a request is kept, if one may be used now.
 func (k *cache) place(s *session, r *authz.Request) (place, bool) {
@@ -196,25 +205,32 @@ func placeOf(h *heard, s *session, r *authz.Request) (place, bool) {
 		return place{}, false
 	}
 	data, err := canon.Marshal([]any{s.digest, r.Action, r.Resource.Type, r.Resource.ID, text, h.version, h.revocations, s.standing})
-	return place{creto.DigestOf(data), h.version}, err == nil
+	return place{creto.DigestOf(data), h.version, s.standing}, err == nil
 }
 
 // get returns what is kept.
 func (k *cache) get(at place) (authz.Decision, bool) { return k.kept.GetIfPresent(at.key) }
 
-// once asks, for everybody who asks the same meanwhile, and keeps an Allow that was
-// made by the policies of its place.
-func (k *cache) once(ctx context.Context, at place, ask func(context.Context) (authz.Decision, error)) (authz.Decision, error) {
-	made, err, _ := k.flights.Do(string(at.key[:]), func() (any, error) {
-		// Whoever asks first must not end it for the others; the policy bounds it.
-		d, err := ask(context.WithoutCancel(ctx))
-		if err == nil && d.Kind == authz.Allow && d.Version == at.version {
-			k.kept.Set(at.key, d)
+// once returns ask for everybody who asks the same meanwhile, which keeps an Allow
+// that holds in its place.
+func (k *cache) once(at place, ask func(context.Context) (answer, error)) func(context.Context) (answer, error) {
+	return func(ctx context.Context) (answer, error) {
+		first := false
+		made, err, _ := k.flights.Do(string(at.key[:]), func() (any, error) {
+			first = true
+			// Whoever asks first must not end it for the others; the policy bounds it.
+			a, err := ask(context.WithoutCancel(ctx))
+			if err == nil && a.Kind == authz.Allow && at.holds(a) {
+				k.kept.Set(at.key, a.Decision)
+			}
+			return a, err
+		})
+		a, _ := made.(answer)
+		if !first && err == nil && !at.holds(a) {
+			return ask(ctx) // other policies may read what the two do not have in common
 		}
-		return d, err
-	})
-	d, _ := made.(authz.Decision)
-	return d, err
+		return a, err
+	}
 }
 
 // stood remembers a session's standing.

@@ -181,23 +181,24 @@ func (a *Authorizer) policies(ctx context.Context, s *session, r *authz.Request,
 			return d, nil
 		}
 	}
-	ask := func(ctx context.Context) (authz.Decision, error) {
-		answers, err := a.ask(ctx, s, []*authzv1.Request{requestOf(r, facts)})
+	ask := func(ctx context.Context) (answer, error) {
+		out, err := a.ask(ctx, s, []*authzv1.Request{requestOf(r, facts)})
 		if err != nil {
-			return authz.Decision{}, err
+			return answer{}, err
 		}
-		return answerFrom(answers[0])
+		d, err := answerFrom(out.GetAnswers()[0])
+		return answer{d, digestFrom(out.GetStanding())}, err
 	}
-	if !usable {
-		d, err := ask(ctx)
-		return a.cache.instead(s, r, d, err)
+	if usable {
+		ask = a.cache.once(place, ask)
 	}
-	d, err := a.cache.once(ctx, place, ask)
-	return a.cache.instead(s, r, d, err)
+	said, err := ask(ctx)
+	return a.cache.instead(s, r, said.Decision, err)
 }
 
-// ask asks for decisions, and binds the chain anew if the other end forgot it.
-func (a *Authorizer) ask(ctx context.Context, s *session, rs []*authzv1.Request) ([]*authzv1.Answer, error) {
+// ask asks for decisions, one for each request, and binds the chain anew if the other
+// end forgot it.
+func (a *Authorizer) ask(ctx context.Context, s *session, rs []*authzv1.Request) (*authzv1.DecideResponse, error) {
 	const op fault.Op = "remoteauthz.Check"
 	in := &authzv1.DecideRequest{Chain: s.digest[:], Requests: rs}
 	out, err := do(ctx, a, call.Read(op), a.rpc.Decide, in)
@@ -212,7 +213,7 @@ func (a *Authorizer) ask(ctx context.Context, s *session, rs []*authzv1.Request)
 	if got := len(out.GetAnswers()); got != len(rs) {
 		return nil, fault.New(op, fault.AuthzInternal, "the authorization service gives %d answers to %d questions", got, len(rs))
 	}
-	return out.GetAnswers(), nil
+	return out, nil
 }
 
 // CheckBatch implements authz.Authorizer. Policies are asked in one call.
@@ -238,11 +239,11 @@ func (a *Authorizer) CheckBatch(ctx context.Context, s authz.Session, rs []authz
 	}
 	var answers []*authzv1.Answer
 	for some := range slices.Chunk(questions, maxRequests) {
-		more, err := a.ask(ctx, own, some)
+		out, err := a.ask(ctx, own, some)
 		if err != nil {
 			return nil, fault.Wrap(op, err) // and nothing was reserved
 		}
-		answers = append(answers, more...)
+		answers = append(answers, out.GetAnswers()...)
 	}
 	for n, answer := range answers {
 		i := asked[n]

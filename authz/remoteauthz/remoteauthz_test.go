@@ -137,7 +137,7 @@ func (h *house) groupsOf(_ context.Context, id creto.ID) ([]string, error) {
 }
 
 func (h *house) serve(s grpc.ServiceRegistrar) {
-	remoteauthz.Register(s, remoteauthz.Server{Authorizer: h.policies, Authority: h.authority, Groups: h.groupsOf, Provider: localpqc.New(), Clock: h.clock})
+	remoteauthz.Register(s, remoteauthz.Server{Authorizer: h.policies, Authority: h.authority, Provider: localpqc.New(), Clock: h.clock})
 }
 
 // client is a client whose server trusts each chain that it binds.
@@ -595,5 +595,101 @@ func TestHealth(t *testing.T) {
 	stop()
 	if status := h.client(conn, remoteauthz.Config{Policy: call.Policy{Attempts: 1}}).Health(t.Context()); status.State != health.Unhealthy {
 		t.Errorf("Health without the service = %+v", status)
+	}
+}
+
+// Who joins a group for a moment has no decisions left from that moment, though
+// they are asked for by sessions from before and after it.
+func TestNotKeptUnderOtherGroups(t *testing.T) {
+	h := open(t, policies, nil)
+	a, s := h.kept(t, wiretest.InMemory(t, h.serve), remoteauthz.Config{})
+	join := func(groups map[string][]string) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.groups = groups
+	}
+	join(map[string][]string{"bot": {"bots"}})
+	if d, err := a.Check(t.Context(), s, tool()); err != nil || d.Kind != authz.Allow {
+		t.Fatalf("Check = %+v, %v", d, err)
+	}
+	join(nil)
+	s, err := a.Bind(t.Context(), s.Chain())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d, err := a.Check(t.Context(), s, tool()); err != nil || d.Kind != authz.Deny {
+		t.Errorf("Check = %+v, %v; want deny", d, err)
+	}
+}
+
+// Where the policies' process asks for groups once in a while only, a decision is
+// kept under those that it was made by.
+func TestNotKeptUnderLaterGroups(t *testing.T) {
+	h := open(t, policies, map[string][]string{"bot": {"bots"}})
+	ctx, cancel := context.WithCancel(t.Context())
+	var group sync.WaitGroup
+	group.Go(func() { _ = h.policies.Run(ctx) })
+	defer func() { cancel(); group.Wait() }()
+	a, s := h.kept(t, wiretest.InMemory(t, h.serve), remoteauthz.Config{})
+	h.mu.Lock()
+	h.groups = nil
+	h.mu.Unlock()
+	// Whatever is allowed until it has asked again, nothing is afterwards.
+	deadline := time.Now().Add(2 * time.Second)
+	for time.Now().Before(deadline) {
+		var err error
+		if s, err = a.Bind(t.Context(), s.Chain()); err != nil {
+			t.Fatal(err)
+		}
+		d, err := a.Check(t.Context(), s, tool())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d.Kind == authz.Deny {
+			return
+		}
+	}
+	t.Error("an Allow of who left the group is kept")
+}
+
+// Who asks at the same moment as another has no part in a decision by policies that
+// read more of the context than was known.
+func TestFlightUnderNewPolicies(t *testing.T) {
+	h := open(t, policies, nil)
+	h.policies.hold = make(chan struct{})
+	close(h.policies.hold)
+	a, s := h.kept(t, wiretest.InMemory(t, h.serve), remoteauthz.Config{})
+	h.write(t, `
+@id("urgent") permit (principal is Creto::Agent, action == Creto::Action::"call_tool", resource) when { context has ticket && context.ticket == "T1" };
+@id("humans") permit (principal is Creto::Human, action, resource);`)
+	if err := h.policies.Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	hold := make(chan struct{})
+	h.policies.hold = hold
+	ask := func(ticket string) chan authz.Kind {
+		out := make(chan authz.Kind, 1)
+		r := tool()
+		r.Context = map[string]any{"ticket": ticket}
+		go func() {
+			d, err := a.Check(t.Context(), s, r)
+			if err != nil {
+				t.Error(err)
+			}
+			out <- d.Kind
+		}()
+		return out
+	}
+	before := h.policies.asked.Load()
+	first := ask("T1")
+	eventually(t, "the first asks", func() bool { return h.policies.asked.Load() > before })
+	second := ask("T2")
+	time.Sleep(20 * time.Millisecond) // so that it waits for the first, if it does
+	close(hold)
+	if kind := <-first; kind != authz.Allow {
+		t.Errorf("T1: %v, want allow", kind)
+	}
+	if kind := <-second; kind != authz.Deny {
+		t.Errorf("T2: %v, want deny", kind)
 	}
 }

@@ -26,16 +26,18 @@ type PolicySet interface {
 	// Policies returns the version of a tenant's policies, and the names in a
 	// request's context that one of them reads; "*" stands for all.
 	Policies(tenant string) (version creto.Digest, reads []string)
+
+	// Groups returns which groups each principal of a session's chain is in, as the
+	// session's decisions have it. They stay as they are.
+	Groups(s authz.Session) [][]string
 }
 
 // Server is what [Register] serves.
 type Server struct {
 	Authorizer PolicySet
 	Authority  nhi.Authority
-	// Groups are those that the authorizer knows its principals by.
-	Groups   func(ctx context.Context, id creto.ID) ([]string, error)
-	Provider pqc.Provider
-	Clock    consensus.Clock
+	Provider   pqc.Provider
+	Clock      consensus.Clock
 }
 
 // Register has s serve policies. Who may ask is decided before (package serve).
@@ -81,16 +83,16 @@ func (s *server) Bind(ctx context.Context, r *authzv1.BindRequest) (*authzv1.Bin
 			return nil, err
 		}
 	}
-	chain, err := s.verified(ctx, k)
+	session, err := s.bind(ctx, k)
 	if err != nil {
 		return nil, err
 	}
-	standing, err := s.standing(ctx, chain)
+	standing, err := s.standing(session)
 	if err != nil {
 		return nil, err
 	}
-	s.keep(chain.Digest(), k)
-	digest := chain.Digest()
+	digest := session.Chain().Digest()
+	s.keep(digest, k)
 	return &authzv1.BindResponse{Chain: digest[:], Standing: standing[:]}, nil
 }
 
@@ -117,19 +119,14 @@ func (s *server) find(chain []byte) (*known, error) {
 	return nil, fault.New("remoteauthz.find", fault.FailedPrecondition, "the chain %x is not known here: bind it", chain)
 }
 
-// standing returns the digest of the groups of everybody in a chain.
-func (s *server) standing(ctx context.Context, chain nhi.VerifiedChain) (creto.Digest, error) {
-	const op fault.Op = "remoteauthz.standing"
+// standing returns the digest of the groups of everybody in a session's chain.
+func (s *server) standing(session authz.Session) (creto.Digest, error) {
 	var groups [][]string
-	for _, id := range chain.Principals() {
-		of, err := s.Groups(ctx, id)
-		if err != nil {
-			return creto.Digest{}, fault.WrapAs(op, fault.AuthzUnavailable, err, "the groups of %q cannot be read", id.Name)
-		}
+	for _, of := range s.Authorizer.Groups(session) {
 		groups = append(groups, slices.Sorted(slices.Values(of)))
 	}
 	data, err := canon.Marshal(groups)
-	return creto.DigestOf(data), fault.Wrap(op, err)
+	return creto.DigestOf(data), fault.Wrap("remoteauthz.standing", err)
 }
 
 // verified returns a chain that is in force now.
@@ -172,6 +169,10 @@ func (s *server) session(ctx context.Context, chain []byte) (authz.Session, erro
 	if err != nil {
 		return nil, err
 	}
+	return s.bind(ctx, k)
+}
+
+func (s *server) bind(ctx context.Context, k *known) (authz.Session, error) {
 	verified, err := s.verified(ctx, k)
 	if err != nil {
 		return nil, err
@@ -189,7 +190,11 @@ func (s *server) Decide(ctx context.Context, r *authzv1.DecideRequest) (*authzv1
 	if err != nil {
 		return nil, err
 	}
-	out := &authzv1.DecideResponse{}
+	standing, err := s.standing(session)
+	if err != nil {
+		return nil, err
+	}
+	out := &authzv1.DecideResponse{Standing: standing[:]}
 	for _, from := range r.GetRequests() {
 		request, err := requestFrom(from)
 		var d authz.Decision

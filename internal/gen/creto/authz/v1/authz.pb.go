@@ -353,7 +353,7 @@ type BindResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Chain []byte                 `protobuf:"bytes,1,opt,name=chain,proto3" json:"chain,omitempty"`
 	// A digest of what decisions depend on beside links and policies: who is in which
-	// groups now.
+	// groups, as far as the service knows.
 	Standing      []byte `protobuf:"bytes,2,opt,name=standing,proto3" json:"standing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -458,8 +458,10 @@ func (x *DecideRequest) GetRequests() []*Request {
 
 // DecideResponse has an answer for each request, in order.
 type DecideResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Answers       []*Answer              `protobuf:"bytes,1,rep,name=answers,proto3" json:"answers,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Answers []*Answer              `protobuf:"bytes,1,rep,name=answers,proto3" json:"answers,omitempty"`
+	// As in BindResponse, of the groups that the answers are by.
+	Standing      []byte `protobuf:"bytes,2,opt,name=standing,proto3" json:"standing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -497,6 +499,13 @@ func (*DecideResponse) Descriptor() ([]byte, []int) {
 func (x *DecideResponse) GetAnswers() []*Answer {
 	if x != nil {
 		return x.Answers
+	}
+	return nil
+}
+
+func (x *DecideResponse) GetStanding() []byte {
+	if x != nil {
+		return x.Standing
 	}
 	return nil
 }
@@ -963,9 +972,10 @@ const file_creto_authz_v1_authz_proto_rawDesc = "" +
 	"\bstanding\x18\x02 \x01(\fR\bstanding\"Z\n" +
 	"\rDecideRequest\x12\x14\n" +
 	"\x05chain\x18\x01 \x01(\fR\x05chain\x123\n" +
-	"\brequests\x18\x02 \x03(\v2\x17.creto.authz.v1.RequestR\brequests\"B\n" +
+	"\brequests\x18\x02 \x03(\v2\x17.creto.authz.v1.RequestR\brequests\"^\n" +
 	"\x0eDecideResponse\x120\n" +
-	"\aanswers\x18\x01 \x03(\v2\x16.creto.authz.v1.AnswerR\aanswers\"l\n" +
+	"\aanswers\x18\x01 \x03(\v2\x16.creto.authz.v1.AnswerR\aanswers\x12\x1a\n" +
+	"\bstanding\x18\x02 \x01(\fR\bstanding\"l\n" +
 	"\x06Answer\x124\n" +
 	"\bdecision\x18\x01 \x01(\v2\x18.creto.authz.v1.DecisionR\bdecision\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\tR\x04code\x12\x18\n" +
