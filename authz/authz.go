@@ -38,9 +38,11 @@ type Decision struct {
 	Policies []Policy
 	Version  creto.Digest
 	// Approvers is the group to ask, or Principal; Timeout is how long to
-	// wait for it, 0 if policy does not say. Set for RequiresOversight.
+	// wait for it, 0 if policy does not say; Quorum is how many different
+	// humans must consent in all. Set for RequiresOversight.
 	Approvers string
 	Timeout   time.Duration
+	Quorum    int
 	// Reservation is set for Allow, if a quota applies: whoever acts commits
 	// or refunds it, once.
 	Reservation Reservation
@@ -53,6 +55,9 @@ type Decision struct {
 
 // Principal as the group of approvers means the human at the chain's root.
 const Principal = "principal"
+
+// MaxQuorum bounds how many humans a policy may ask for one action.
+const MaxQuorum = 5
 
 // Policy names one policy and its exact text.
 type Policy struct {
@@ -73,7 +78,9 @@ type Request struct {
 	Resource creto.Resource
 	// Context holds what policies may read; see creto.Action.
 	Context map[string]any
-	// Consents turn RequiresOversight of their policy into Allow.
+	// Consents turn RequiresOversight of their policy into Allow, as many as
+	// its quorum. Who makes the request sees to it that they are of different
+	// humans.
 	Consents []Consent
 }
 

@@ -317,6 +317,8 @@ type Approval struct {
 	Digest     creto.Digest      `json:"digest"`
 	Policy     string            `json:"policy"`
 	Approvers  string            `json:"approvers"`
+	Quorum     int               `json:"quorum,omitempty"`    // of humans who are asked, one after the other
+	Consented  []string          `json:"consented,omitempty"` // their names, of those who did before
 	Context    map[string]string `json:"context,omitempty"`
 	Created    time.Time         `json:"created"`
 	Expires    time.Time         `json:"expires"`

@@ -153,6 +153,7 @@ func build(t testing.TB) *house {
 	h.alice, h.bot = h.authority.ID(creto.KindHuman, "alice"), h.authority.ID(creto.KindAgent, "bot")
 	must(h.authority.AddMember(ctx, h.alice))
 	must(h.authority.AddMember(ctx, h.authority.ID(creto.KindHuman, "bob"), "finance"))
+	must(h.authority.AddMember(ctx, h.authority.ID(creto.KindHuman, "carol"), "finance"))
 	must(h.authority.AddAgent(ctx, h.bot))
 	h.delegate(t, h.alice, h.bot, 24*time.Hour)
 	return h
@@ -216,14 +217,19 @@ func (h *house) limit(t testing.TB, action string, amount int64) {
 // decide answers the pending request with these arguments as bob.
 func (h *house) decide(t testing.TB, args string, approve bool) oversight.Request {
 	t.Helper()
+	return h.decideAs(t, "bob", args, approve)
+}
+
+func (h *house) decideAs(t testing.TB, name, args string, approve bool) oversight.Request {
+	t.Helper()
 	for {
 		changed := h.desk.Changed()
 		for _, r := range h.pending(t) {
 			if string(r.Args) != args {
 				continue
 			}
-			bob := creto.ID{TrustDomain: "test.local", Tenant: creto.DefaultTenant, Kind: creto.KindHuman, Name: "bob"}
-			r, err := h.desk.Decide(t.Context(), r.ID, oversight.Decision{By: bob, Approve: approve, Channel: oversight.ChannelCLI})
+			by := creto.ID{TrustDomain: "test.local", Tenant: creto.DefaultTenant, Kind: creto.KindHuman, Name: name}
+			r, err := h.desk.Decide(t.Context(), r.ID, oversight.Decision{By: by, Approve: approve, Channel: oversight.ChannelCLI})
 			if err != nil {
 				t.Error(err)
 			}

@@ -58,6 +58,10 @@ type Question struct {
 	Approvers string
 	// Timeout is how long to wait; 0 means the approver's default.
 	Timeout time.Duration
+	// Quorum is how many humans the policy asks in all, one after the other; 0
+	// is one. Consented are those who did already: they are not asked again.
+	Quorum    int
+	Consented []audit.Consent
 }
 
 // Answer is a human's decision.
@@ -302,9 +306,15 @@ func (p *pass) ask(ctx context.Context) error {
 		return fault.New(op, fault.AuthzEvaluationFailed, "a decision asks for consent and does not say to which policy")
 	}
 	policy := p.decision.Policies[0]
-	answer, err := p.gate.approver.Await(ctx, Question{
-		Chain: p.chain, Action: p.action, Policy: policy, Approvers: p.decision.Approvers, Timeout: p.decision.Timeout,
-	})
+	q := Question{
+		Chain: p.chain, Action: p.action, Policy: policy, Approvers: p.decision.Approvers, Timeout: p.decision.Timeout, Quorum: p.decision.Quorum,
+	}
+	for _, a := range p.answers {
+		if a.policy == policy {
+			q.Consented = append(q.Consented, a.Consent)
+		}
+	}
+	answer, err := p.gate.approver.Await(ctx, q)
 	switch {
 	case errors.Is(err, fault.FailedPrecondition):
 		return nil // it was spent by another action: ask anew
@@ -314,6 +324,9 @@ func (p *pass) ask(ctx context.Context) error {
 	p.answers = append(p.answers, answered{answer, policy})
 	if !answer.Approved {
 		return fault.New(op, fault.AuthzDenied, "%s", answer.Reason)
+	}
+	if slices.ContainsFunc(q.Consented, func(c audit.Consent) bool { return c.Approver == answer.Consent.Approver || c.ID == answer.Consent.ID }) {
+		return fault.New(op, fault.AuthzEvaluationFailed, "%s consented twice where different humans must", answer.Consent.Approver)
 	}
 	p.consents = append(p.consents, authz.NewConsent(policy))
 	return nil

@@ -353,8 +353,18 @@ func approval(r oversight.Request) client.Approval {
 	return client.Approval{
 		ID: r.ID, State: string(r.State), Agent: r.Agent.Name, OnBehalfOf: r.OnBehalfOf.Name, Action: r.Action, Resource: r.Resource,
 		Args: string(r.Args), Digest: r.Digest, Policy: r.Policy.ID, Approvers: r.Approvers, Context: r.Context,
+		Quorum: r.Quorum, Consented: names(r.Consented),
 		Created: r.Created, Expires: r.Expires, DecidedBy: r.DecidedBy.Name, Reason: r.Reason,
 	}
+}
+
+// names returns the names in SPIFFE ids.
+func names(ids []string) []string {
+	var names []string
+	for _, id := range ids {
+		names = append(names, id[strings.LastIndexByte(id, '/')+1:])
+	}
+	return names
 }
 
 // Approvals implements serve.Admin.

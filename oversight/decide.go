@@ -89,7 +89,7 @@ func (d *Desk) Decide(ctx context.Context, id string, decision Decision) (Reques
 }
 
 // eligible: the human at the root for "principal"; else a member of the group
-// who is nowhere in the chain (R-OVS-13). An agent never decides (R-OVS-9), and
+// who is nowhere in the chain (R-OVS-13) and did not consent before. An agent never decides (R-OVS-9), and
 // a program only where the channel says so.
 func (d *Desk) eligible(ctx context.Context, r Request, decision Decision) error {
 	const op fault.Op = "oversight.eligible"
@@ -108,6 +108,9 @@ func (d *Desk) eligible(ctx context.Context, r Request, decision Decision) error
 	}
 	if slices.Contains(r.Chain, by) {
 		return fault.New(op, fault.PermissionDenied, "%s is part of the chain that asks, and cannot answer it", by.Name)
+	}
+	if slices.Contains(r.Consented, by.String()) {
+		return fault.New(op, fault.PermissionDenied, "%s consented already; this is for another member of %q", by.Name, r.Approvers)
 	}
 	groups, err := d.groups(ctx, by)
 	if err != nil {

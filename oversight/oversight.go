@@ -69,6 +69,10 @@ type Request struct {
 	Context   map[string]string
 	Policy    audit.PolicyRef
 	Approvers string
+	// Quorum is how many humans are asked in all, one after the other, and
+	// Consented who did before: they cannot answer this one.
+	Quorum    int
+	Consented []string // SPIFFE ids
 	Created   time.Time
 	Expires   time.Time
 	DecidedBy creto.ID
@@ -83,6 +87,9 @@ type body struct {
 	Chain    []creto.ID        `cbor:"2,keyasint"`
 	Args     []byte            `cbor:"3,keyasint"`
 	Context  map[string]string `cbor:"4,keyasint"`
+	// Quorum is left out where it is one.
+	Quorum    int      `cbor:"5,keyasint,omitempty"`
+	Consented []string `cbor:"6,keyasint,omitempty"`
 }
 
 const (
@@ -239,9 +246,21 @@ func (d *Desk) attach(ctx context.Context, q gate.Question) (Request, error) {
 	if err != nil {
 		return Request{}, fault.Wrap(op, err)
 	}
-	row, err := canon.Marshal(body{Question: question, Chain: chain.Principals(), Args: q.Action.Args, Context: shown(q.Action.Context)})
+	b := body{Question: question, Chain: chain.Principals(), Args: q.Action.Args, Context: shown(q.Action.Context)}
+	if q.Quorum > 1 {
+		b.Quorum = q.Quorum
+	}
+	for _, c := range q.Consented {
+		b.Consented = append(b.Consented, c.Approver)
+	}
+	row, err := canon.Marshal(b)
 	if err != nil {
 		return Request{}, fault.Wrap(op, err)
+	}
+	if len(b.Consented) > 0 { // the next human's question is another one
+		if identity, err = seat(identity, q.Consented); err != nil {
+			return Request{}, fault.Wrap(op, err)
+		}
 	}
 	var id string
 	fresh := false
@@ -273,6 +292,17 @@ func (d *Desk) attach(ctx context.Context, q gate.Question) (Request, error) {
 	}
 	d.announce(r.ID)
 	return r, nil
+}
+
+// seat returns the identity of the question to one more human, behind those whose
+// consents there are.
+func seat(identity creto.Digest, consented []audit.Consent) (creto.Digest, error) {
+	ids := []string{identity.String()}
+	for _, c := range consented {
+		ids = append(ids, c.ID)
+	}
+	data, err := canon.Marshal(ids)
+	return creto.DigestOf(data), err
 }
 
 // undo takes back a change that the log does not know of, unless the request

@@ -124,6 +124,7 @@ func (w row) request() (Request, error) {
 	r := Request{
 		ID: w.id, State: State(w.state), Digest: digest, Agent: q.Agent, Chain: b.Chain, Action: q.Action, Resource: q.Resource,
 		Args: b.Args, ArgsDigest: q.Args, ChainDigest: q.Chain, Context: b.Context, Policy: q.Policy, Approvers: w.approvers,
+		Quorum: max(b.Quorum, 1), Consented: b.Consented,
 		Created: time.Unix(0, w.created).UTC(), Expires: time.Unix(0, w.expires).UTC(), Channel: w.channel, Reason: w.reason,
 	}
 	if changed || r.DecidedBy.UnmarshalText([]byte(w.by)) != nil {

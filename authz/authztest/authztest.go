@@ -31,6 +31,7 @@ const Policies = `
 @id("refund") @oversight("finance") @timeout("30m")
 permit (principal == Creto::Agent::"bot", action == Creto::Action::"http_request", resource == Creto::Url::"http://shop/refunds") when { context.method == "POST" && context.body.amount.lessThan(decimal("100.0")) };
 @id("small") permit (principal == Creto::Agent::"bot", action == Creto::Action::"http_request", resource == Creto::Url::"http://shop/refunds") when { context.body.amount.lessThan(decimal("1.0")) };
+@id("pay") @oversight("finance") @quorum("2") permit (principal == Creto::Agent::"bot", action == Creto::Action::"consume_quota", resource);
 @id("mine") @oversight("principal") permit (principal == Creto::Agent::"bot", action == Creto::Action::"network_egress", resource);
 @id("careful") forbid (principal, action == Creto::Action::"spawn_sandbox", resource) when { context.risk > 5 };
 @id("spawn") permit (principal, action == Creto::Action::"spawn_sandbox", resource);
@@ -79,6 +80,20 @@ func Run(t *testing.T, p pqc.Provider, open Open) {
 		}
 	})
 	t.Run("list", func(t *testing.T) { testList(t, open, bind, groups, p) })
+	t.Run("quorum", func(t *testing.T) {
+		a := open(t, Policies, groups)
+		s := bind(t, a, bot)
+		r := authz.Request{Action: creto.ConsumeQuota, Resource: creto.Resource{Type: "Meter", ID: "bank"}}
+		for given := range 3 {
+			d, err := a.Check(t.Context(), s, r)
+			if want := given == 2; err != nil || (d.Kind == authz.Allow) != want || !want && (d.Kind != authz.RequiresOversight || d.Quorum != 2) {
+				t.Errorf("Check with %d consents = %+v, %v", given, d, err)
+			}
+			if len(d.Policies) > 0 && d.Kind == authz.RequiresOversight {
+				r.Consents = append(r.Consents, authz.NewConsent(d.Policies[0]))
+			}
+		}
+	})
 	t.Run("extensions", func(t *testing.T) { testExtensions(t, open, bind, groups, bot) })
 	t.Run("zero chain", func(t *testing.T) {
 		a := open(t, "permit (principal, action, resource);", nil)

@@ -185,12 +185,12 @@ func (s *session) search(snapshot *snapshot, number int, r *authz.Request, d *au
 func (o *outcome) into(d *authz.Decision) {
 	d.Kind, d.Policies = o.kind, o.policies
 	if o.kind == authz.RequiresOversight {
-		d.Reason, d.Approvers, d.Timeout = o.reason, o.asks.approvers, o.asks.timeout
+		d.Reason, d.Approvers, d.Timeout, d.Quorum = o.reason, o.asks.approvers, o.asks.timeout, o.asks.quorum
 	}
 }
 
 // add adds the permits of one principal, with the oversight that they ask for:
-// it applies when every one of them does, and none has its consent.
+// it applies when every one of them does, and none has its consents.
 func (o *outcome) add(permits []policy, consents []authz.Consent) {
 	if o.kind == authz.RequiresOversight {
 		return // another principal's permits ask already
@@ -200,7 +200,7 @@ func (o *outcome) add(permits []policy, consents []authz.Consent) {
 		if !slices.Contains(o.policies, p.ref) {
 			o.policies = append(o.policies, p.ref)
 		}
-		free = free || p.approvers == "" || slices.ContainsFunc(consents, func(c authz.Consent) bool { return c.For(p.ref) })
+		free = free || p.missing(consents) == 0
 	}
 	if free {
 		return
@@ -208,6 +208,20 @@ func (o *outcome) add(permits []policy, consents []authz.Consent) {
 	first := permits[0]
 	o.kind, o.asks, o.policies = authz.RequiresOversight, &first, []authz.Policy{first.ref}
 	o.reason = fmt.Sprintf("policy %q asks for the consent of %s", first.ref.ID, first.approvers)
+	if missing := first.missing(consents); first.quorum > 1 {
+		o.reason = fmt.Sprintf("policy %q asks for the consent of %d of %s; %d more must give theirs", first.ref.ID, first.quorum, first.approvers, missing)
+	}
+}
+
+// missing returns how many humans must still consent.
+func (p *policy) missing(consents []authz.Consent) int {
+	missing := p.quorum
+	for _, c := range consents {
+		if missing > 0 && c.For(p.ref) {
+			missing--
+		}
+	}
+	return missing
 }
 
 func kindOf(uid types.EntityUID) string {

@@ -24,6 +24,8 @@ type Description struct {
 	// in 30m; "" if the policy does not say.
 	Asks    string `json:"asks,omitempty"`
 	Timeout string `json:"timeout,omitempty"`
+	// Quorum is how many of them must consent.
+	Quorum int `json:"quorum,omitempty"`
 	// Who, What and On are the scope.
 	Who  string   `json:"who"`
 	What []string `json:"what"`
@@ -82,7 +84,7 @@ func (p *Policies) IDs() []string {
 func describe(tenant string, s *snapshot, number int) Description {
 	one, f := &s.policies[number], factsOf(s, number)
 	d := Description{
-		ID: one.ref.ID, Tenant: tenant, File: one.place.file.name, Line: one.place.position.Line, Effect: "permit", Asks: one.approvers,
+		ID: one.ref.ID, Tenant: tenant, File: one.place.file.name, Line: one.place.position.Line, Effect: "permit", Asks: one.approvers, Quorum: one.quorum,
 		Who: who(f.principal), On: on(f.resource), Text: one.place.source(), Digest: one.ref.Digest,
 	}
 	if one.forbid {

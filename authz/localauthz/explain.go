@@ -137,7 +137,7 @@ func (s *session) explainPrincipal(snapshot *snapshot, i, number int, r *authz.R
 			forbids = append(forbids, number)
 		case !one.forbid && verdict == program.Satisfied:
 			permits = append(permits, number)
-			if one.approvers == "" || slices.ContainsFunc(r.Consents, func(c authz.Consent) bool { return c.For(one.ref) }) {
+			if one.missing(r.Consents) == 0 {
 				free = append(free, number)
 			}
 		}

@@ -80,7 +80,7 @@ func (l *linter) placeOf(number int) string {
 // with @oversight the first is the one that asks.
 func (l *linter) duplicate(number, other int) bool {
 	a, b := &l.policies[number], &l.policies[other]
-	if other > number || a.forbid != b.forbid || a.approvers != b.approvers || a.timeout != b.timeout || !l.sameText(number, other) {
+	if other > number || a.forbid != b.forbid || a.approvers != b.approvers || a.timeout != b.timeout || a.quorum != b.quorum || !l.sameText(number, other) {
 		return false
 	}
 	l.report(ruleTwice, number, "it is %s again", l.placeOf(other))

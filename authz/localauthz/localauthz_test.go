@@ -68,7 +68,11 @@ func TestBadPolicies(t *testing.T) {
 		{"same id twice", `@id("a") permit (principal, action, resource); @id("a") permit (principal, action, resource);`, "second policy"},
 		{"too long", "permit (principal, action, resource) when { \"\\\";\" == \"\" }; // it's ; \"fine\n\npermit (principal, action, resource) when { \";\" == " + strings.Repeat("(", 2<<20), "bad.cedar:4: the policy has more than"},
 		{"too deep", "permit (principal, action, resource) when { " + strings.Repeat("!", 60_000) + "true };", "bad.cedar"},
-		{"quorum", `@oversight("x") @quorum("2") permit (principal, action, resource);`, "not built"},
+		{"quorum of none", `@oversight("x") @quorum("0") permit (principal, action, resource);`, "must be 1 to 5"},
+		{"quorum of many", `@oversight("x") @quorum("6") permit (principal, action, resource);`, "must be 1 to 5"},
+		{"quorum in words", `@oversight("x") @quorum("two") permit (principal, action, resource);`, "must be 1 to 5"},
+		{"quorum alone", `@quorum("2") permit (principal, action, resource);`, "beside @oversight"},
+		{"quorum of the principal", `@oversight("principal") @quorum("2") permit (principal, action, resource);`, "name a group"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			dir := t.TempDir()

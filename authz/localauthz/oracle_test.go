@@ -32,6 +32,7 @@ type oraclePolicy struct {
 	forbid    bool
 	approvers string
 	timeout   time.Duration
+	quorum    int
 }
 
 // newOracle reads policies that each have an @id.
@@ -46,6 +47,12 @@ func newOracle(text string) (*oracle, error) {
 		one := oraclePolicy{
 			ref:    authz.Policy{ID: string(annotations["id"]), Digest: creto.DigestOf(p.MarshalCedar())},
 			forbid: p.Effect() == cedar.Forbid, approvers: string(annotations["oversight"]),
+		}
+		if one.approvers != "" {
+			one.quorum = 1
+		}
+		if annotations["quorum"] == "2" {
+			one.quorum = 2
 		}
 		if timeout := annotations["timeout"]; timeout != "" {
 			if one.timeout, err = time.ParseDuration(string(timeout)); err != nil {
@@ -127,17 +134,30 @@ func (o *oracle) check(chain nhi.VerifiedChain, groups map[string][]string, r au
 			if !slices.Contains(result.Policies, p.ref) {
 				result.Policies = append(result.Policies, p.ref)
 			}
-			free = free || p.approvers == "" || slices.ContainsFunc(r.Consents, func(c authz.Consent) bool { return c.For(p.ref) })
+			free = free || p.given(r.Consents) >= p.quorum
 		}
 		if !free {
 			first := reasons[0]
 			result = authz.Decision{
-				Kind: authz.RequiresOversight, Approvers: first.approvers, Timeout: first.timeout, Policies: []authz.Policy{first.ref},
+				Kind: authz.RequiresOversight, Approvers: first.approvers, Timeout: first.timeout, Quorum: first.quorum, Policies: []authz.Policy{first.ref},
 				Reason: fmt.Sprintf("policy %q asks for the consent of %s", first.ref.ID, first.approvers),
+			}
+			if first.quorum > 1 {
+				result.Reason = fmt.Sprintf("policy %q asks for the consent of %d of %s; %d more must give theirs", first.ref.ID, first.quorum, first.approvers, first.quorum-first.given(r.Consents))
 			}
 		}
 	}
 	return result, nil
+}
+
+// given counts the consents to a policy.
+func (p oraclePolicy) given(consents []authz.Consent) (n int) {
+	for _, c := range consents {
+		if c.For(p.ref) {
+			n++
+		}
+	}
+	return n
 }
 
 // oracleFields turns a request's context into Cedar values as the contract says:

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -50,6 +51,7 @@ type policy struct {
 	forbid    bool
 	approvers string // of @oversight; "" if it asks nobody
 	timeout   time.Duration
+	quorum    int    // how many must consent
 	actions   uint8  // a bit for each action in its scope, by number
 	place     *place // for people
 }
@@ -337,8 +339,18 @@ func (d *draft) add(f file, number int, p *cedar.Policy) error {
 		}
 		entry.timeout = wait
 	}
-	if quorum, ok := annotations["quorum"]; ok && quorum != "1" {
-		return fault.New(op, fault.InvalidArgument, "@quorum(%q) is not built yet; one approver decides", quorum)
+	if entry.approvers != "" {
+		entry.quorum = 1
+	}
+	if quorum, ok := annotations["quorum"]; ok {
+		n, err := strconv.Atoi(string(quorum))
+		if err != nil || n < 1 || n > authz.MaxQuorum || entry.approvers == "" {
+			return fault.New(op, fault.InvalidArgument, "@quorum(%q) must be 1 to %d, beside @oversight", quorum, authz.MaxQuorum)
+		}
+		if n > 1 && entry.approvers == authz.Principal {
+			return fault.New(op, fault.InvalidArgument, "@quorum(%q) asks several humans, and @oversight(\"principal\") one: name a group", quorum)
+		}
+		entry.quorum = n
 	}
 	if err := checkNames(p); err != nil {
 		return err

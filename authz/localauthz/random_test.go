@@ -69,7 +69,11 @@ func (w world) policy(id int) string {
 	if w.often(20) {
 		effect = "forbid"
 	} else if w.often(40) {
-		fmt.Fprintf(&text, "@oversight(%q) ", w.one("finance", "principal"))
+		approvers := w.one("finance", "principal")
+		fmt.Fprintf(&text, "@oversight(%q) ", approvers)
+		if approvers == "finance" && w.often(30) {
+			text.WriteString(`@quorum("2") `)
+		}
 		if w.often(50) {
 			text.WriteString(`@timeout("30m") `)
 		}
@@ -377,6 +381,9 @@ func TestOracle(t *testing.T) {
 			for range w.IntN(3) * w.IntN(2) {
 				p := want.policies[cedar.PolicyID(fmt.Sprintf("p%02d", w.IntN(14)))]
 				r.Consents = append(r.Consents, authz.NewConsent(p.ref))
+				if w.often(50) {
+					r.Consents = append(r.Consents, authz.NewConsent(p.ref))
+				}
 			}
 			expected, expectedErr := want.check(chains[i], groups, r)
 			got, err := a.Check(t.Context(), sessions[i], r)

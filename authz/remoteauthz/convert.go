@@ -141,7 +141,7 @@ func factsFrom(text []byte) (map[string]any, error) {
 
 func answerOf(d authz.Decision, err error) *authzv1.Answer {
 	out := &authzv1.Answer{Decision: &authzv1.Decision{
-		Kind: d.Kind.String(), Reason: d.Reason, Policies: each(d.Policies, policyOf), Version: d.Version[:], Approvers: d.Approvers,
+		Kind: d.Kind.String(), Reason: d.Reason, Policies: each(d.Policies, policyOf), Version: d.Version[:], Approvers: d.Approvers, Quorum: uint32(max(d.Quorum, 0)),
 	}}
 	if d.Timeout != 0 {
 		out.Decision.Timeout = durationpb.New(d.Timeout)
@@ -174,7 +174,7 @@ func answerFrom(a *authzv1.Answer) (authz.Decision, error) {
 		d.Kind = authz.Allow
 	case authz.RequiresOversight.String():
 		d.Kind, d.Approvers = authz.RequiresOversight, from.GetApprovers()
-		d.Timeout = max(from.GetTimeout().AsDuration(), time.Duration(0))
+		d.Timeout, d.Quorum = max(from.GetTimeout().AsDuration(), time.Duration(0)), int(min(from.GetQuorum(), authz.MaxQuorum))
 	default:
 		return authz.Decision{}, fault.New(op, fault.AuthzInternal, "the authorization service answers %q, which is no decision of policies", from.GetKind())
 	}

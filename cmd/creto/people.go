@@ -433,6 +433,9 @@ func printApproval(w io.Writer, x client.Approval) {
 		fmt.Fprintf(w, " by %s %s", x.DecidedBy, oneLine(x.Reason))
 	}
 	fmt.Fprintf(w, "\npolicy    %s asks %s\n", x.Policy, x.Approvers)
+	if x.Quorum > 1 {
+		fmt.Fprintf(w, "consents  %d of %d%s\n", len(x.Consented), x.Quorum, strings.Join(append([]string{""}, x.Consented...), ", "))
+	}
 	fmt.Fprintf(w, "until     %s\n", x.Expires.Format(time.RFC3339))
 	fmt.Fprintf(w, "digest    %s\n", x.Digest)
 	fmt.Fprintf(w, "the exact request, written by the agent:\n\n%s\n", indent(printable(x.Args)))

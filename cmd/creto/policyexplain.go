@@ -39,7 +39,11 @@ func (a *app) policyExplainCommand() *cobra.Command {
 func printDescription(w io.Writer, d localauthz.Description) {
 	does := d.Effect + "s"
 	if d.Asks != "" {
-		does += ", with the consent of " + d.Asks
+		does += ", with the consent of "
+		if d.Quorum > 1 {
+			does += fmt.Sprintf("%d of ", d.Quorum)
+		}
+		does += d.Asks
 		if d.Timeout != "" {
 			does += " within " + d.Timeout
 		}

@@ -88,7 +88,10 @@ func printReceipts(w io.Writer, list []client.Receipt) {
 func receiptLine(x client.Receipt) string {
 	r := x.Record
 	why, _, _ := strings.Cut(r.Why, "; this line would")
-	for _, consent := range r.Consents {
+	for i, consent := range r.Consents {
+		if i > 0 {
+			why += ","
+		}
 		why += " consent of " + shortName(consent.Approver)
 		if !consent.Human {
 			why += " (no human decided)"

@@ -216,8 +216,10 @@ type Decision struct {
 	// The digest of the policies that decided.
 	Version []byte `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
 	// The group to ask, and how long to wait for it.
-	Approvers     string               `protobuf:"bytes,5,opt,name=approvers,proto3" json:"approvers,omitempty"`
-	Timeout       *durationpb.Duration `protobuf:"bytes,6,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	Approvers string               `protobuf:"bytes,5,opt,name=approvers,proto3" json:"approvers,omitempty"`
+	Timeout   *durationpb.Duration `protobuf:"bytes,6,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// How many different humans must consent in all.
+	Quorum        uint32 `protobuf:"varint,7,opt,name=quorum,proto3" json:"quorum,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -292,6 +294,13 @@ func (x *Decision) GetTimeout() *durationpb.Duration {
 		return x.Timeout
 	}
 	return nil
+}
+
+func (x *Decision) GetQuorum() uint32 {
+	if x != nil {
+		return x.Quorum
+	}
+	return 0
 }
 
 // BindRequest has a chain, the human's link first; or only its digest, if it was
@@ -956,14 +965,15 @@ const file_creto_authz_v1_authz_proto_rawDesc = "" +
 	"\x06action\x18\x01 \x01(\tR\x06action\x124\n" +
 	"\bresource\x18\x02 \x01(\v2\x18.creto.authz.v1.ResourceR\bresource\x12\x18\n" +
 	"\acontext\x18\x03 \x01(\fR\acontext\x122\n" +
-	"\bconsents\x18\x04 \x03(\v2\x16.creto.authz.v1.PolicyR\bconsents\"\xd7\x01\n" +
+	"\bconsents\x18\x04 \x03(\v2\x16.creto.authz.v1.PolicyR\bconsents\"\xef\x01\n" +
 	"\bDecision\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x122\n" +
 	"\bpolicies\x18\x03 \x03(\v2\x16.creto.authz.v1.PolicyR\bpolicies\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\fR\aversion\x12\x1c\n" +
 	"\tapprovers\x18\x05 \x01(\tR\tapprovers\x123\n" +
-	"\atimeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"S\n" +
+	"\atimeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x16\n" +
+	"\x06quorum\x18\a \x01(\rR\x06quorum\"S\n" +
 	"\vBindRequest\x12.\n" +
 	"\x05links\x18\x01 \x03(\v2\x18.creto.nhi.v1.SignedLinkR\x05links\x12\x14\n" +
 	"\x05chain\x18\x02 \x01(\fR\x05chain\"@\n" +
