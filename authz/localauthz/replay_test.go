@@ -54,7 +54,7 @@ func TestPossible(t *testing.T) {
 				continue
 			}
 			all, some := map[string]bool{}, map[string]bool{}
-			for _, name := range []string{"method", "s", "flag", "n", "risk", "dec", "list", "ip", "at", "a b", "null", "body", "deep"} {
+			for _, name := range []string{"method", "s", "flag", "n", "risk", "dec", "list", "ip", "at", "a b", "null", "body", "deep", "name", "amount", "id", "none"} {
 				if all[name] = true; w.often(50) {
 					some[name] = true
 				}
