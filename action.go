@@ -21,31 +21,56 @@ const (
 	maxActionBytes = 64 << 10
 )
 
-// actionResources maps each action to its resource type.
-var actionResources = map[string]string{
-	CallModel:     "Model",
-	CallTool:      "Tool",
-	HTTPRequest:   "Url",
-	NetworkEgress: "Host",
-	SpawnSandbox:  "Image",
-	SendMessage:   "Agent",
-	AccessSecret:  "Secret",
-	ConsumeQuota:  "Meter",
+// actions are all actions with the type of their resources, by number.
+var actions = [Actions]struct{ name, resource string }{
+	{CallModel, "Model"}, {CallTool, "Tool"}, {HTTPRequest, "Url"}, {NetworkEgress, "Host"},
+	{SpawnSandbox, "Image"}, {SendMessage, "Agent"}, {AccessSecret, "Secret"}, {ConsumeQuota, "Meter"},
 }
 
-// ActionNames returns the known actions, unordered.
+// Actions is how many actions there are.
+const Actions = 8
+
+// ActionNumber returns an action's number, from 0 up to Actions; -1 for what is no
+// action. It is for what is looked up at every check, and may change with a
+// version.
+func ActionNumber(name string) int {
+	switch name {
+	case CallModel:
+		return 0
+	case CallTool:
+		return 1
+	case HTTPRequest:
+		return 2
+	case NetworkEgress:
+		return 3
+	case SpawnSandbox:
+		return 4
+	case SendMessage:
+		return 5
+	case AccessSecret:
+		return 6
+	case ConsumeQuota:
+		return 7
+	}
+	return -1
+}
+
+// ActionNames returns the actions, by number.
 func ActionNames() []string {
-	names := make([]string, 0, len(actionResources))
-	for name := range actionResources {
-		names = append(names, name)
+	names := make([]string, len(actions))
+	for i := range actions {
+		names[i] = actions[i].name
 	}
 	return names
 }
 
 // ResourceType returns the type of resource that action acts on.
 func ResourceType(action string) (string, bool) {
-	t, ok := actionResources[action]
-	return t, ok
+	n := ActionNumber(action)
+	if n < 0 {
+		return "", false
+	}
+	return actions[n].resource, true
 }
 
 // Resource is what an action acts on. Its text is Type::id.

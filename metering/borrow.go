@@ -119,7 +119,7 @@ func (q *Borrower) learn(ctx context.Context, a *account, old *terms) (*terms, e
 }
 
 // maxTerms bounds what a lender may tell of one account.
-const maxTerms = (actions + 1) * MaxBudgets
+const maxTerms = (creto.Actions + 1) * MaxBudgets
 
 // supply implements source.
 func (q *Borrower) supply(ctx context.Context, b *budget, r request) (*window, int64, bool, error) {

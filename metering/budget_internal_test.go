@@ -4,8 +4,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"creto.dev"
 )
 
 // Of those who found a window over at once, one makes the next.
@@ -28,20 +26,5 @@ func TestOneNextWindow(t *testing.T) {
 	}
 	if b.at(0) != windows[0] {
 		t.Error("a clock that went back finds another window")
-	}
-}
-
-func TestEveryActionHasANumber(t *testing.T) {
-	names := creto.ActionNames()
-	seen := make(map[int]string)
-	for _, name := range names {
-		i := indexOf(name)
-		if i < 0 || i >= actions || seen[i] != "" {
-			t.Errorf("%s has the number %d, as %q", name, i, seen[i])
-		}
-		seen[i] = name
-	}
-	if len(names) != actions || indexOf("fly") != -1 || seen[consumeQuota] != creto.ConsumeQuota {
-		t.Errorf("of %d actions %d are numbered: %v", len(names), actions, seen)
 	}
 }

@@ -67,7 +67,7 @@ type account struct {
 type terms struct {
 	until int64 // Unix nanoseconds; then they are to be learnt anew
 	end   int64 // until then they count if that fails
-	of    [actions]term
+	of    [creto.Actions]term
 }
 
 // term is what limits one action.
@@ -79,37 +79,10 @@ type term struct {
 // always is until for terms that are known in this process.
 const always = math.MaxInt64
 
-// actions is how many indexOf knows, and consumeQuota the one that may ask for more
-// than one unit.
-const (
-	actions      = 8
-	consumeQuota = 7
-)
+// consumeQuota is the one action that may ask for more than one unit.
+var consumeQuota = creto.ActionNumber(creto.ConsumeQuota)
 
-// indexOf numbers the actions; it is -1 for others.
-func indexOf(action string) int {
-	switch action {
-	case creto.CallModel:
-		return 0
-	case creto.CallTool:
-		return 1
-	case creto.HTTPRequest:
-		return 2
-	case creto.NetworkEgress:
-		return 3
-	case creto.SpawnSandbox:
-		return 4
-	case creto.SendMessage:
-		return 5
-	case creto.AccessSecret:
-		return 6
-	case creto.ConsumeQuota:
-		return consumeQuota
-	}
-	return -1
-}
-
-// init makes e ready.
+// open makes e ready.
 func (e *enforcer) open(clock consensus.Clock, s source) {
 	e.time.clock, e.time.wake = clock, make(chan struct{}, 1)
 	e.source = s
@@ -167,7 +140,7 @@ func (e *enforcer) learnt(ctx context.Context, a *account) (*terms, error) {
 func termsOf(k accountKey, until int64, budgets []*budget, rates []*rate) *terms {
 	t := &terms{until: until}
 	for _, action := range creto.ActionNames() {
-		at := &t.of[indexOf(action)]
+		at := &t.of[creto.ActionNumber(action)]
 		for _, b := range budgets {
 			if b.covers(k.agent, k.human, action) {
 				at.budgets = append(at.budgets, b)
@@ -206,7 +179,7 @@ type evaluator struct {
 // Evaluate implements authz.Evaluator: of several quotas all have room, or nothing
 // is taken of any.
 func (v *evaluator) Evaluate(ctx context.Context, r authz.Request, reserve bool) (held authz.Reservation, refusal *authz.Decision, err error) {
-	action := indexOf(r.Action)
+	action := creto.ActionNumber(r.Action)
 	if action < 0 {
 		return held, nil, unknown(r.Action)
 	}

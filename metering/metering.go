@@ -69,7 +69,7 @@ type Limit struct {
 const (
 	MinWindow = time.Second
 	MaxWindow = 100 * 365 * 24 * time.Hour
-	MaxLimit = 1 << 60
+	MaxLimit  = 1 << 60
 )
 
 // Validate reports whether l is one.

@@ -120,4 +120,3 @@ func TestLentDoesNotOverflow(t *testing.T) {
 		}
 	}
 }
-

@@ -246,7 +246,7 @@ func (q *Quota) SetLimit(ctx context.Context, s Subject, l Limit) error {
 
 // join has a hold that began before a budget be counted in it.
 func (x *hold) join(s Subject, w *window, now int64) {
-	limited := s.Agent == x.account.agent && (s.Human.IsZero() || s.Human == x.account.human) && (s.Action == AnyAction || indexOf(s.Action) == x.action)
+	limited := s.Agent == x.account.agent && (s.Human.IsZero() || s.Human == x.account.human) && (s.Action == AnyAction || creto.ActionNumber(s.Action) == x.action)
 	if !limited || slices.Contains(x.took(), w) {
 		return
 	}

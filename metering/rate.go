@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"creto.dev"
 	"creto.dev/authz"
 	"creto.dev/fault"
 	"creto.dev/nhi"
@@ -76,7 +77,7 @@ type rateEvaluator struct {
 
 // Evaluate implements authz.Evaluator.
 func (v *rateEvaluator) Evaluate(ctx context.Context, r authz.Request, reserve bool) (held authz.Reservation, refusal *authz.Decision, err error) {
-	action := indexOf(r.Action)
+	action := creto.ActionNumber(r.Action)
 	if action < 0 {
 		return held, nil, unknown(r.Action)
 	}

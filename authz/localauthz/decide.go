@@ -29,7 +29,7 @@ func (a *Authorizer) decide(ctx context.Context, bound authz.Session, r *authz.R
 
 // judge is decide by policies alone.
 func (a *Authorizer) judge(own *session, r *authz.Request, d *authz.Decision) error {
-	number := actionNumber(r.Action)
+	number := creto.ActionNumber(r.Action)
 	if number < 0 || r.Resource.Type != actions[number].resource {
 		return malformed(r)
 	}

@@ -48,7 +48,7 @@ func (a *Authorizer) Explain(ctx context.Context, s authz.Session, r authz.Reque
 			}
 			continue
 		}
-		e := own.explain(snapshot, actionNumber(r.Action), &r)
+		e := own.explain(snapshot, creto.ActionNumber(r.Action), &r)
 		e.Changes = append(e.Changes, changesOf(d, own.chain.Human())...)
 		return d, e, nil
 	}

@@ -3,6 +3,7 @@ package localauthz
 import (
 	"weak"
 
+	"creto.dev"
 	"creto.dev/authz"
 )
 
@@ -47,6 +48,6 @@ func (p *Policies) Possible(principals []Principal, r authz.Request, known map[s
 		}
 	}
 	r.Context = context
-	one := replay{session: s, snapshot: p.book.of(principals[len(principals)-1].ID.Tenant), number: actionNumber(r.Action), request: &r, known: paths}
+	one := replay{session: s, snapshot: p.book.of(principals[len(principals)-1].ID.Tenant), number: creto.ActionNumber(r.Action), request: &r, known: paths}
 	return one.decide()
 }

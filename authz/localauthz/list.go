@@ -27,7 +27,7 @@ func (a *Authorizer) List(_ context.Context, s authz.Session, q authz.Query) (au
 	if !ok {
 		return authz.Page{}, foreign(op)
 	}
-	number := actionNumber(q.Action)
+	number := creto.ActionNumber(q.Action)
 	if number < 0 {
 		return authz.Page{}, fault.New(op, fault.AuthzInvalidRequest, "%q is no action", q.Action)
 	}

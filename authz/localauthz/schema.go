@@ -13,6 +13,7 @@ import (
 	"github.com/cedar-policy/cedar-go/x/exp/schema/resolved"
 	"github.com/cedar-policy/cedar-go/x/exp/schema/validate"
 
+	"creto.dev"
 	"creto.dev/authz/localauthz/program"
 	"creto.dev/fault"
 )
@@ -26,8 +27,8 @@ func Schema() string { return schemaText }
 
 // schemaIndex is [Schema] as rules ask it.
 type schemaIndex struct {
-	contexts  [len(actions)]resolved.RecordType
-	open      [len(actions)]bool // the context may hold more
+	contexts  [creto.Actions]resolved.RecordType
+	open      [creto.Actions]bool // the context may hold more
 	validator *validate.Validator
 }
 

@@ -30,11 +30,11 @@ type session struct {
 	// covered has a bit for each action that the links' scopes include on every
 	// resource.
 	covered uint8
-	parts   [len(actions)]atomic.Pointer[part]
+	parts   [creto.Actions]atomic.Pointer[part]
 
 	chain      nhi.VerifiedChain
 	principals []principal
-	coverage   [len(actions)]nhi.Coverage
+	coverage   [creto.Actions]nhi.Coverage
 	groups     [][]string // of the principals, as they were when it was bound
 	bound      atomic.Pointer[bound]
 	next       atomic.Pointer[bound] // under a book that is about to be in force

@@ -20,14 +20,16 @@ import (
 )
 
 // actions are all actions with their resources, by number.
-var actions = [...]action{
-	newAction(creto.CallModel), newAction(creto.CallTool), newAction(creto.HTTPRequest), newAction(creto.NetworkEgress),
-	newAction(creto.SpawnSandbox), newAction(creto.SendMessage), newAction(creto.AccessSecret), newAction(creto.ConsumeQuota),
-}
-
-// sendMessage is the number of the one action whose resource can be one of its
-// own principals.
-const sendMessage = 5
+var actions = func() (all [creto.Actions]action) {
+	for i, name := range creto.ActionNames() {
+		resource, _ := creto.ResourceType(name)
+		all[i] = action{
+			name: name, resource: resource, uid: cedar.NewEntityUID(namespace+"Action", types.String(name)),
+			resourceType: types.EntityType(namespace + resource),
+		}
+	}
+	return all
+}()
 
 type action struct {
 	name         string
@@ -36,36 +38,9 @@ type action struct {
 	resourceType types.EntityType
 }
 
-func newAction(name string) action {
-	resource, _ := creto.ResourceType(name)
-	return action{
-		name: name, resource: resource, uid: cedar.NewEntityUID(namespace+"Action", types.String(name)),
-		resourceType: types.EntityType(namespace + resource),
-	}
-}
-
-// actionNumber returns the number of an action; -1 for none.
-func actionNumber(name string) int {
-	switch name {
-	case creto.CallModel:
-		return 0
-	case creto.CallTool:
-		return 1
-	case creto.HTTPRequest:
-		return 2
-	case creto.NetworkEgress:
-		return 3
-	case creto.SpawnSandbox:
-		return 4
-	case creto.SendMessage:
-		return sendMessage
-	case creto.AccessSecret:
-		return 6
-	case creto.ConsumeQuota:
-		return 7
-	}
-	return -1
-}
+// sendMessage is the number of the one action whose resource can be one of its
+// own principals.
+var sendMessage = creto.ActionNumber(creto.SendMessage)
 
 // table is what policies say of the principals of one chain: for each action and
 // resource that they name, the policies in scope of each of them. Sessions share
@@ -77,7 +52,7 @@ type table struct {
 	// principals.
 	classes [][]int32
 	cost    *atomic.Int64 // what it takes of the snapshot's budget
-	actions [len(actions)]atomic.Pointer[actionTable]
+	actions [creto.Actions]atomic.Pointer[actionTable]
 	mu      sync.Mutex // held while a part is made
 }
 

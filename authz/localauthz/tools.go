@@ -74,7 +74,7 @@ func imagine(principals []Principal) (*session, error) {
 
 // wellFormed returns the number of a request's action.
 func wellFormed(r *authz.Request) (int, error) {
-	number := actionNumber(r.Action)
+	number := creto.ActionNumber(r.Action)
 	if err := (creto.Action{Name: r.Action, Resource: r.Resource}).Validate(); err != nil || number < 0 {
 		return -1, malformed(r)
 	}
