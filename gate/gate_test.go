@@ -688,25 +688,34 @@ func TestUnits(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := h.caller(t)
+	said, resource, sandbox := map[string]string{authz.AmountKey: "1"}, "m", ""
 	consume := func(amount int64) error {
 		_, err := h.gate.Do(t.Context(), c, creto.Action{
-			Name: creto.ConsumeQuota, Resource: creto.Resource{Type: "Meter", ID: "m"}, Context: map[string]any{authz.AmountKey: amount},
+			Name: creto.ConsumeQuota, Resource: creto.Resource{Type: "Meter", ID: resource}, Context: map[string]any{authz.AmountKey: amount}, Sandbox: sandbox, Isolation: sandbox,
 		}, func(context.Context) (gate.Result, error) {
-			return gate.Result{Detail: map[string]string{authz.AmountKey: "1"}}, nil
+			return gate.Result{Detail: said}, nil
 		})
 		return err
 	}
 	if err := consume(7); err != nil {
 		t.Fatal(err)
 	}
-	if err := consume(4); !errors.Is(err, fault.ResourceExhausted) {
-		t.Errorf("Do of 4 where 3 are left = %v, want ResourceExhausted", err)
+	said = make(map[string]string) // more than a record has room for
+	for i := range 32 {
+		said[fmt.Sprint(i)+strings.Repeat("k", 300)] = strings.Repeat("v", 2<<10)
+	}
+	resource, sandbox = strings.Repeat("m", 16<<10), strings.Repeat("s", 2<<10)
+	if err := consume(2); err != nil {
+		t.Fatal(err)
+	}
+	if err := consume(2); !errors.Is(err, fault.ResourceExhausted) {
+		t.Errorf("Do of 2 where 1 is left = %v, want ResourceExhausted", err)
 	}
 	units := int64(0)
 	for _, r := range h.records(t, creto.ConsumeQuota) {
 		units += gate.Units(r)
 	}
-	if units != 7 {
-		t.Errorf("the log says that %d units were used, want 7", units)
+	if units != 9 {
+		t.Errorf("the log says that %d units were used, want 9", units)
 	}
 }

@@ -75,7 +75,12 @@ func (p *pass) end(ctx context.Context, r audit.Record, err error) (audit.Record
 func (g *Gate) write(ctx context.Context, r audit.Record) (audit.RecordID, error) {
 	id, err := g.log.Log(ctx, r)
 	if errors.Is(err, fault.AuditValidationFailed) {
-		r.Why, r.Detail = "the details did not fit into a record", nil
+		r.Why = "the details did not fit into a record"
+		if units := Units(r); units > 1 {
+			r.Detail = map[string]string{authz.AmountKey: strconv.FormatInt(units, 10)}
+		} else {
+			r.Detail = nil
+		}
 		if r.Decision != nil {
 			short := *r.Decision
 			short.Policies, short.Reason = nil, "the policies did not fit into a record"

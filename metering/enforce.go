@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"math"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
+	"weak"
 
 	"creto.dev"
 	"creto.dev/authz"
@@ -25,8 +27,8 @@ type enforcer struct {
 	source source
 	holds  holds
 
-	mu       sync.Mutex // guards the maps
-	accounts map[accountKey]*account
+	mu       sync.Mutex                           // guards the maps
+	accounts map[accountKey]weak.Pointer[account] // of who is bound, or holds something
 	budgets  map[budgetKey]*budget
 	rates    map[Subject]*rate
 }
@@ -86,21 +88,31 @@ var consumeQuota = creto.ActionNumber(creto.ConsumeQuota)
 func (e *enforcer) open(clock consensus.Clock, s source) {
 	e.time.clock, e.time.wake = clock, make(chan struct{}, 1)
 	e.source = s
-	e.accounts, e.budgets, e.rates = make(map[accountKey]*account), make(map[budgetKey]*budget), make(map[Subject]*rate)
+	e.accounts, e.budgets, e.rates = make(map[accountKey]weak.Pointer[account]), make(map[budgetKey]*budget), make(map[Subject]*rate)
 }
 
 // account returns that of a chain.
 func (e *enforcer) account(ctx context.Context, chain nhi.VerifiedChain) (*account, error) {
 	k := accountKey{chain.Agent(), chain.Human()}
 	e.mu.Lock()
-	a := e.accounts[k]
+	a := e.accounts[k].Value()
 	if a == nil {
 		a = &account{accountKey: k}
-		e.accounts[k] = a
+		e.accounts[k] = weak.Make(a)
+		runtime.AddCleanup(a, e.drop, k)
 	}
 	e.mu.Unlock()
 	_, err := e.terms(ctx, a)
 	return a, err
+}
+
+// drop forgets an account that nobody has, unless there is another by now.
+func (e *enforcer) drop(k accountKey) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.accounts[k].Value() == nil {
+		delete(e.accounts, k)
+	}
 }
 
 // terms returns what limits an account now.
@@ -183,15 +195,15 @@ func (v *evaluator) Evaluate(ctx context.Context, r authz.Request, reserve bool)
 	if action < 0 {
 		return held, nil, unknown(r.Action)
 	}
-	t := v.a.terms.Load()
-	if t != nil && t.until == always && len(t.of[action].budgets) == 0 {
-		return held, nil, nil
-	}
 	ask := request{action: r.Action, index: action, units: 1, reserve: reserve}
-	if action == consumeQuota {
+	if action == consumeQuota { // also without a limit: the record says how many
 		if ask.units, err = authz.Units(r.Action, r.Context); err != nil {
 			return held, nil, err
 		}
+	}
+	t := v.a.terms.Load()
+	if t != nil && t.until == always && len(t.of[action].budgets) == 0 {
+		return held, nil, nil
 	}
 	for range maxRounds {
 		if t, err = v.e.terms(ctx, v.a); err != nil {

@@ -253,12 +253,17 @@ func (l *lending) line(w *window, r LeaseRequest) (line, error) {
 	return x, nil
 }
 
-// active counts the borrowers whose leases run, this one included.
+// active counts the borrowers whose leases run, this one included, and forgets those
+// that have nothing.
 func (l *lending) active(borrower string, now int64) int64 {
 	n := int64(1)
 	for name, x := range l.lines {
-		if name != borrower && x.until > now {
+		switch {
+		case name == borrower:
+		case x.until > now:
 			n++
+		case x.held == 0:
+			delete(l.lines, name)
 		}
 	}
 	return n

@@ -1,14 +1,21 @@
 package metering_test
 
 import (
+	"errors"
+	"fmt"
 	"math"
+	"runtime"
 	"testing"
 	"time"
 
 	"creto.dev"
 	"creto.dev/audit"
 	"creto.dev/authz"
+	"creto.dev/fault"
 	"creto.dev/metering"
+	"creto.dev/nhi"
+	"creto.dev/nhi/nhitest"
+	"creto.dev/pqc/localpqc"
 )
 
 // consume asks for units of quota.
@@ -118,5 +125,75 @@ func TestLentDoesNotOverflow(t *testing.T) {
 		if n := h.left(t); n > 10 {
 			t.Fatalf("after %s there are %d left of 10", name, n)
 		}
+	}
+}
+
+// What is no amount is refused, whether there is a limit or not: its record could not
+// say how much it was.
+func TestAmountWithoutLimit(t *testing.T) {
+	h := open(t)
+	for _, amount := range []any{-1, 1e300, "7"} {
+		if _, _, err := h.bind(t).Evaluate(t.Context(), consume(amount), true); !errors.Is(err, fault.AuthzInvalidRequest) {
+			t.Errorf("Evaluate of %v = %v, want AuthzInvalidRequest", amount, err)
+		}
+	}
+}
+
+// Whom nobody asks for any more is forgotten.
+func TestAccountsAreForgotten(t *testing.T) {
+	h := open(t)
+	p := localpqc.New()
+	for i := range 20 {
+		chain := nhitest.Chain(t, p, at, nhi.Everything(), "alice", fmt.Sprint("bot", i))
+		if _, err := h.quota.Bind(t.Context(), chain); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kept := h.bind(t)
+	for range 100 {
+		runtime.GC()
+		if h.quota.Accounts() == 1 {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if n := h.quota.Accounts(); n != 1 {
+		t.Errorf("%d accounts are known, want 1", n)
+	}
+	// Who is still bound hears of a change.
+	h.limit(t, 1, time.Hour)
+	for i := range 2 {
+		if _, d, err := kept.Evaluate(t.Context(), modelCall, true); err != nil || (d != nil) != (i == 1) {
+			t.Errorf("Evaluate = %+v, %v", d, err)
+		}
+	}
+}
+
+// Lives of nodes that have nothing any more are forgotten, before their window ends.
+func TestBorrowersAreForgotten(t *testing.T) {
+	h := open(t)
+	h.limit(t, 1000, 24*time.Hour)
+	lease := func(r metering.LeaseRequest) metering.Lease {
+		t.Helper()
+		r.Subject, r.Window = h.subject(), 24*time.Hour
+		l, err := h.quota.Lease(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	for i := range 10 {
+		name := fmt.Sprint("node/", i)
+		l := lease(metering.LeaseRequest{Borrower: name, Sequence: 1, Want: 1})
+		lease(metering.LeaseRequest{Borrower: name, Sequence: 2, Start: l.Start, Had: l.Held})
+	}
+	l := lease(metering.LeaseRequest{Borrower: "dead", Sequence: 1, Want: 7})
+	h.clock.Advance(2 * metering.LeaseTTL)
+	lease(metering.LeaseRequest{Borrower: "last", Sequence: 1})
+	if n := h.quota.Lines(h.subject(), 24*time.Hour); n != 2 {
+		t.Errorf("%d borrowers are known, want who has something, and who asks", n)
+	}
+	if n := h.left(t); int64(n) != 1000-l.Held {
+		t.Errorf("%d are left, want 1000 without the %d of who died", n, l.Held)
 	}
 }

@@ -175,9 +175,10 @@ func (c *count) add(r audit.Record) {
 }
 
 // SetLimit limits how much of an action an agent may take in each window of that
-// length, in place of the limit that there is for it. What was used already counts;
-// what is under way and only now begins to be limited counts twice rather than not
-// at all. Limits of other windows stay beside it.
+// length, in place of the limit that there is for it. What was used already counts,
+// and what is under way and held by another quota, twice rather than not at all; what
+// is under way and was not limited counts after a restart. Limits of other windows stay
+// beside it.
 //
 // Errors: InvalidArgument (Permanent); FailedPrecondition (Permanent) beyond
 // MaxBudgets; Unavailable (Degraded).
@@ -375,8 +376,8 @@ func (q *Quota) ClearRate(ctx context.Context, s Subject) (bool, error) {
 
 // change gives the accounts of a subject their new terms. The caller holds mu.
 func (q *Quota) change(s Subject) {
-	for k, a := range q.accounts {
-		if k.agent == s.Agent && a.terms.Load() != nil {
+	for k, known := range q.accounts {
+		if a := known.Value(); k.agent == s.Agent && a != nil && a.terms.Load() != nil {
 			a.terms.Store(q.termsOf(k))
 		}
 	}

@@ -8,12 +8,14 @@ import (
 	"database/sql"
 	"errors"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"creto.dev"
 	"creto.dev/audit"
+	"creto.dev/authz"
 	"creto.dev/consensus"
 	"creto.dev/fault"
 	"creto.dev/gate"
@@ -157,6 +159,9 @@ func (d *Desk) recover(ctx context.Context) error {
 	for _, r := range list {
 		record := d.event(r, r.Action, r.Agent, audit.Unknown)
 		record.Why = "the node stopped while the action ran; its outcome is not known"
+		if units, ok := r.Context[authz.AmountKey]; ok { // a quota counts them
+			record.Detail[authz.AmountKey] = units
+		}
 		record.Chain, record.Args, record.Consents = r.ChainDigest, r.ArgsDigest, []audit.Consent{r.consent()}
 		// The id that the action's own record has, if it was written and only
 		// Finish did not come: the log keeps the first of the two.
@@ -246,7 +251,7 @@ func (d *Desk) attach(ctx context.Context, q gate.Question) (Request, error) {
 	if err != nil {
 		return Request{}, fault.Wrap(op, err)
 	}
-	b := body{Question: question, Chain: chain.Principals(), Args: q.Action.Args, Context: shown(q.Action.Context)}
+	b := body{Question: question, Chain: chain.Principals(), Args: q.Action.Args, Context: shown(q.Action)}
 	if q.Quorum > 1 {
 		b.Quorum = q.Quorum
 	}
@@ -320,13 +325,17 @@ func (d *Desk) undo(ctx context.Context, r Request, from, to State) {
 	d.announce(r.ID)
 }
 
-// shown keeps the plain facts of a context for the approver.
-func shown(context map[string]any) map[string]string {
+// shown keeps the plain facts of a context, and how many units of quota an action
+// asks for, for the approver.
+func shown(a creto.Action) map[string]string {
 	facts := make(map[string]string)
-	for key, value := range context {
+	for key, value := range a.Context {
 		if text, ok := value.(string); ok {
 			facts[strings.ToValidUTF8(key, "\uFFFD")] = strings.ToValidUTF8(text, "\uFFFD")
 		}
+	}
+	if n, err := authz.Units(a.Name, a.Context); err == nil && n > 1 {
+		facts[authz.AmountKey] = strconv.FormatInt(n, 10)
 	}
 	return facts
 }

@@ -3,6 +3,7 @@ package oversight_test
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -125,20 +126,25 @@ func (h *house) question(args, approvers string) gate.Question {
 // request.
 func (h *house) pending(t testing.TB, args, approvers string) oversight.Request {
 	t.Helper()
+	return h.pend(t, h.question(args, approvers))
+}
+
+func (h *house) pend(t testing.TB, q gate.Question) oversight.Request {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	var group sync.WaitGroup
 	changed := h.desk.Changed()
-	group.Go(func() { _, _ = h.desk.Await(ctx, h.question(args, approvers)) })
+	group.Go(func() { _, _ = h.desk.Await(ctx, q) })
 	<-changed
 	cancel()
 	group.Wait()
 	list, err := h.desk.List(t.Context(), oversight.Pending)
 	for _, r := range list {
-		if string(r.Args) == args {
+		if string(r.Args) == string(q.Action.Args) {
 			return r
 		}
 	}
-	t.Fatalf("List = %v, %v; want the question %q", list, err, args)
+	t.Fatalf("List = %v, %v; want the question %q", list, err, q.Action.Args)
 	return oversight.Request{}
 }
 
@@ -448,6 +454,28 @@ func TestRecover(t *testing.T) {
 				t.Error("the consumed approval is pending again")
 			}
 		})
+	}
+}
+
+// What a crash left open used the units that it asked for.
+func TestRecoverUnits(t *testing.T) {
+	h := open(t)
+	q := h.question("5000", "finance")
+	q.Action.Name, q.Action.Resource, q.Action.Context = creto.ConsumeQuota, creto.Resource{Type: "Meter", ID: "tokens"}, map[string]any{authz.AmountKey: json.Number("5000")}
+	r := h.pend(t, q)
+	h.decide(t, r.ID, by("bob"))
+	if err := h.desk.Consume(t.Context(), r.ID); err != nil {
+		t.Fatal(err)
+	}
+	h.desk = h.reopen(t)
+	units := int64(0)
+	for _, r := range h.events(t) {
+		if r.What == creto.ConsumeQuota {
+			units += gate.Units(r)
+		}
+	}
+	if units != 5000 {
+		t.Errorf("%d units were used, want 5000", units)
 	}
 }
 

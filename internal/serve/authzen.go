@@ -239,8 +239,8 @@ func (e evaluation) check(ctx context.Context) (client.Check, error) {
 		if err != nil {
 			return client.Check{}, fault.Wrap(op, err)
 		}
-		if id.Kind != creto.KindAgent || id.Tenant != creto.CallerOf(ctx).Tenant {
-			return client.Check{}, fault.New(op, fault.InvalidArgument, "%s is no agent of the tenant %q", id, creto.CallerOf(ctx).Tenant)
+		if own := creto.CallerOf(ctx); id.Kind != creto.KindAgent || id.Tenant != own.Tenant || id.TrustDomain != own.TrustDomain {
+			return client.Check{}, fault.New(op, fault.InvalidArgument, "%s is no agent of the tenant %q of %s", id, own.Tenant, own.TrustDomain)
 		}
 		name = id.Name
 	}

@@ -89,6 +89,7 @@ func TestEvaluation(t *testing.T) {
 		{"an unknown agent", `{"subject": {"type": "agent", "id": "eve"}, "action": {"name": "call_model"}, "resource": {"type": "Model", "id": "good"}}`, 200, false, "deny"},
 		{"no subject", `{"action": {"name": "call_model"}, "resource": {"type": "Model", "id": "good"}}`, 400, false, ""},
 		{"a human", `{"subject": {"type": "user", "id": "bot"}, "action": {"name": "call_model"}, "resource": {"type": "Model", "id": "good"}}`, 400, false, ""},
+		{"another trust domain's", `{"subject": {"type": "agent", "id": "spiffe://evil.local/default/agent/bot"}, "action": {"name": "call_model"}, "resource": {"type": "Model", "id": "good"}}`, 400, false, ""},
 		{"another tenant's", `{"subject": {"type": "agent", "id": "spiffe://test.local/acme/agent/bot"}, "action": {"name": "call_model"}, "resource": {"type": "Model", "id": "good"}}`, 400, false, ""},
 		{"an unknown action", `{"subject": {"type": "agent", "id": "bot"}, "action": {"name": "fly"}, "resource": {"type": "Model", "id": "good"}}`, 400, false, ""},
 		{"the wrong type", `{` + bot + `, "resource": {"type": "Tool", "id": "good"}}`, 400, false, ""},
