@@ -60,6 +60,7 @@ type loan struct {
 	sequence uint64
 	dry      int64 // until then the lender is not asked
 	failed   error // why, if it did not answer
+	tooMuch  int64 // else for so much or more: it did not have that
 	seen     int64 // what was used when it was renewed last
 	had      int64 // what the lender said last that this node has
 }
@@ -137,16 +138,17 @@ func (q *Borrower) supply(ctx context.Context, b *budget, r request) (*window, i
 			return w, used, true, nil
 		}
 	}
-	if now < l.dry && (l.failed != nil || inForce) {
+	want := r.units
+	if inForce {
+		want = max(0, want-w.left())
+	}
+	if now < l.dry && (l.failed != nil || inForce && want >= l.tooMuch) {
 		return w, 0, false, l.failed
 	}
-	want := r.units
 	if !r.reserve {
 		want = 0
-	} else if inForce {
-		want -= w.left()
 	}
-	if w, err = q.lease(ctx, b, w, now, max(0, want)); err != nil {
+	if w, err = q.lease(ctx, b, w, now, want); err != nil {
 		if !errors.Is(err, errGone) {
 			l.dry, l.failed = now+int64(dryFor), err
 		}
@@ -159,7 +161,7 @@ func (q *Borrower) supply(ctx context.Context, b *budget, r request) (*window, i
 	}
 	used, ok := w.try(&r)
 	if !ok {
-		l.dry = now + int64(dryFor)
+		l.dry, l.tooMuch = now+int64(dryFor), want
 	}
 	return w, used, ok, nil
 }

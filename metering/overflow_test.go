@@ -197,3 +197,28 @@ func TestBorrowersAreForgotten(t *testing.T) {
 		t.Errorf("%d are left, want 1000 without the %d of who died", n, l.Held)
 	}
 }
+
+// Who asks for more than there is does not keep others from what there is.
+func TestTooMuchIsNotDry(t *testing.T) {
+	h := open(t)
+	s := metering.Subject{Agent: h.chain.Agent(), Action: metering.AnyAction}
+	if err := h.quota.SetLimit(t.Context(), s, metering.Limit{Amount: 100, Window: time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	b, wire := h.borrower("b")
+	e, err := b.Bind(t.Context(), h.chain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if _, d, err := e.Evaluate(t.Context(), consume(101), true); err != nil || d == nil {
+			t.Errorf("Evaluate of 101 = %+v, %v", d, err)
+		}
+	}
+	if n := wire.leases.Load(); n > 1 {
+		t.Errorf("the lender was asked %d times for what it does not have", n)
+	}
+	if _, d, err := e.Evaluate(t.Context(), consume(1), true); err != nil || d != nil {
+		t.Errorf("Evaluate of 1 = %+v, %v; there are 100", d, err)
+	}
+}
