@@ -23,10 +23,54 @@ type facts struct {
 	contradiction string
 }
 
-// conjunct is an expression that must be true, or that must be false.
+// conjunct is an expression that must be true, or that must be false, and what it
+// says if that is simple.
 type conjunct struct {
 	node  ast.IsNode
 	holds bool
+	text  string // the same for the same conjunct
+
+	bound  *comparison
+	likes  *likeness
+	equals *equation
+}
+
+// comparison is a path that is compared with an integer that is written.
+type comparison struct {
+	path      string
+	low, high int64 // what it is then
+}
+
+// likeness is a path that is like a pattern.
+type likeness struct {
+	path      string
+	pattern   types.Pattern
+	prefix    string
+	open, all bool // as [program.Prefix] says
+}
+
+// equation is a path that is equal to a value that is written.
+type equation struct {
+	path  string
+	value types.Value
+}
+
+func newConjunct(n ast.IsNode, holds bool) conjunct {
+	c := conjunct{node: n, holds: holds, text: textOf(n)}
+	if !holds {
+		c.text = "!" + c.text
+	}
+	if b, ok := compare(c); ok {
+		c.bound = &b
+	}
+	if path, pattern, ok := like(c); ok {
+		c.likes = &likeness{path: path, pattern: pattern}
+		c.likes.prefix, c.likes.open, c.likes.all = program.Prefix(pattern)
+	}
+	if path, value, ok := equality(c); ok {
+		c.equals = &equation{path, value}
+	}
+	return c
 }
 
 // domain is what is known of a value that is read.
@@ -89,13 +133,7 @@ func conjuncts(n ast.IsNode, holds bool) []conjunct {
 			return append(conjuncts(v.Left, false), conjuncts(v.Right, false)...)
 		}
 	}
-	return []conjunct{{n, holds}}
-}
-
-// comparison is a path that is compared with an integer that is written.
-type comparison struct {
-	path      string
-	low, high int64 // what it is then
+	return []conjunct{newConjunct(n, holds)}
 }
 
 // compare reads a comparison that must hold, or must not.
@@ -183,23 +221,23 @@ func (f *facts) of(path string) *domain {
 
 // learn adds what a conjunct says, and notes what cannot be.
 func (f *facts) learn(c conjunct) {
-	if path, value, ok := equality(c); ok {
+	if c.equals != nil {
+		path, value := c.equals.path, c.equals.value
 		d := f.of(path)
 		if d.equal != nil && !d.equal.Equal(value) {
 			f.contradict("%s cannot be both %s and %s", path, valueText(d.equal), valueText(value))
 		}
 		d.equal = value
 	}
-	if b, ok := compare(c); ok {
+	if b := c.bound; b != nil {
 		d := f.of(b.path)
 		d.bounded, d.low, d.high = true, max(d.low, b.low), min(d.high, b.high)
 		if d.low > d.high {
 			f.contradict("%s cannot be at least %d and at most %d", b.path, d.low, d.high)
 		}
 	}
-	path, pattern, ok := like(c)
-	if ok {
-		prefix, open, _ := program.Prefix(pattern)
+	if c.likes != nil {
+		path, pattern, prefix, open := c.likes.path, c.likes.pattern, c.likes.prefix, c.likes.open
 		d := f.of(path)
 		for _, other := range d.prefixes {
 			if open && !strings.HasPrefix(prefix, other) && !strings.HasPrefix(other, prefix) {
@@ -235,34 +273,33 @@ func (f *facts) contradict(format string, args ...any) {
 
 // imply reports whether a conjunct holds for every request that satisfies the
 // policy. It may miss one that does.
-func (f *facts) imply(c conjunct) bool {
-	if slices.ContainsFunc(f.all, func(own conjunct) bool {
-		return own.holds == c.holds && ast.Equal(ast.NewNode(own.node), ast.NewNode(c.node))
-	}) {
-		return true
+func (f *facts) imply(c *conjunct) bool {
+	for i := range f.all {
+		if f.all[i].text == c.text {
+			return true
+		}
 	}
-	if b, ok := compare(c); ok {
+	if b := c.bound; b != nil {
 		if d := f.about[b.path]; d != nil {
 			n, integer := d.equal.(types.Long)
 			return d.bounded && d.low >= b.low && d.high <= b.high || integer && int64(n) >= b.low && int64(n) <= b.high
 		}
 	}
-	if path, pattern, ok := like(c); ok {
-		if path == "resource.id" && f.resource.Kind == program.ScopeEq {
-			return pattern.Match(f.resource.Entity.ID)
+	if l := c.likes; l != nil {
+		if l.path == "resource.id" && f.resource.Kind == program.ScopeEq {
+			return l.pattern.Match(f.resource.Entity.ID)
 		}
-		d := f.about[path]
+		d := f.about[l.path]
 		if d == nil {
 			return false
 		}
-		if s, ok := d.equal.(types.String); ok && pattern.Match(s) {
+		if s, ok := d.equal.(types.String); ok && l.pattern.Match(s) {
 			return true
 		}
-		prefix, _, all := program.Prefix(pattern)
-		return all && slices.ContainsFunc(d.prefixes, func(own string) bool { return strings.HasPrefix(own, prefix) })
+		return l.all && slices.ContainsFunc(d.prefixes, func(own string) bool { return strings.HasPrefix(own, l.prefix) })
 	}
-	if path, value, ok := equality(c); ok && path == "resource.id" && f.resource.Kind == program.ScopeEq {
-		return value.Equal(f.resource.Entity.ID)
+	if e := c.equals; e != nil && e.path == "resource.id" && f.resource.Kind == program.ScopeEq {
+		return e.value.Equal(f.resource.Entity.ID)
 	}
 	return false
 }

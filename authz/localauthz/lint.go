@@ -263,17 +263,20 @@ func (l *linter) broad(number int) {
 
 // contradiction finds conditions that are false whatever the request is.
 func (l *linter) contradiction(number int, parts []clause) bool {
-	for _, p := range parts {
+	effect := "the permit never applies"
+	if l.policies[number].forbid {
+		effect = "the forbid denies only what it cannot be evaluated on"
+	}
+	for i, p := range parts {
 		if value, ok := p.condition.Constant(); ok && value == p.unless {
-			l.reportAt(ruleFalse, number, p.line, p.column, "%s is always %v", oneLine(p.text), value)
+			if i == 0 {
+				effect = strings.Replace(effect, "denies only what it cannot be evaluated on", "never applies", 1)
+			}
+			l.reportAt(ruleFalse, number, p.line, p.column, "%s is always %v; %s", oneLine(p.text), value, effect)
 			return true
 		}
 	}
 	if why := l.facts[number].contradiction; why != "" {
-		effect := "the permit never applies"
-		if l.policies[number].forbid {
-			effect = "the forbid denies only what it cannot be evaluated on"
-		}
 		l.report(ruleFalse, number, "%s; %s", why, effect)
 		return true
 	}

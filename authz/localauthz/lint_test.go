@@ -20,8 +20,13 @@ import (
 func (w world) relative(of, id string) string {
 	_, rest, _ := strings.Cut(of, `") `)
 	text := fmt.Sprintf("@id(%q) ", id) + rest
+	if asks, rest, ok := strings.Cut(text, `") permit`); ok && strings.Contains(asks, "@oversight") && w.often(30) {
+		text = fmt.Sprintf("@id(%q) permit", id) + rest
+	}
 	for range 1 + w.IntN(2) {
-		switch w.IntN(8) {
+		switch w.IntN(9) {
+		case 7:
+			text = strings.NewReplacer("when {", "unless {", "unless {", "when {").Replace(text)
 		case 0:
 			text = strings.Replace(text, "(principal, ", `(principal == Creto::Agent::"`+w.one(worldAgents...)+`", `, 1)
 		case 1:
@@ -175,6 +180,10 @@ func TestLint(t *testing.T) {
 @id("b") permit (principal == Creto::Agent::"g", action == Creto::Action::"call_model", resource == Creto::Model::"gpt-4") when { context.messages < 5 };`, []string{"shadowed 2:1"}},
 		{"a wider condition", `@id("a") permit (principal == Creto::Agent::"g", action == Creto::Action::"call_model", resource) when { resource.id like "gpt-*" && context.messages < 10 };
 @id("b") permit (principal == Creto::Agent::"g", action == Creto::Action::"call_model", resource == Creto::Model::"gpt-4") when { context.messages < 11 };`, nil},
+		{"a wider permit that asks", `@id("a") @oversight("f") permit (principal == Creto::Agent::"g", action == Creto::Action::"call_model", resource);
+@id("b") permit (principal == Creto::Agent::"g", action == Creto::Action::"call_model", resource == Creto::Model::"gpt-4");`, nil},
+		{"the opposite condition", `@id("a") permit (principal == Creto::Agent::"g", action == Creto::Action::"call_model", resource) when { context.stream };
+@id("b") permit (principal == Creto::Agent::"g", action == Creto::Action::"call_model", resource) unless { context.stream };`, nil},
 		{"twice", `@id("b") permit (principal == Creto::Agent::"g", action, resource);
 @id("a") permit (principal == Creto::Agent::"g", action, resource);`, []string{"duplicate 1:1"}},
 		{"never asked", `@id("a") permit (principal == Creto::Agent::"g", action, resource);

@@ -3,9 +3,9 @@ package localauthz
 import (
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/cedar-policy/cedar-go/types"
-	"github.com/cedar-policy/cedar-go/x/exp/ast"
 
 	"creto.dev/authz/localauthz/program"
 )
@@ -40,34 +40,70 @@ func wider(s program.Scope) []scopeKey {
 
 // coverage finds policies that change nothing, because of another one.
 func (l *linter) coverage() {
-	by := make(map[scopeKey][]int)
+	var permits, forbids = make(map[scopeKey][]int), make(map[scopeKey][]int)
+	first := make(map[sameness]int)
 	for i := range l.policies {
-		if key := keyOf(l.facts[i].principal); !l.dead[i] {
-			by[key] = append(by[key], i)
+		if l.dead[i] {
+			continue
+		}
+		key := keyOf(l.facts[i].principal)
+		if l.policies[i].forbid {
+			forbids[key] = append(forbids[key], i)
+		} else {
+			permits[key] = append(permits[key], i)
+		}
+		if _, again := first[l.sameness(i)]; !again {
+			first[l.sameness(i)] = i
 		}
 	}
 	for i := range l.policies {
-		if !l.dead[i] {
-			l.covered(i, by)
+		if l.dead[i] {
+			continue
 		}
+		if other := first[l.sameness(i)]; other != i {
+			l.report(ruleTwice, i, "it is %s again", l.placeOf(other))
+			continue
+		}
+		keys := wider(l.facts[i].principal)
+		if !l.policies[i].forbid && l.any(i, keys, forbids, l.useless) {
+			continue
+		}
+		same := permits
+		if l.policies[i].forbid {
+			same = forbids
+		}
+		l.any(i, keys, same, l.shadowed)
 	}
 }
 
-// covered reports the first policy, by rule and id, because of which one changes
-// nothing.
-func (l *linter) covered(number int, by map[scopeKey][]int) {
-	var others []int
-	for _, key := range wider(l.facts[number].principal) {
-		others = append(others, by[key]...)
-	}
-	slices.Sort(others)
-	for _, rule := range []func(number, other int) bool{l.duplicate, l.useless, l.shadowed} {
-		for _, other := range slices.Compact(others) {
+// any reports whether a rule finds something of a policy and one of those that
+// may cover it.
+func (l *linter) any(number int, keys []scopeKey, by map[scopeKey][]int, rule func(number, other int) bool) bool {
+	for _, key := range keys {
+		for _, other := range by[key] {
 			if other != number && rule(number, other) {
-				return
+				return true
 			}
 		}
 	}
+	return false
+}
+
+// sameness is what policies have in common that are written alike. Of two permits
+// with @oversight the first is the one that asks.
+type sameness struct {
+	forbid              bool
+	approvers           string
+	timeout             time.Duration
+	quorum              int
+	principal, resource scopeKey
+	actions             uint8
+	conditions          int
+}
+
+func (l *linter) sameness(number int) sameness {
+	one, f := &l.policies[number], l.facts[number]
+	return sameness{one.forbid, one.approvers, one.timeout, one.quorum, keyOf(f.principal), keyOf(f.resource), f.named, l.program.Conditions(number)}
 }
 
 // placeOf names another policy in a finding.
@@ -76,27 +112,9 @@ func (l *linter) placeOf(number int) string {
 	return quoteID(one.ref.ID) + " at " + one.place.file.name + ":" + strconv.Itoa(one.place.position.Line)
 }
 
-// duplicate finds a policy that is written like one before it. Of two permits
-// with @oversight the first is the one that asks.
-func (l *linter) duplicate(number, other int) bool {
-	a, b := &l.policies[number], &l.policies[other]
-	if other > number || a.forbid != b.forbid || a.approvers != b.approvers || a.timeout != b.timeout || a.quorum != b.quorum || !l.sameText(number, other) {
-		return false
-	}
-	l.report(ruleTwice, number, "it is %s again", l.placeOf(other))
-	return true
-}
-
-func (l *linter) sameText(a, b int) bool {
-	p, q := l.program.Source(a), l.program.Source(b)
-	return l.facts[a].covers(l.facts[b]) && l.facts[b].covers(l.facts[a]) && slices.EqualFunc(p.Conditions, q.Conditions, func(c, d ast.ConditionType) bool {
-		return c.Condition == d.Condition && ast.Equal(ast.NewNode(c.Body), ast.NewNode(d.Body))
-	})
-}
-
 // useless finds a permit that never permits, as a forbid always applies too.
 func (l *linter) useless(number, other int) bool {
-	if l.policies[number].forbid || !l.policies[other].forbid || !l.implied(number, other) {
+	if !l.implied(number, other) {
 		return false
 	}
 	l.report(ruleUseless, number, "%s always forbids what it permits", l.placeOf(other))
@@ -107,14 +125,22 @@ func (l *linter) useless(number, other int) bool {
 // other one.
 func (l *linter) implied(number, other int) bool {
 	f, wide := l.facts[number], l.facts[other]
-	return wide.covers(f) && !slices.ContainsFunc(wide.all, func(c conjunct) bool { return !f.imply(c) })
+	if !wide.covers(f) {
+		return false
+	}
+	for i := range wide.all {
+		if !f.imply(&wide.all[i]) {
+			return false
+		}
+	}
+	return true
 }
 
 // shadowed finds a policy that another one makes unnecessary. Of two that do so
 // to each other the one with the greater id is.
 func (l *linter) shadowed(number, other int) bool {
 	a, b := &l.policies[number], &l.policies[other]
-	if a.forbid != b.forbid || b.approvers != "" {
+	if b.approvers != "" {
 		return false
 	}
 	if a.forbid {
@@ -147,8 +173,8 @@ func (l *linter) begins(number, other int) bool {
 	if len(wide) > len(own) {
 		return false
 	}
-	for i, c := range wide {
-		if own[i].holds != c.holds || !ast.Equal(ast.NewNode(own[i].node), ast.NewNode(c.node)) {
+	for i := range wide {
+		if own[i].text != wide[i].text {
 			return false
 		}
 	}

@@ -69,10 +69,10 @@ anybody.
 
 A record says who acted, under which delegations, what and on what, and a part of
 the context: where it ran; a request's method, host and path; whether a secret was
-for the gateway. A decision that depends on
-anything else, such as a request's body, is counted as unknown and never guessed.
-People are taken to be in the groups that they are in now. What a human consented
-to counts as requires_oversight, and a quota that was spent stays spent.`,
+for the gateway. A decision that depends on anything else, such as a request's
+body, is counted as unknown and never guessed. People are taken to be in the
+groups that they are in now. What a human consented to counts as
+requires_oversight, and a quota that was spent stays spent.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			from, err := moment("--since", since)
