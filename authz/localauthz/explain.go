@@ -340,6 +340,9 @@ func changesOf(d authz.Decision, human creto.ID) []authz.Change {
 		if d.Approvers == authz.Principal {
 			who = nameOf(human) + ", at the root of the chain,"
 		}
+		if d.Quorum > 1 {
+			who = fmt.Sprintf("%d different members of %s, none of them in the chain,", d.Quorum, d.Approvers)
+		}
 		text := who + " must consent"
 		if d.Timeout > 0 {
 			text += " within " + short(d.Timeout)
