@@ -24,7 +24,7 @@ import (
 func upstream(t testing.TB, answer http.HandlerFunc) inference.Model {
 	server := httptest.NewServer(answer)
 	t.Cleanup(func() { server.CloseClientConnections(); server.Close() })
-	m, err := provider.NewOpenAI(provider.OpenAIConfig{
+	m, err := provider.NewOpenAI(provider.Config{
 		Name: "stub", BaseURL: server.URL + "/v1", Capabilities: inference.Capabilities{Streaming: true, Models: []string{"echo-1", "big-*"}},
 	})
 	if err != nil {

@@ -1,10 +1,11 @@
 // Package inference is the contract of a language model (R-INF-1…19).
 //
 // A [Model] takes a [Request] and answers with a [Response] or, piece by piece,
-// with a [Stream]. Requests and responses are a superset of what OpenAI's chat
-// completions say (B-25): tools, system prompts, response formats; and what this
-// package does not know travels untouched in Extra. Numbers that records hold
-// are integers or decimal text, never binary fractions (B-58).
+// with a [Stream]. Requests and responses are a superset of what vendors' dialects
+// say (B-25): tools and their results, system prompts, images, response formats,
+// reasoning, cache control, cached tokens; and what this package does not know
+// travels untouched in Extra, to a provider of the same [Dialect]. Numbers that
+// records hold are integers or decimal text, never binary fractions (B-58).
 //
 // Every call is attributed by its [RequestMetadata]. Nothing here retries, falls
 // back or routes: a Model makes one call to one place.
@@ -58,6 +59,18 @@ type Model interface {
 
 	// Health asks the provider whether it answers, without spending tokens.
 	Health(ctx context.Context) error
+}
+
+// TokenCounter is a [Model] whose provider counts the tokens of a prompt without
+// answering it.
+type TokenCounter interface {
+	Model
+
+	// CountTokens returns how many tokens the prompt of r has, as the provider
+	// counts. It does not change r.
+	//
+	// Errors: those of [Model.Complete].
+	CountTokens(ctx context.Context, r Request) (int64, error)
 }
 
 // Stream is an answer in pieces. Next and Usage are for one goroutine; Close is

@@ -14,6 +14,21 @@ import (
 // would read it as that field, past the policy that decided on the other.
 type Extra map[string]json.RawMessage
 
+// Dialect names the vendor's dialect that Extra, and types and names that this
+// package does not know, are words of. A client of another dialect leaves out what
+// is only a hint, and refuses what it cannot say with InferenceNotSupported
+// (Permanent). "" is understood by all.
+type Dialect string
+
+// The dialects.
+const (
+	DialectOpenAI    Dialect = "openai"
+	DialectAnthropic Dialect = "anthropic"
+)
+
+// Is reports whether words of d can be sent where to is spoken.
+func (d Dialect) Is(to Dialect) bool { return d == "" || d == to }
+
 // Role says who speaks.
 type Role string
 
@@ -26,15 +41,52 @@ const (
 	RoleTool      Role = "tool"
 )
 
-// Part is a piece of a message's content.
+// Part is a piece of a message's content: text, an image, reasoning, or what the
+// dialect has beside these.
 type Part struct {
-	// Type is "text", "image_url" and the like. "" is text that was, and is,
-	// written as a plain string; such a part stands alone.
+	// Type is the dialect's name for it, such as "text", "image_url" or
+	// "thinking". "" is text that was, and is, written as a plain string; beside
+	// it there is nothing but reasoning.
 	Type string
-	// Text is the text of a text part.
+	// Text is the text of a text part, and of reasoning.
 	Text string
-	// Extra holds the fields of other parts, as they came.
+	// Image is set for an image that this package understands.
+	Image *Image
+	// Reasoning is set for what a model thought before it answered.
+	Reasoning *Reasoning
+	// CacheControl asks the provider to keep the prompt up to here, in
+	// Anthropic's words; nil does not. It is a hint.
+	CacheControl json.RawMessage
+	// Index joins the pieces of one part in a stream; 0 elsewhere.
+	Index int
+	// Extra holds other fields, as they came.
 	Extra Extra
+}
+
+// Image is a picture: one of URL, Data and FileID.
+type Image struct {
+	// URL is where the provider finds it.
+	URL string
+	// MediaType and Data, base64 as it came, are the picture itself.
+	MediaType, Data string
+	// FileID names a file that the provider has.
+	FileID string
+	// Extra holds other fields, such as detail.
+	Extra Extra
+}
+
+// Reasoning marks what a model thought. Providers that sign it want it back,
+// unchanged, in the next request.
+type Reasoning struct {
+	// Signature is the provider's, or "".
+	Signature string
+	// Redacted is reasoning that only the provider can read, or "".
+	Redacted string
+}
+
+// IsText reports whether p is text and no more.
+func (p Part) IsText() bool {
+	return (p.Type == "" || p.Type == "text") && p.Image == nil && p.Reasoning == nil
 }
 
 // Text returns content that is a plain string.
@@ -51,19 +103,25 @@ type Message struct {
 	ToolCalls []ToolCall
 	// ToolCallID says whose result a message of RoleTool is.
 	ToolCallID string
+	// IsError says that the tool failed.
+	IsError bool
 	// Refusal is what an assistant says instead of an answer.
 	Refusal string
-	Extra   Extra
+	// CacheControl is that of a tool's result as a whole; see [Part].
+	CacheControl json.RawMessage
+	Extra        Extra
 }
 
-// Text returns the text of all parts.
+// Text returns the text of all parts, without reasoning.
 func (m Message) Text() string {
-	if len(m.Content) == 1 {
+	if len(m.Content) == 1 && m.Content[0].Reasoning == nil {
 		return m.Content[0].Text
 	}
 	var b strings.Builder
 	for _, p := range m.Content {
-		b.WriteString(p.Text)
+		if p.Reasoning == nil {
+			b.WriteString(p.Text)
+		}
 	}
 	return b.String()
 }
@@ -72,6 +130,9 @@ func (m Message) Text() string {
 type ToolCall struct {
 	// Index joins the pieces of one call in a stream; 0 elsewhere.
 	Index int
+	// After is how many parts of the message's content came before the call; 0
+	// in dialects that keep the two apart, and in a stream.
+	After int
 	ID    string
 	// Type is "function"; "" means the same, and in a chunk that an earlier
 	// piece said it.
@@ -79,6 +140,8 @@ type ToolCall struct {
 	Name string
 	// Arguments is what the model wrote: usually JSON, and not to be trusted.
 	Arguments string
+	// CacheControl is as in [Part].
+	CacheControl json.RawMessage
 	// Extra is of the call, FunctionExtra of the function inside it.
 	Extra, FunctionExtra Extra
 }
@@ -91,17 +154,47 @@ type Tool struct {
 	Description string
 	// Parameters is a JSON schema, or nil.
 	Parameters json.RawMessage
+	// Strict asks that arguments follow the schema; nil leaves it to the
+	// provider.
+	Strict *bool
+	// CacheControl is as in [Part].
+	CacheControl json.RawMessage
 	// Extra is of the tool, FunctionExtra of the function inside it.
 	Extra, FunctionExtra Extra
+}
+
+// ToolMode says whether tools may be called.
+type ToolMode string
+
+// The modes.
+const (
+	ToolsAuto     ToolMode = "auto"
+	ToolsNone     ToolMode = "none"
+	ToolsRequired ToolMode = "required"
+	// ToolsNamed requires the one that ToolChoice names.
+	ToolsNamed ToolMode = "named"
+)
+
+// ToolChoice says which tools the model may or must call.
+type ToolChoice struct {
+	// Mode is "" if the choice is one of the dialect's own, in Raw.
+	Mode ToolMode
+	Name string
+	Raw  json.RawMessage
 }
 
 // ResponseFormat says what form the answer must have.
 type ResponseFormat struct {
 	// Type is "text", "json_object" or "json_schema".
 	Type string
-	// Schema is OpenAI's json_schema object (name, schema, strict), or nil.
+	// Name is what the schema is called, or "".
+	Name string
+	// Schema is a JSON schema, or nil.
 	Schema json.RawMessage
-	Extra  Extra
+	// Strict is as in [Tool].
+	Strict *bool
+	// Extra is of the format, SchemaExtra of what surrounds the schema.
+	Extra, SchemaExtra Extra
 }
 
 // StreamOptions are for CompleteStream.
@@ -118,6 +211,14 @@ type Request struct {
 	// Messages is the conversation, system prompts included. Required.
 	Messages []Message
 	Tools    []Tool
+	// ToolChoice is nil for the provider's own default.
+	ToolChoice *ToolChoice
+	// ParallelToolCalls allows several calls in one answer; nil leaves it to the
+	// provider.
+	ParallelToolCalls *bool
+	// ReasoningEffort is "none", "minimal", "low", "medium", "high" or the
+	// provider's own; "" leaves it to the provider.
+	ReasoningEffort string
 	// ResponseFormat is nil for free text.
 	ResponseFormat *ResponseFormat
 	// MaxTokens bounds the answer; 0 means the provider's own bound.
@@ -127,12 +228,29 @@ type Request struct {
 	// Stop holds texts that end the answer.
 	Stop          []string
 	StreamOptions *StreamOptions
-	Metadata      RequestMetadata
-	Extra         Extra
+	// User tells apart those on whose behalf the caller asks, or is "".
+	User string
+	// CacheControl is as in [Part], for the whole prompt.
+	CacheControl json.RawMessage
+	// Betas are features of the dialect that the caller asks for by name.
+	Betas    []string
+	Metadata RequestMetadata
+	// Dialect is whose words Extra holds.
+	Dialect Dialect
+	Extra   Extra
 }
 
-// maxItems bounds the messages and the tools of a request.
-const maxItems = 100_000
+// What bounds a request: its messages and tools, its betas, and their names,
+// which become a header.
+const (
+	maxItems     = 100_000
+	maxBetas     = 64
+	maxBetaBytes = 128
+)
+
+func isBeta(name string) bool {
+	return name != "" && len(name) <= maxBetaBytes && !strings.ContainsFunc(name, func(c rune) bool { return c <= ' ' || c >= 0x7f || c == ',' })
+}
 
 // Validate reports whether r can be sent. It does not judge what only the
 // provider knows.
@@ -152,11 +270,36 @@ func (r Request) Validate() error {
 	case r.Temperature != "" && !isDecimal(r.Temperature):
 		return fault.New(op, fault.InvalidArgument, "temperature: not a decimal number")
 	}
+	if c := r.ToolChoice; c != nil {
+		switch c.Mode {
+		case ToolsAuto, ToolsNone, ToolsRequired:
+		case ToolsNamed:
+			if c.Name == "" {
+				return fault.New(op, fault.InvalidArgument, "tool_choice: a name is required")
+			}
+		default:
+			if c.Mode != "" || len(c.Raw) == 0 {
+				return fault.New(op, fault.InvalidArgument, "tool_choice: %q is no mode", c.Mode)
+			}
+		}
+	}
+	if len(r.Betas) > maxBetas || slices.ContainsFunc(r.Betas, func(name string) bool { return !isBeta(name) }) {
+		return fault.New(op, fault.InvalidArgument, "betas: at most %d names of 1 to %d visible characters without commas", maxBetas, maxBetaBytes)
+	}
 	for i, m := range r.Messages {
 		if m.Role == "" {
 			return fault.New(op, fault.InvalidArgument, "messages[%d].role: required", i)
 		}
-		if len(m.Content) > 1 && slices.ContainsFunc(m.Content, func(p Part) bool { return p.Type == "" }) {
+		plain, others := 0, 0
+		for _, p := range m.Content {
+			switch {
+			case p.Type == "" && p.IsText():
+				plain++
+			case p.Reasoning == nil:
+				others++
+			}
+		}
+		if plain > 1 || plain == 1 && others > 0 {
 			return fault.New(op, fault.InvalidArgument, "messages[%d].content: a plain string stands alone", i)
 		}
 	}
@@ -191,7 +334,18 @@ type Response struct {
 	Created int64
 	Choices []Choice
 	Usage   Usage
+	// Dialect is whose words Extra holds.
+	Dialect Dialect
 	Extra   Extra
+}
+
+// SizeBytes returns how much text the answer holds.
+func (r Response) SizeBytes() int {
+	n := 0
+	for _, c := range r.Choices {
+		n += c.Message.SizeBytes()
+	}
+	return n
 }
 
 // Choice is one of the alternative answers.
@@ -201,6 +355,11 @@ type Choice struct {
 	// FinishReason is "stop", "length", "tool_calls", "content_filter" or the
 	// provider's own; "" in a chunk means not finished.
 	FinishReason string
+	// StopReason is what the provider said where FinishReason is a translation.
+	StopReason string
+	// StopSequence is the text of Request.Stop that ended the answer, if the
+	// provider says so.
+	StopSequence string
 	Extra        Extra
 }
 
@@ -212,13 +371,20 @@ type Chunk struct {
 	Choices []Choice
 	// Usage is that of the whole answer; nil in all chunks but the last.
 	Usage *Usage
-	Extra Extra
+	// Dialect is whose words Extra holds.
+	Dialect Dialect
+	Extra   Extra
 }
 
 // Usage is what an answer cost, in tokens.
 type Usage struct {
-	PromptTokens     int64
+	// PromptTokens are all of the prompt, those of CachedTokens, which the
+	// provider had kept, and CacheWriteTokens, which it keeps now, included.
+	PromptTokens                   int64
+	CachedTokens, CacheWriteTokens int64
+	// CompletionTokens are all of the answer, ReasoningTokens included.
 	CompletionTokens int64
+	ReasoningTokens  int64
 	// Estimated says that the provider did not count, and Creto guessed.
 	Estimated bool
 	Extra     Extra
@@ -239,6 +405,12 @@ func (m Message) SizeBytes() int {
 	n := len(m.Refusal) + len(m.Name)
 	for _, p := range m.Content {
 		n += len(p.Text)
+		if p.Image != nil {
+			n += len(p.Image.URL) + len(p.Image.Data)
+		}
+		if p.Reasoning != nil {
+			n += len(p.Reasoning.Redacted)
+		}
 		for _, raw := range p.Extra {
 			n += len(raw)
 		}

@@ -294,7 +294,7 @@ func (n *Node) openEnablement(ctx context.Context) error {
 		if len(patterns) == 0 {
 			patterns = []string{"*"}
 		}
-		m, err := provider.NewOpenAI(provider.OpenAIConfig{
+		m, err := provider.NewOpenAI(provider.Config{
 			Name: p.Name, BaseURL: p.BaseURL, APIKey: p.APIKey, Timeout: time.Duration(cfg.Inference.Timeout),
 			Capabilities: inference.Capabilities{Streaming: true, Tools: true, Models: patterns},
 		})

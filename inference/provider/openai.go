@@ -1,151 +1,43 @@
 package provider
 
 import (
-	"bytes"
 	"context"
-	"errors"
-	"fmt"
-	"io"
-	"mime"
-	"net"
 	"net/http"
-	"net/url"
-	"strings"
-	"time"
 
-	"creto.dev"
 	"creto.dev/fault"
 	"creto.dev/inference"
 )
 
-// The defaults of an [OpenAIConfig].
-const (
-	DefaultTimeout          = 10 * time.Minute
-	DefaultIdleTimeout      = 2 * time.Minute
-	DefaultMaxResponseBytes = 32 << 20
-)
-
-const (
-	// maxErrorBytes is how much of an error's body is read.
-	maxErrorBytes = 64 << 10
-	// maxEventBytes bounds one event of a stream.
-	maxEventBytes = 4 << 20
-	// maxDrainBytes is how much is read, after the end of an answer, so that the
-	// connection can be used again.
-	maxDrainBytes = 64 << 10
-)
-
-// OpenAIConfig is where an upstream is that speaks OpenAI's dialect.
-type OpenAIConfig struct {
-	// Name is the model's ID. Required.
-	Name string
-	// BaseURL is the address up to and without /chat/completions, such as
-	// https://api.openai.com/v1. Required.
-	BaseURL string
-	// APIKey is sent as a bearer token, and nowhere else. Optional.
-	APIKey creto.Secret
-	// Capabilities are what the configuration says of the upstream.
-	Capabilities inference.Capabilities
-	// Timeout bounds one call, its stream included. 0 means DefaultTimeout.
-	Timeout time.Duration
-	// IdleTimeout bounds the silence between two pieces of a stream. 0 means
-	// DefaultIdleTimeout.
-	IdleTimeout time.Duration
-	// MaxResponseBytes bounds an answer, decompressed. 0 means
-	// DefaultMaxResponseBytes.
-	MaxResponseBytes int64
-	// Transport makes the connections. nil means one of its own.
-	Transport http.RoundTripper
-}
-
 // OpenAI is a client of one upstream that speaks OpenAI's dialect. Make it with
 // [NewOpenAI]; close it when it is no longer needed.
-type OpenAI struct {
-	config OpenAIConfig
-	base   *url.URL
-	http   *http.Client
-}
+type OpenAI struct{ *client }
 
 var _ inference.Model = (*OpenAI)(nil)
 
 // NewOpenAI returns a client. It connects only when it is used.
 //
 // Errors: InvalidArgument (Permanent), with every problem of the configuration.
-func NewOpenAI(c OpenAIConfig) (*OpenAI, error) {
-	const op fault.Op = "provider.NewOpenAI"
-	base, err := c.validate()
+func NewOpenAI(c Config) (*OpenAI, error) {
+	client, err := newClient("provider.NewOpenAI", c)
 	if err != nil {
-		return nil, fault.New(op, fault.InvalidArgument, "%s", err)
+		return nil, err
 	}
-	if c.Timeout == 0 {
-		c.Timeout = DefaultTimeout
-	}
-	if c.IdleTimeout == 0 {
-		c.IdleTimeout = DefaultIdleTimeout
-	}
-	if c.MaxResponseBytes == 0 {
-		c.MaxResponseBytes = DefaultMaxResponseBytes
-	}
-	if c.Transport == nil {
-		dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
-		c.Transport = &http.Transport{
-			Proxy:                  http.ProxyFromEnvironment,
-			DialContext:            dialer.DialContext,
-			ForceAttemptHTTP2:      true,
-			TLSHandshakeTimeout:    10 * time.Second,
-			MaxIdleConns:           256,
-			MaxIdleConnsPerHost:    64,
-			IdleConnTimeout:        90 * time.Second,
-			MaxResponseHeaderBytes: 256 << 10,
+	client.fault = openAIFault
+	client.sign = func(h http.Header) {
+		if !c.APIKey.IsZero() {
+			h.Set("Authorization", "Bearer "+c.APIKey.Reveal())
 		}
 	}
-	return &OpenAI{config: c, base: base, http: &http.Client{
-		Transport: c.Transport,
-		// A redirect would carry prompts, and on one host the key, elsewhere.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}, nil
+	return &OpenAI{client}, nil
 }
 
-func (c OpenAIConfig) validate() (*url.URL, error) {
-	var errs []error
-	if (creto.ID{TrustDomain: "x", Tenant: "x", Kind: creto.KindWorkload, Name: c.Name}).Validate() != nil {
-		errs = append(errs, fmt.Errorf("name: %q is no name", c.Name))
+// idempotency is the header that makes a repeated request recognisable.
+func idempotency(m inference.RequestMetadata) http.Header {
+	h := http.Header{}
+	if m.IdempotencyKey != "" {
+		h.Set("Idempotency-Key", m.IdempotencyKey)
 	}
-	base, err := url.Parse(c.BaseURL)
-	switch {
-	case err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "":
-		errs = append(errs, errors.New("base url: not an address such as https://api.openai.com/v1"))
-	case base.User != nil || base.RawQuery != "" || base.Fragment != "":
-		errs = append(errs, errors.New("base url: must have no user, query or fragment"))
-	}
-	if strings.ContainsAny(c.APIKey.Reveal(), "\r\n\x00") {
-		errs = append(errs, errors.New("api key: holds a line break"))
-	}
-	if c.Timeout < 0 || c.IdleTimeout < 0 || c.MaxResponseBytes < 0 {
-		errs = append(errs, errors.New("timeouts and limits: must not be negative"))
-	}
-	return base, errors.Join(errs...)
-}
-
-// Close closes idle connections. Calls under way go on.
-func (o *OpenAI) Close() error {
-	o.http.CloseIdleConnections()
-	return nil
-}
-
-// Format prints the name alone: package fmt sees through unexported fields, to
-// the key.
-func (o *OpenAI) Format(f fmt.State, _ rune) { _, _ = fmt.Fprintf(f, "provider %s", o.config.Name) }
-
-// ID implements [inference.Model].
-func (o *OpenAI) ID() string { return o.config.Name }
-
-// Capabilities implements [inference.Model].
-func (o *OpenAI) Capabilities() inference.Capabilities {
-	c := o.config.Capabilities
-	c.Models = append([]string(nil), c.Models...)
-	c.Classifications = append([]inference.Classification(nil), c.Classifications...)
-	return c
+	return h
 }
 
 // Complete implements [inference.Model].
@@ -155,7 +47,7 @@ func (o *OpenAI) Complete(ctx context.Context, r inference.Request) (inference.R
 	if err != nil {
 		return inference.Response{}, fault.Wrap(op, err)
 	}
-	answer, err := o.exchange(ctx, op, "chat/completions", body, r.Metadata.IdempotencyKey)
+	answer, err := o.exchange(ctx, op, "chat/completions", body, idempotency(r.Metadata))
 	if err != nil {
 		return inference.Response{}, err
 	}
@@ -167,130 +59,7 @@ func (o *OpenAI) Complete(ctx context.Context, r inference.Request) (inference.R
 		return inference.Response{}, fault.New(op, fault.InferenceProviderError, "the provider's answer has no choices")
 	}
 	if response.Usage.TotalTokens() == 0 {
-		size := 0
-		for _, c := range response.Choices {
-			size += c.Message.SizeBytes()
-		}
-		response.Usage = estimate(r, size)
+		response.Usage = estimate(r, response.SizeBytes())
 	}
 	return response, nil
-}
-
-// foreign keeps an error's text and drops what it is: a provider's malformed
-// answer is no invalid argument of the caller's.
-func foreign(err error) error { return errors.New(err.Error()) }
-
-// estimate is the usage of an answer of so many bytes whose tokens the provider
-// did not count.
-func estimate(r inference.Request, answerBytes int) inference.Usage {
-	return inference.Usage{
-		PromptTokens:     inference.EstimateTokens(r.SizeBytes()),
-		CompletionTokens: inference.EstimateTokens(answerBytes),
-		Estimated:        true,
-	}
-}
-
-// Health implements [inference.Model]: it lists the models, which costs nothing.
-// A server without that list answers all the same.
-func (o *OpenAI) Health(ctx context.Context) error {
-	const op fault.Op = "provider.OpenAI.Health"
-	ctx, cancel := context.WithTimeout(ctx, o.config.Timeout)
-	defer cancel()
-	resp, err := o.send(ctx, op, http.MethodGet, "models", nil, "")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = resp.Body.Close() }() // it was only read
-	defer drain(resp.Body)
-	if resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusMethodNotAllowed {
-		return nil
-	}
-	return o.refusal(op, resp)
-}
-
-// exchange posts body and returns the whole answer.
-func (o *OpenAI) exchange(ctx context.Context, op fault.Op, path string, body []byte, key string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, o.config.Timeout)
-	defer cancel()
-	resp, err := o.send(ctx, op, http.MethodPost, path, body, key)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = resp.Body.Close() }() // it was only read
-	defer drain(resp.Body)
-	if resp.StatusCode != http.StatusOK {
-		return nil, o.refusal(op, resp)
-	}
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, o.config.MaxResponseBytes+1))
-	switch {
-	case err != nil:
-		return nil, broken(ctx, op, err)
-	case int64(len(answer)) > o.config.MaxResponseBytes:
-		return nil, tooLarge(op, o.config.MaxResponseBytes)
-	}
-	return answer, nil
-}
-
-// send makes one request. The caller closes the body of the response.
-func (o *OpenAI) send(ctx context.Context, op fault.Op, method, path string, body []byte, key string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, o.base.JoinPath(path).String(), bytes.NewReader(body))
-	if err != nil {
-		return nil, fault.Wrap(op, err)
-	}
-	// With GetBody, net/http sends a request that has an idempotency key again
-	// by itself when a used connection breaks.
-	req.GetBody = nil
-	if method == http.MethodPost {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	req.Header.Set("User-Agent", "creto")
-	if key != "" {
-		req.Header.Set("Idempotency-Key", key)
-	}
-	if !o.config.APIKey.IsZero() {
-		req.Header.Set("Authorization", "Bearer "+o.config.APIKey.Reveal())
-	}
-	resp, err := o.http.Do(req)
-	if err != nil {
-		return nil, broken(ctx, op, err)
-	}
-	return resp, nil
-}
-
-// refusal reads an answer that is no success.
-func (o *OpenAI) refusal(op fault.Op, resp *http.Response) error {
-	// What cannot be read says no more than the status does.
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBytes))
-	return openAIFault(op, resp.StatusCode, resp.Header, body)
-}
-
-// broken classifies the failure of a connection.
-func broken(ctx context.Context, op fault.Op, err error) error {
-	switch cause := context.Cause(ctx); {
-	case errors.Is(cause, errIdle), errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return fault.WrapAs(op, fault.InferenceTimeout, err, "the provider did not answer in time")
-	case cause != nil:
-		return fault.WrapAs(op, fault.Canceled, err, "the call was canceled")
-	}
-	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
-		return fault.WrapAs(op, fault.InferenceTimeout, err, "the provider did not answer in time")
-	}
-	return fault.WrapAs(op, fault.InferenceProviderUnavailable, err, "the provider cannot be reached or broke off")
-}
-
-func tooLarge(op fault.Op, limit int64) error {
-	return fault.New(op, fault.InferenceProviderError, "the provider's answer is larger than %d bytes", limit)
-}
-
-// drain reads the rest of a body, if it is short, so that its connection can be
-// used again, and closes it.
-func drain(body io.ReadCloser) {
-	_, _ = io.CopyN(io.Discard, body, maxDrainBytes) // best effort
-	_ = body.Close()                                 // it was only read
-}
-
-// isEventStream reports whether a response is one of server-sent events.
-func isEventStream(h http.Header) bool {
-	media, _, err := mime.ParseMediaType(h.Get("Content-Type"))
-	return err == nil && media == "text/event-stream"
 }

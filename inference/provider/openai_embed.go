@@ -27,7 +27,7 @@ func (o *OpenAI) Embed(ctx context.Context, r inference.EmbedRequest) (inference
 	if err != nil {
 		return none, fault.WrapAs(op, fault.InvalidArgument, err, "a field of the request is not JSON")
 	}
-	answer, err := o.exchange(ctx, op, "embeddings", body, r.Metadata.IdempotencyKey)
+	answer, err := o.exchange(ctx, op, "embeddings", body, idempotency(r.Metadata))
 	if err != nil {
 		return none, err
 	}

@@ -87,7 +87,7 @@ func TestErrors(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			client, _ := open(t, tt.handler, func(c *provider.OpenAIConfig) {
+			client, _ := open(t, tt.handler, func(c *provider.Config) {
 				c.Timeout, c.MaxResponseBytes = 2*time.Second, 1<<20
 				if strings.HasPrefix(tt.name, "hang") {
 					c.Timeout = 100 * time.Millisecond
@@ -173,7 +173,7 @@ func TestUnreachable(t *testing.T) {
 	}
 	address := l.Addr().String()
 	_ = l.Close()
-	client, _ := open(t, http.NotFoundHandler(), func(c *provider.OpenAIConfig) { c.BaseURL = "http://" + address + "/v1" })
+	client, _ := open(t, http.NotFoundHandler(), func(c *provider.Config) { c.BaseURL = "http://" + address + "/v1" })
 	_, err = client.Complete(t.Context(), inferencetest.Ask("hello"))
 	check(t, "Complete", err, fault.InferenceProviderUnavailable, 0)
 	check(t, "Health", client.Health(t.Context()), fault.InferenceProviderUnavailable, 0)
@@ -229,7 +229,7 @@ func TestStreams(t *testing.T) {
 					_ = http.NewResponseController(w).Flush()
 					panic(http.ErrAbortHandler)
 				}
-			}), func(c *provider.OpenAIConfig) { c.MaxResponseBytes = 6 << 20 })
+			}), func(c *provider.Config) { c.MaxResponseBytes = 6 << 20 })
 			s, err := client.CompleteStream(t.Context(), inferencetest.Ask("hello"))
 			if err != nil {
 				t.Fatal(err)
@@ -258,7 +258,7 @@ func TestStreamFallsSilent(t *testing.T) {
 		_, _ = io.WriteString(w, event(`{"content":"hello"}`, "null"))
 		_ = http.NewResponseController(w).Flush()
 		<-r.Context().Done()
-	}), func(c *provider.OpenAIConfig) { c.IdleTimeout = 100 * time.Millisecond })
+	}), func(c *provider.Config) { c.IdleTimeout = 100 * time.Millisecond })
 	s, err := client.CompleteStream(t.Context(), inferencetest.Ask("hello"))
 	if err != nil {
 		t.Fatal(err)
@@ -337,7 +337,7 @@ func TestConnectionReuse(t *testing.T) {
 	}
 	server.Start()
 	defer server.Close()
-	client, err := provider.NewOpenAI(provider.OpenAIConfig{Name: "test", BaseURL: server.URL + "/v1/", APIKey: creto.NewSecret(apiKey)})
+	client, err := provider.NewOpenAI(provider.Config{Name: "test", BaseURL: server.URL + "/v1/", APIKey: creto.NewSecret(apiKey)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -366,7 +366,7 @@ func TestConnectionReuse(t *testing.T) {
 }
 
 func TestNewOpenAI(t *testing.T) {
-	_, err := provider.NewOpenAI(provider.OpenAIConfig{BaseURL: "https://user:hunter2@x/v1?key=hunter2", APIKey: creto.NewSecret("a\nb"), Timeout: -1})
+	_, err := provider.NewOpenAI(provider.Config{BaseURL: "https://user:hunter2@x/v1?key=hunter2", APIKey: creto.NewSecret("a\nb"), Timeout: -1})
 	if !errors.Is(err, fault.InvalidArgument) || strings.Count(fault.Message(err), "\n") != 3 || strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("NewOpenAI = %v, want four problems and no secret", err)
 	}

@@ -134,10 +134,10 @@ func (u upstream) chat(w http.ResponseWriter, r *http.Request) {
 }
 
 // open returns a client of handler on a real loopback server.
-func open(t testing.TB, handler http.Handler, change func(*provider.OpenAIConfig)) (*provider.OpenAI, *httptest.Server) {
+func open(t testing.TB, handler http.Handler, change func(*provider.Config)) (*provider.OpenAI, *httptest.Server) {
 	t.Helper()
 	server := httptest.NewServer(handler)
-	c := provider.OpenAIConfig{
+	c := provider.Config{
 		Name: "test", BaseURL: server.URL + "/v1", APIKey: creto.NewSecret(apiKey),
 		Capabilities: inference.Capabilities{Streaming: true, Tools: true, Embeddings: true, Models: []string{"*"}},
 	}
@@ -165,7 +165,7 @@ func TestConformance(t *testing.T) {
 
 func TestConformanceWithoutUsage(t *testing.T) {
 	inferencetest.Run(t, func(t *testing.T) inference.Model {
-		client, _ := open(t, upstream{noUsage: true}, func(c *provider.OpenAIConfig) { c.Capabilities.Embeddings = false })
+		client, _ := open(t, upstream{noUsage: true}, func(c *provider.Config) { c.Capabilities.Embeddings = false })
 		return client
 	})
 }

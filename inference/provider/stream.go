@@ -1,0 +1,170 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"creto.dev/fault"
+	"creto.dev/inference"
+)
+
+// errIdle ends a stream whose provider fell silent.
+var errIdle = errors.New("no piece within the idle timeout")
+
+// errClosed ends a stream that its reader closed.
+var errClosed = errors.New("stream closed")
+
+// drainPatience is how long the end of a complete answer is waited for.
+const drainPatience = 100 * time.Millisecond
+
+// pieces makes events of a dialect into pieces of an answer.
+type pieces interface {
+	// decode reads the data of one event; ok is false for one that has no news.
+	// io.EOF says that the answer is complete, fault.InvalidArgument that the
+	// data is not in the dialect.
+	decode(op fault.Op, data []byte) (chunk inference.Chunk, ok bool, err error)
+	// complete reports whether the answer may end without another event.
+	complete() bool
+	// usage returns what the provider counted so far; whole says that it is of
+	// the whole answer.
+	usage() (u inference.Usage, whole bool)
+}
+
+// stream begins an answer to r, whose body in the dialect is given. next names
+// the reader of its pieces.
+func (c *client) stream(ctx context.Context, op, next fault.Op, path string, body []byte, header http.Header, r inference.Request, p pieces) (inference.Stream, error) {
+	ctx, stopTimer := context.WithTimeout(ctx, c.config.Timeout)
+	ctx, cancel := context.WithCancelCause(ctx)
+	end := func(cause error) {
+		cancel(cause)
+		stopTimer()
+	}
+	resp, err := c.send(ctx, op, http.MethodPost, path, body, header)
+	if err != nil {
+		end(nil)
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK || !isEventStream(resp.Header) {
+		defer end(nil)
+		defer func() { _ = resp.Body.Close() }() // it was only read
+		defer drain(resp.Body)
+		if resp.StatusCode != http.StatusOK {
+			return nil, c.refusal(op, resp)
+		}
+		return nil, fault.New(op, fault.InferenceProviderError, "the provider's answer is not a stream")
+	}
+	return &stream{
+		request: r, limit: c.config.MaxResponseBytes, idle: c.config.IdleTimeout, op: next,
+		broken: func(op fault.Op, err error) error { return broken(ctx, op, err) },
+		end:    end, body: resp.Body, events: newEvents(resp.Body, c.config.MaxResponseBytes), pieces: p,
+	}, nil
+}
+
+// stream is an answer that is being read.
+type stream struct {
+	request inference.Request
+	limit   int64
+	idle    time.Duration
+	op      fault.Op // of Next
+	broken  func(fault.Op, error) error
+	end     func(cause error)
+	body    io.ReadCloser
+	events  *events
+
+	// For the one goroutine that calls Next:
+	pieces pieces
+	err    error // what Next returns from now on
+	said   int   // bytes of answer
+
+	closed  atomic.Bool // by Close
+	closing sync.Once
+}
+
+var _ inference.Stream = (*stream)(nil)
+
+// Next implements [inference.Stream].
+func (s *stream) Next() (inference.Chunk, error) {
+	if s.err != nil {
+		return inference.Chunk{}, s.err
+	}
+	chunk, err := s.read()
+	if s.closed.Load() {
+		err = fault.New(s.op, fault.Canceled, "the stream was closed")
+	}
+	if err != nil {
+		s.err = err
+		s.finish(errors.Is(err, io.EOF))
+		return inference.Chunk{}, err
+	}
+	for _, c := range chunk.Choices {
+		s.said += c.Message.SizeBytes()
+	}
+	return chunk, nil
+}
+
+// read returns the next chunk, or why there is none; io.EOF only if the answer
+// is complete.
+func (s *stream) read() (inference.Chunk, error) {
+	silence := time.AfterFunc(s.idle, func() { s.end(errIdle) })
+	defer silence.Stop()
+	for {
+		data, err := s.events.next()
+		switch {
+		case errors.Is(err, io.EOF) && s.pieces.complete():
+			return inference.Chunk{}, io.EOF
+		case errors.Is(err, io.EOF):
+			return inference.Chunk{}, fault.New(s.op, fault.InferenceProviderUnavailable, "the provider broke off in the middle of its answer")
+		case errors.Is(err, errTooLarge):
+			return inference.Chunk{}, tooLarge(s.op, s.limit)
+		case err != nil:
+			return inference.Chunk{}, s.broken(s.op, err)
+		}
+		chunk, ok, err := s.pieces.decode(s.op, data)
+		if errors.Is(err, fault.InvalidArgument) {
+			err = fault.WrapAs(s.op, fault.InferenceProviderError, foreign(err), "a piece of the provider's answer is not in the dialect")
+		}
+		if ok || err != nil {
+			return chunk, err
+		}
+		silence.Reset(s.idle)
+	}
+}
+
+// Usage implements [inference.Stream].
+func (s *stream) Usage() inference.Usage {
+	counted, whole := s.pieces.usage()
+	if whole && counted.TotalTokens() > 0 {
+		return counted
+	}
+	u := estimate(s.request, s.said)
+	if counted.PromptTokens > 0 {
+		u.PromptTokens, u.CachedTokens, u.CacheWriteTokens = counted.PromptTokens, counted.CachedTokens, counted.CacheWriteTokens
+	}
+	return u
+}
+
+// finish frees the connection; after a clean end it can be used again.
+func (s *stream) finish(clean bool) {
+	s.closing.Do(func() {
+		if clean {
+			// The body ends at once, or the connection is not worth waiting for.
+			patience := time.AfterFunc(drainPatience, func() { s.end(errClosed) })
+			drain(s.body)
+			patience.Stop()
+		}
+		s.end(errClosed)
+		_ = s.body.Close() // it was only read
+	})
+}
+
+// Close implements [inference.Stream].
+func (s *stream) Close() error {
+	s.closed.Store(true)
+	s.finish(false)
+	return nil
+}
