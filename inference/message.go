@@ -130,10 +130,10 @@ func (m Message) Text() string {
 type ToolCall struct {
 	// Index joins the pieces of one call in a stream; 0 elsewhere.
 	Index int
-	// After is how many parts of the message's content came before the call; 0
+	// Before is how many parts of the message's content come after the call: 0
 	// in dialects that keep the two apart, and in a stream.
-	After int
-	ID    string
+	Before int
+	ID     string
 	// Type is "function"; "" means the same, and in a chunk that an earlier
 	// piece said it.
 	Type string

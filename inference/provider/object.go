@@ -77,6 +77,21 @@ func (o *object) str(name string) string {
 	return s
 }
 
+// strIf takes a field if it is a string; another value stays in the rest.
+func (o *object) strIf(name string) (string, bool) {
+	if value := o.fields[name]; len(value) == 0 || value[0] != '"' {
+		return "", false
+	}
+	return o.str(name), true
+}
+
+// flag takes true or false; nil if it is not there.
+func (o *object) flag(name string) *bool {
+	var b *bool
+	o.into(name, &b, "true or false")
+	return b
+}
+
 func (o *object) boolean(name string) bool {
 	var b bool
 	o.into(name, &b, "true or false")
@@ -157,6 +172,24 @@ func fieldsOf(extra inference.Extra) fields {
 func (f fields) text(name, value string) {
 	if value != "" {
 		f[name] = value
+	} else {
+		delete(f, name)
+	}
+}
+
+// raw sets a field unless it is absent.
+func (f fields) raw(name string, value json.RawMessage) {
+	if value != nil {
+		f[name] = value
+	} else {
+		delete(f, name)
+	}
+}
+
+// flag sets a field unless it is absent.
+func (f fields) flag(name string, value *bool) {
+	if value != nil {
+		f[name] = *value
 	} else {
 		delete(f, name)
 	}

@@ -3,6 +3,7 @@ package provider
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"creto.dev/fault"
 	"creto.dev/inference"
@@ -20,6 +21,7 @@ func DecodeOpenAIRequest(body []byte) (r inference.Request, stream bool, err err
 		return r, stream, fault.New(op, fault.InvalidArgument, "the request has more than %d JSON values", maxValues)
 	}
 	o := parseObject(body, "")
+	r.Dialect = inference.DialectOpenAI
 	r.Model = o.str("model")
 	stream = o.boolean("stream")
 	for i, raw := range o.list("messages") {
@@ -37,11 +39,23 @@ func DecodeOpenAIRequest(body []byte) (r inference.Request, stream bool, err err
 		r.Tools = append(r.Tools, t)
 	}
 	if f := o.object("response_format"); f != nil {
-		r.ResponseFormat = &inference.ResponseFormat{Type: f.str("type"), Schema: f.raw("json_schema")}
+		r.ResponseFormat = &inference.ResponseFormat{Type: f.str("type")}
+		if s := f.object("json_schema"); s != nil {
+			r.ResponseFormat.Name, r.ResponseFormat.Schema, r.ResponseFormat.Strict = s.str("name"), s.raw("schema"), s.flag("strict")
+			if r.ResponseFormat.SchemaExtra, err = s.rest(); err != nil {
+				return r, stream, refuse(op, err)
+			}
+		}
 		if r.ResponseFormat.Extra, err = f.rest(); err != nil {
 			return r, stream, refuse(op, err)
 		}
 	}
+	if r.ToolChoice, err = decodeToolChoice(o.raw("tool_choice")); err != nil {
+		return r, stream, refuse(op, err)
+	}
+	r.ParallelToolCalls = o.flag("parallel_tool_calls")
+	r.ReasoningEffort, r.User = o.str("reasoning_effort"), o.str("user")
+	r.CacheControl = o.raw("cache_control")
 	r.MaxTokens = o.integer("max_tokens")
 	newer := o.raw(maxCompletionTokens)
 	if newer != nil {
@@ -97,6 +111,39 @@ func decodeStop(o *object) []string {
 	return many
 }
 
+// decodeToolChoice reads a mode or the function that must be called. Choices of
+// other kinds stay as they are.
+func decodeToolChoice(raw json.RawMessage) (*inference.ToolChoice, error) {
+	if raw == nil {
+		return nil, nil
+	}
+	var mode inference.ToolMode
+	if json.Unmarshal(raw, &mode) == nil {
+		switch mode {
+		case inference.ToolsAuto, inference.ToolsNone, inference.ToolsRequired:
+			return &inference.ToolChoice{Mode: mode}, nil
+		}
+		return &inference.ToolChoice{Raw: raw}, nil
+	}
+	o := parseObject(raw, "tool_choice")
+	c := &inference.ToolChoice{Mode: inference.ToolsNamed}
+	kind := o.str("type")
+	function := o.object(functionType)
+	if function == nil || kind != functionType {
+		return &inference.ToolChoice{Raw: raw}, o.err
+	}
+	c.Name = function.str("name")
+	more, err := function.rest()
+	if err != nil {
+		return nil, err
+	}
+	rest, err := o.rest()
+	if len(more) > 0 || len(rest) > 0 || c.Name == "" {
+		c = &inference.ToolChoice{Raw: raw}
+	}
+	return c, err
+}
+
 func decodeMessage(raw []byte, path string) (m inference.Message, err error) {
 	o := parseObject(raw, path)
 	m.Role = inference.Role(o.str("role"))
@@ -106,6 +153,12 @@ func decodeMessage(raw []byte, path string) (m inference.Message, err error) {
 	if content := o.raw("content"); content != nil {
 		if m.Content, err = decodeContent(content, o.at("content")); err != nil {
 			return m, err
+		}
+	}
+	for _, name := range reasoningFields {
+		if text, ok := o.strIf(name); ok {
+			m.Content = append([]inference.Part{{Type: name, Text: text, Reasoning: &inference.Reasoning{}}}, m.Content...)
+			break
 		}
 	}
 	for i, raw := range o.list("tool_calls") {
@@ -119,6 +172,10 @@ func decodeMessage(raw []byte, path string) (m inference.Message, err error) {
 	return m, err
 }
 
+// reasoningFields hold what a model thought, in a message: as DeepSeek and vLLM
+// call it, and as OpenRouter and newer versions of vLLM do.
+var reasoningFields = []string{"reasoning_content", "reasoning"}
+
 func decodeContent(raw []byte, path string) ([]inference.Part, error) {
 	var text string
 	if json.Unmarshal(raw, &text) == nil {
@@ -131,17 +188,41 @@ func decodeContent(raw []byte, path string) ([]inference.Part, error) {
 	parts := make([]inference.Part, len(items))
 	for i, item := range items {
 		o := parseObject(item, fmt.Sprintf("%s[%d]", path, i))
-		p := inference.Part{Type: o.str("type"), Text: o.str("text")}
+		p := inference.Part{Type: o.str("type"), Text: o.str("text"), CacheControl: o.raw("cache_control")}
 		if p.Type == "" {
 			o.fail("type", "required")
 		}
 		var err error
+		if p.Type == imageType {
+			if p.Image, err = decodeImage(o); err != nil {
+				return nil, err
+			}
+		}
 		if p.Extra, err = o.rest(); err != nil {
 			return nil, err
 		}
 		parts[i] = p
 	}
 	return parts, nil
+}
+
+// imageType is the type of an image, and the field that describes it.
+const imageType = "image_url"
+
+// decodeImage reads an image: an address, which may hold the picture itself
+// (RFC 2397).
+func decodeImage(o *object) (*inference.Image, error) {
+	described := o.object(imageType)
+	if described == nil {
+		return nil, o.err
+	}
+	image := &inference.Image{URL: described.str("url")}
+	if media, data, ok := strings.Cut(strings.TrimPrefix(image.URL, "data:"), ";base64,"); ok && strings.HasPrefix(image.URL, "data:") && media != "" && !strings.ContainsAny(media, ";,") {
+		image.URL, image.MediaType, image.Data = "", media, data
+	}
+	var err error
+	image.Extra, err = described.rest()
+	return image, err
 }
 
 func decodeToolCall(raw []byte, path string) (c inference.ToolCall, err error) {
@@ -163,10 +244,12 @@ func decodeToolCall(raw []byte, path string) (c inference.ToolCall, err error) {
 func decodeTool(raw []byte, path string) (t inference.Tool, err error) {
 	o := parseObject(raw, path)
 	t.Type = o.str("type")
+	t.CacheControl = o.raw("cache_control")
 	if f := o.object("function"); f != nil {
 		t.Name = f.str("name")
 		t.Description = f.str("description")
 		t.Parameters = f.raw("parameters")
+		t.Strict = f.flag("strict")
 		if t.FunctionExtra, err = f.rest(); err != nil {
 			return t, err
 		}
@@ -181,6 +264,7 @@ func decodeTool(raw []byte, path string) (t inference.Tool, err error) {
 func DecodeOpenAIResponse(body []byte) (r inference.Response, err error) {
 	const op fault.Op = "provider.DecodeOpenAIResponse"
 	o := parseObject(body, "")
+	r.Dialect = inference.DialectOpenAI
 	r.ID, r.Model, r.Created = o.str("id"), o.str("model"), o.integer("created")
 	o.raw("object")
 	if r.Choices, err = decodeChoices(o, "message"); err != nil {
@@ -205,6 +289,7 @@ func DecodeOpenAIResponse(body []byte) (r inference.Response, err error) {
 func DecodeOpenAIChunk(data []byte) (c inference.Chunk, err error) {
 	const op fault.Op = "provider.DecodeOpenAIChunk"
 	o := parseObject(data, "")
+	c.Dialect = inference.DialectOpenAI
 	c.ID, c.Model, c.Created = o.str("id"), o.str("model"), o.integer("created")
 	o.raw("object")
 	if c.Choices, err = decodeChoices(o, "delta"); err != nil {
@@ -252,9 +337,35 @@ func decodeUsage(o *object) (*inference.Usage, error) {
 	if usage.PromptTokens < 0 || usage.CompletionTokens < 0 {
 		u.fail("", "negative")
 	}
+	// Details stay in Extra, as they came: some are counted and some are not.
+	for name, counts := range map[string]map[string]*int64{
+		promptDetails:     {"cached_tokens": &usage.CachedTokens, "cache_write_tokens": &usage.CacheWriteTokens},
+		completionDetails: {"reasoning_tokens": &usage.ReasoningTokens},
+	} {
+		for field, count := range counts {
+			*count = detail(u.fields[name], field)
+		}
+	}
 	var err error
 	usage.Extra, err = u.rest()
 	return usage, err
+}
+
+// The fields of usage that say what its counts are made of.
+const (
+	promptDetails     = "prompt_tokens_details"
+	completionDetails = "completion_tokens_details"
+)
+
+// detail returns a count among the details of usage; 0 if there is none that
+// makes sense.
+func detail(details json.RawMessage, name string) int64 {
+	var counts map[string]json.RawMessage
+	var n int64
+	if len(details) == 0 || json.Unmarshal(details, &counts) != nil || json.Unmarshal(counts[name], &n) != nil || n < 0 {
+		return 0
+	}
+	return n
 }
 
 // maxValues bounds the JSON values of a request. Decoding takes some hundred

@@ -59,27 +59,30 @@ func TestDecodeRequest(t *testing.T) {
 	if err != nil || !stream {
 		t.Fatalf("DecodeOpenAIRequest = %v, stream %v", err, stream)
 	}
+	strict := true
 	want := inference.Request{
 		Model: "gpt-test",
 		Messages: []inference.Message{
 			{Role: "system", Content: inference.Text("be <brief>")},
 			{Role: "user", Name: "alice", Content: []inference.Part{
 				{Type: "text", Text: "what is this?"},
-				{Type: "image_url", Extra: inference.Extra{"image_url": json.RawMessage(`{"url": "https://x/y.png", "detail": "low"}`)}},
+				{Type: "image_url", Image: &inference.Image{URL: "https://x/y.png", Extra: inference.Extra{"detail": json.RawMessage(`"low"`)}}},
 			}},
 			{Role: "assistant", ToolCalls: []inference.ToolCall{{ID: "c1", Type: "function", Name: "look", Arguments: `{"at": 1}`}}},
 			{Role: "tool", ToolCallID: "c1", Content: inference.Text("")},
 		},
 		Tools: []inference.Tool{{
 			Type: "function", Name: "look", Description: "looks", Parameters: json.RawMessage(`{"type": "object"}`),
-			Extra: inference.Extra{"cache_control": json.RawMessage(`{"type": "ephemeral"}`)}, FunctionExtra: inference.Extra{"strict": json.RawMessage("true")},
+			CacheControl: json.RawMessage(`{"type": "ephemeral"}`), Strict: &strict,
 		}},
-		ResponseFormat: &inference.ResponseFormat{Type: "json_schema", Schema: json.RawMessage(`{"name": "n", "schema": {}}`)},
+		ToolChoice:     &inference.ToolChoice{Mode: inference.ToolsAuto},
+		ResponseFormat: &inference.ResponseFormat{Type: "json_schema", Name: "n", Schema: json.RawMessage(`{}`)},
 		MaxTokens:      100,
 		Temperature:    "0.70",
 		Stop:           []string{"END"},
 		StreamOptions:  &inference.StreamOptions{IncludeUsage: true},
-		Extra:          inference.Extra{"seed": json.RawMessage("7"), "x_vendor": json.RawMessage(`{"deep": [1.50, null]}`), "tool_choice": json.RawMessage(`"auto"`), "max_completion_tokens": json.RawMessage("100")},
+		Dialect:        inference.DialectOpenAI,
+		Extra:          inference.Extra{"seed": json.RawMessage("7"), "x_vendor": json.RawMessage(`{"deep": [1.50, null]}`), "max_completion_tokens": json.RawMessage("100")},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("DecodeOpenAIRequest (-want +got):\n%s", diff)

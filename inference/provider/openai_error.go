@@ -195,6 +195,11 @@ func EncodeOpenAIError(err error) (status int, body []byte) {
 // says so in x-should-retry, which OpenAI's clients obey.
 func WriteOpenAIError(w http.ResponseWriter, err error) {
 	status, body := EncodeOpenAIError(err)
+	writeError(w, err, status, body)
+}
+
+// writeError writes what err is in a dialect, and what clients do about it.
+func writeError(w http.ResponseWriter, err error, status int, body []byte) {
 	h := w.Header()
 	for _, name := range []string{"Content-Length", "Content-Encoding", "Etag"} {
 		h.Del(name)

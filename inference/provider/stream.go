@@ -25,8 +25,8 @@ const drainPatience = 100 * time.Millisecond
 // pieces makes events of a dialect into pieces of an answer.
 type pieces interface {
 	// decode reads the data of one event; ok is false for one that has no news.
-	// io.EOF says that the answer is complete, fault.InvalidArgument that the
-	// data is not in the dialect.
+	// io.EOF says that the answer is complete, with this piece if ok;
+	// fault.InvalidArgument that the data is not in the dialect.
 	decode(op fault.Op, data []byte) (chunk inference.Chunk, ok bool, err error)
 	// complete reports whether the answer may end without another event.
 	complete() bool
@@ -79,6 +79,7 @@ type stream struct {
 	// For the one goroutine that calls Next:
 	pieces pieces
 	err    error // what Next returns from now on
+	last   bool  // the piece that was returned completed the answer
 	said   int   // bytes of answer
 
 	closed  atomic.Bool // by Close
@@ -110,6 +111,9 @@ func (s *stream) Next() (inference.Chunk, error) {
 // read returns the next chunk, or why there is none; io.EOF only if the answer
 // is complete.
 func (s *stream) read() (inference.Chunk, error) {
+	if s.last {
+		return inference.Chunk{}, io.EOF
+	}
 	silence := time.AfterFunc(s.idle, func() { s.end(errIdle) })
 	defer silence.Stop()
 	for {
@@ -127,6 +131,10 @@ func (s *stream) read() (inference.Chunk, error) {
 		chunk, ok, err := s.pieces.decode(s.op, data)
 		if errors.Is(err, fault.InvalidArgument) {
 			err = fault.WrapAs(s.op, fault.InferenceProviderError, foreign(err), "a piece of the provider's answer is not in the dialect")
+		}
+		if ok && errors.Is(err, io.EOF) {
+			s.last = true
+			return chunk, nil
 		}
 		if ok || err != nil {
 			return chunk, err
