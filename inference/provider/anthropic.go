@@ -102,10 +102,9 @@ func (a *Anthropic) CountTokens(ctx context.Context, r inference.Request) (int64
 	const op fault.Op = "provider.Anthropic.CountTokens"
 	// What bounds and shapes the answer has no place here, and is refused.
 	r.MaxTokens, r.Temperature, r.Stop, r.User = 0, "", nil, ""
-	header := a.header(&r)
-	body, err := EncodeAnthropicRequest(r, false)
+	body, header, err := a.encode(op, r, false)
 	if err != nil {
-		return 0, fault.Wrap(op, err)
+		return 0, err
 	}
 	answer, err := a.exchange(ctx, op, "messages/count_tokens", body, header)
 	if err != nil {
@@ -119,22 +118,24 @@ func (a *Anthropic) CountTokens(ctx context.Context, r inference.Request) (int64
 	return n, nil
 }
 
-// prepare returns the body and the headers of a request.
+// prepare returns the body and the headers of a request for an answer.
 func (a *Anthropic) prepare(op fault.Op, r inference.Request, stream bool) ([]byte, http.Header, error) {
 	if r.MaxTokens == 0 {
 		r.MaxTokens = a.maxTokens
 	}
-	header := a.header(&r)
-	body, err := EncodeAnthropicRequest(r, stream)
-	return body, header, fault.Wrap(op, err)
+	return a.encode(op, r, stream)
 }
 
-// header returns the headers of a request, and takes from it what they say.
-func (a *Anthropic) header(r *inference.Request) http.Header {
-	h := idempotency(r.Metadata)
+// encode returns the body and the headers of a request. Betas go into a header.
+func (a *Anthropic) encode(op fault.Op, r inference.Request, stream bool) ([]byte, http.Header, error) {
+	if err := r.Validate(); err != nil {
+		return nil, nil, fault.Wrap(op, err)
+	}
+	header := idempotency(r.Metadata)
 	if r.Dialect.Is(inference.DialectAnthropic) && len(r.Betas) > 0 {
-		h.Set("Anthropic-Beta", strings.Join(r.Betas, ","))
+		header.Set("Anthropic-Beta", strings.Join(r.Betas, ","))
 	}
 	r.Betas = nil
-	return h
+	body, err := EncodeAnthropicRequest(r, stream)
+	return body, header, fault.Wrap(op, err)
 }

@@ -151,7 +151,7 @@ func (s *stream) Usage() inference.Usage {
 	}
 	u := estimate(s.request, s.said)
 	if counted.PromptTokens > 0 {
-		u.PromptTokens, u.CachedTokens, u.CacheWriteTokens = counted.PromptTokens, counted.CachedTokens, counted.CacheWriteTokens
+		u.PromptTokens, u.CachedTokens, u.CacheWriteTokens, u.Extra = counted.PromptTokens, counted.CachedTokens, counted.CacheWriteTokens, counted.Extra
 	}
 	return u
 }
