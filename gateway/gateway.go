@@ -4,7 +4,6 @@
 package gateway
 
 import (
-	"errors"
 	"net"
 	"net/http"
 	"strings"
@@ -15,7 +14,6 @@ import (
 	"creto.dev/fault/faulthttp"
 	"creto.dev/gate"
 	"creto.dev/inference"
-	"creto.dev/inference/provider"
 )
 
 // IdempotencyHeader names a request that is sent again after its connection was
@@ -119,11 +117,13 @@ func (g *Gateway) out(w http.ResponseWriter, r *http.Request, authenticate Authe
 // secrets for those who may hold them.
 func (g *Gateway) Doors(authenticate Authenticate) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /v1/chat/completions", func(w http.ResponseWriter, r *http.Request) { g.chat(w, r, authenticate) })
+	mux.HandleFunc("POST /v1/chat/completions", func(w http.ResponseWriter, r *http.Request) { g.model(w, r, authenticate, openAI{}, g.answer) })
+	mux.HandleFunc("POST /v1/messages", func(w http.ResponseWriter, r *http.Request) { g.model(w, r, authenticate, anthropic{}, g.answer) })
+	mux.HandleFunc("POST /v1/messages/count_tokens", func(w http.ResponseWriter, r *http.Request) { g.model(w, r, authenticate, anthropic{}, g.count) })
 	mux.HandleFunc("GET /v1/models", func(w http.ResponseWriter, r *http.Request) { g.list(w, r, authenticate) })
 	mux.HandleFunc("GET /v1/secrets/{name}", func(w http.ResponseWriter, r *http.Request) { g.out(w, r, authenticate, g.secret) })
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		faulthttp.Write(w, r, fault.New("gateway.Doors", fault.NotFound, "there is no door %s %s here; model calls go to /v1/chat/completions", r.Method, r.URL.Path))
+		faulthttp.Write(w, r, fault.New("gateway.Doors", fault.NotFound, "there is no door %s %s here; model calls go to /v1/chat/completions or /v1/messages", r.Method, r.URL.Path))
 	})
 	return mux
 }
@@ -131,15 +131,6 @@ func (g *Gateway) Doors(authenticate Authenticate) http.Handler {
 func isLoopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
-}
-
-// refuse answers with err in OpenAI's dialect. Who is not known is told how a
-// token is presented (RFC 9110, section 15.5.2; RFC 9449, section 7.1).
-func refuse(w http.ResponseWriter, err error) {
-	if errors.Is(err, fault.Unauthenticated) {
-		w.Header()["Www-Authenticate"] = []string{"Bearer", `DPoP algs="ES256 EdDSA"`}
-	}
-	provider.WriteOpenAIError(w, err)
 }
 
 // AccessToken returns the token that a request carries: as vendors' SDKs send

@@ -15,53 +15,93 @@ import (
 	"creto.dev/fault"
 	"creto.dev/gate"
 	"creto.dev/inference"
-	"creto.dev/inference/provider"
 )
 
-// chat is OpenAI's POST /v1/chat/completions.
-func (g *Gateway) chat(w http.ResponseWriter, r *http.Request, authenticate Authenticate) {
+// model opens a door for models, in the dialect of its callers.
+func (g *Gateway) model(w http.ResponseWriter, r *http.Request, authenticate Authenticate, d dialect, way func(*startedWriter, *http.Request, *visit, dialect) error) {
 	sent := &startedWriter{ResponseWriter: w}
 	v, err := g.admit(r, authenticate)
 	if err == nil {
 		defer v.leave()
-		err = g.answer(sent, r, v)
+		err = way(sent, r, v, d)
 	}
 	switch {
 	case err == nil:
 	case !sent.started:
-		refuse(w, err)
+		refuse(w, d, err)
 	case sent.Header().Get("Content-Type") == eventStream:
-		// The status is out; the dialect ends a broken stream with an error
-		// event and without [DONE].
-		_, data := provider.EncodeOpenAIError(err)
-		_ = sent.event(data) // the connection is cut either way
+		_ = sent.send(d.broken(err)) // the connection is cut either way
 		panic(http.ErrAbortHandler)
 	default:
 		panic(http.ErrAbortHandler)
 	}
 }
 
-func (g *Gateway) answer(w *startedWriter, r *http.Request, v *visit) error {
+// answer is OpenAI's POST /v1/chat/completions and Anthropic's POST /v1/messages.
+func (g *Gateway) answer(w *startedWriter, r *http.Request, v *visit, d dialect) error {
+	return g.call(w, r, v, d, "", func(ctx context.Context, m inference.Model, request inference.Request, stream bool) (gate.Result, error) {
+		if stream {
+			return g.stream(ctx, w, d, m, request)
+		}
+		return g.complete(ctx, w, d, m, request)
+	})
+}
+
+// count is Anthropic's POST /v1/messages/count_tokens. Only a provider that counts
+// is asked: a guess would be taken for a count.
+func (g *Gateway) count(w *startedWriter, r *http.Request, v *visit, d dialect) error {
+	const op fault.Op = "gateway.count"
+	return g.call(w, r, v, d, countOperation, func(ctx context.Context, m inference.Model, request inference.Request, _ bool) (gate.Result, error) {
+		none := result(m, inference.Usage{})
+		counter, ok := m.(inference.TokenCounter)
+		if !ok {
+			return none, fault.New(op, fault.InferenceNotSupported, "provider %s does not count tokens", m.ID())
+		}
+		n, err := counter.CountTokens(ctx, request)
+		if err != nil {
+			return none, err
+		}
+		data, err := json.Marshal(struct {
+			InputTokens int64 `json:"input_tokens"`
+		}{n})
+		if err != nil {
+			return none, fault.Wrap(op, err)
+		}
+		return none, w.whole(data)
+	})
+}
+
+// countOperation is what policies and records call it when tokens are counted: the
+// provider sees the prompt, and answers nothing.
+const countOperation = "count_tokens"
+
+// call decides on one call of a model, and has act make it if that is permitted.
+func (g *Gateway) call(w *startedWriter, r *http.Request, v *visit, d dialect, operation string, act func(context.Context, inference.Model, inference.Request, bool) (gate.Result, error)) error {
 	body, err := v.body(w, r)
 	if err != nil {
 		return err
 	}
-	request, stream, err := provider.DecodeOpenAIRequest(body)
+	request, stream, err := d.decode(r.Header, body)
 	if err != nil {
 		return err
 	}
 	// What is shown and bound is what was understood, not what was sent: that
 	// may say a thing twice.
-	args, err := provider.EncodeOpenAIRequest(request, stream)
+	args, err := d.encode(request, stream)
 	if err != nil {
 		return err
 	}
 	request.Metadata = inference.RequestMetadata{
 		Sandbox: v.Sandbox, Agent: v.agent, TraceID: creto.TraceOf(r.Context()), IdempotencyKey: v.key,
 	}
+	facts := map[string]any{"stream": stream, "messages": int64(len(request.Messages)), "tools": int64(len(request.Tools)), "max_tokens": request.MaxTokens}
+	if operation != "" {
+		facts["operation"] = operation
+		// Consent to this is no consent to the same prompt's answer.
+		args = slices.Concat([]byte(`{"`+operation+`":`), args, []byte("}"))
+	}
 	_, err = g.gate.Do(r.Context(), v.Caller, creto.Action{
-		Name: creto.CallModel, Resource: creto.Resource{Type: "Model", ID: request.Model}, Args: args,
-		Context:        map[string]any{"stream": stream, "messages": int64(len(request.Messages)), "tools": int64(len(request.Tools)), "max_tokens": request.MaxTokens},
+		Name: creto.CallModel, Resource: creto.Resource{Type: "Model", ID: request.Model}, Args: args, Context: facts,
 		IdempotencyKey: v.key, Sandbox: v.Sandbox, Isolation: v.Isolation,
 	}, v.inForce(func(ctx context.Context) (gate.Result, error) {
 		ctx, cancel := context.WithTimeout(ctx, g.cfg.Timeout)
@@ -70,10 +110,7 @@ func (g *Gateway) answer(w *startedWriter, r *http.Request, v *visit) error {
 		if err != nil {
 			return gate.Result{}, err
 		}
-		if stream {
-			return g.stream(ctx, w, model, request)
-		}
-		return g.complete(ctx, w, model, request)
+		return act(ctx, model, request, stream)
 	}))
 	return err
 }
@@ -100,25 +137,36 @@ func matches(pattern, name string) bool {
 }
 
 func result(m inference.Model, u inference.Usage) gate.Result {
-	return gate.Result{
+	r := gate.Result{
 		Usage:  &audit.Usage{PromptTokens: u.PromptTokens, CompletionTokens: u.CompletionTokens, Estimated: u.Estimated},
 		Detail: map[string]string{"provider": m.ID()},
 	}
+	for name, n := range map[string]int64{"cached_tokens": u.CachedTokens, "cache_write_tokens": u.CacheWriteTokens, "reasoning_tokens": u.ReasoningTokens} {
+		if n > 0 {
+			r.Detail[name] = strconv.FormatInt(n, 10)
+		}
+	}
+	return r
 }
 
-func (g *Gateway) complete(ctx context.Context, w *startedWriter, m inference.Model, r inference.Request) (gate.Result, error) {
+func (g *Gateway) complete(ctx context.Context, w *startedWriter, d dialect, m inference.Model, r inference.Request) (gate.Result, error) {
 	response, err := m.Complete(ctx, r)
 	if err != nil {
 		return gate.Result{Detail: map[string]string{"provider": m.ID()}}, err
 	}
 	used := result(m, response.Usage)
-	data, err := provider.EncodeOpenAIResponse(response)
+	data, err := d.answer(response)
 	if err != nil {
 		return used, err
 	}
+	return used, w.whole(data)
+}
+
+// whole sends an answer that is complete.
+func (w *startedWriter) whole(data []byte) error {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(data)))
-	return used, w.send(data)
+	return w.send(data)
 }
 
 // eventStream is the media type of a streamed answer.
@@ -126,7 +174,7 @@ const eventStream = "text/event-stream"
 
 // stream passes pieces on as they come. What was said before an error, or
 // before the caller went away, is metered (B-24).
-func (g *Gateway) stream(ctx context.Context, w *startedWriter, m inference.Model, r inference.Request) (gate.Result, error) {
+func (g *Gateway) stream(ctx context.Context, w *startedWriter, d dialect, m inference.Model, r inference.Request) (gate.Result, error) {
 	const op fault.Op = "gateway.stream"
 	s, err := m.CompleteStream(ctx, r)
 	if err != nil {
@@ -135,43 +183,34 @@ func (g *Gateway) stream(ctx context.Context, w *startedWriter, m inference.Mode
 	defer func() { _ = s.Close() }()
 	w.Header().Set("Content-Type", eventStream)
 	w.Header().Set("Cache-Control", "no-store")
-	// Usage is always asked for, so that it can be metered; the caller gets it
-	// only as it asked.
-	wanted := r.StreamOptions != nil && r.StreamOptions.IncludeUsage
+	events := d.events(r)
 	for {
 		chunk, err := s.Next()
-		if errors.Is(err, io.EOF) {
-			return result(m, s.Usage()), w.event([]byte("[DONE]"))
+		var data []byte
+		over := errors.Is(err, io.EOF)
+		switch {
+		case over:
+			data, err = events.end(s.Usage())
+		case err == nil:
+			data, err = events.chunk(chunk, s.Usage)
 		}
 		if err != nil {
 			return result(m, s.Usage()), fault.Wrap(op, err)
 		}
-		if chunk.Usage != nil && !wanted {
-			if len(chunk.Choices) == 0 {
-				continue
-			}
-			chunk.Usage = nil
+		if len(data) > 0 {
+			err = w.send(data)
 		}
-		data, err := provider.EncodeOpenAIChunk(chunk)
-		if err != nil {
-			return result(m, s.Usage()), fault.Wrap(op, err)
-		}
-		if err := w.event(data); err != nil {
+		if over || err != nil {
 			return result(m, s.Usage()), err
 		}
 	}
-}
-
-// event sends one server-sent event.
-func (w *startedWriter) event(data []byte) error {
-	return w.send(append(append([]byte("data: "), data...), "\n\n"...))
 }
 
 // list is OpenAI's GET /v1/models: the names that the configuration knows.
 // Patterns cannot be listed.
 func (g *Gateway) list(w http.ResponseWriter, r *http.Request, authenticate Authenticate) {
 	if _, err := authenticate(r); err != nil {
-		refuse(w, err)
+		refuse(w, openAI{}, err)
 		return
 	}
 	type entry struct {

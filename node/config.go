@@ -205,9 +205,11 @@ type InferenceConfig struct {
 	Providers []ProviderConfig `toml:"providers"`
 }
 
-// ProviderOpenAI is the one value of ProviderConfig.Kind so far: anything that
-// speaks OpenAI's dialect.
-const ProviderOpenAI = "openai"
+// The values of ProviderConfig.Kind: what an upstream speaks, whoever it is.
+const (
+	ProviderOpenAI    = "openai"
+	ProviderAnthropic = "anthropic"
+)
 
 // ProviderConfig is one upstream for models.
 type ProviderConfig struct {
@@ -215,12 +217,16 @@ type ProviderConfig struct {
 	Name string `toml:"name"`
 	// Kind is the dialect; "" means ProviderOpenAI.
 	Kind string `toml:"kind"`
-	// BaseURL is the address up to and without /chat/completions. Required.
+	// BaseURL is the address up to and without /chat/completions or /messages.
+	// Required.
 	BaseURL string `toml:"base_url"`
 	// APIKey is added on the way out; agents never see it. Optional.
 	APIKey creto.Secret `toml:"api_key"`
 	// Models are names, or prefixes followed by *; empty means every model.
 	Models []string `toml:"models"`
+	// MaxTokens bounds an answer where the request does not, because Anthropic
+	// demands a bound; 0 means 4096. Only for ProviderAnthropic.
+	MaxTokens int `toml:"max_tokens"`
 }
 
 // LogConfig is the process's own log.

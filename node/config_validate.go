@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"math"
 	"net"
 	"net/netip"
 	"net/url"
@@ -288,7 +289,13 @@ func (k *configChecker) inference(c InferenceConfig) {
 		}
 		seen[p.Name] = true
 		if p.Kind != "" {
-			k.oneOf(key+".kind", p.Kind, ProviderOpenAI)
+			k.oneOf(key+".kind", p.Kind, ProviderOpenAI, ProviderAnthropic)
+		}
+		switch {
+		case p.MaxTokens < 0 || p.MaxTokens > math.MaxInt32:
+			k.addf(key+".max_tokens", "%d is outside 0 to %d", p.MaxTokens, math.MaxInt32)
+		case p.MaxTokens > 0 && p.Kind != ProviderAnthropic:
+			k.addf(key+".max_tokens", "only for kind %q; others have a bound of their own", ProviderAnthropic)
 		}
 		u, err := url.Parse(p.BaseURL)
 		switch {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"io"
 	"log/slog"
 	"net/http"
 	"os"
@@ -294,7 +295,7 @@ func (n *Node) openEnablement(ctx context.Context) error {
 		if len(patterns) == 0 {
 			patterns = []string{"*"}
 		}
-		m, err := provider.NewOpenAI(provider.Config{
+		m, err := newModel(p, provider.Config{
 			Name: p.Name, BaseURL: p.BaseURL, APIKey: p.APIKey, Timeout: time.Duration(cfg.Inference.Timeout),
 			Capabilities: inference.Capabilities{Streaming: true, Tools: true, Models: patterns},
 		})
@@ -310,6 +311,17 @@ func (n *Node) openEnablement(ctx context.Context) error {
 	n.onClose(func() error { n.gateway.Close(); return nil })
 	n.runs, err = openRuns(ctx, n)
 	return fault.Wrap(op, err)
+}
+
+// newModel returns the client of a provider's dialect.
+func newModel(p ProviderConfig, c provider.Config) (interface {
+	inference.Model
+	io.Closer
+}, error) {
+	if p.Kind == ProviderAnthropic {
+		return provider.NewAnthropic(provider.AnthropicConfig{Config: c, MaxTokens: int64(p.MaxTokens)})
+	}
+	return provider.NewOpenAI(c)
 }
 
 // openDoors opens what people see.

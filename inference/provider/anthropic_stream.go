@@ -197,15 +197,15 @@ const (
 	openForeign = "foreign"
 )
 
-// Chunk returns the events of a piece, which may be none. used is what the answer
-// cost so far, as far as the provider said.
+// Chunk returns the events of a piece, which may be none. used tells what the
+// answer cost so far; it is asked once, for the head of the message.
 //
 // Errors: InferenceProviderError (Permanent) for pieces of calls that alternate.
-func (a *AnthropicEvents) Chunk(c inference.Chunk, used inference.Usage) ([]byte, error) {
+func (a *AnthropicEvents) Chunk(c inference.Chunk, used func() inference.Usage) ([]byte, error) {
 	const op fault.Op = "provider.AnthropicEvents.Chunk"
 	var w eventWriter
 	if !a.begun {
-		a.begin(&w, c, used)
+		a.begin(&w, c, used())
 	}
 	for _, choice := range c.Choices {
 		if choice.Index != 0 {

@@ -392,7 +392,7 @@ func TestAnthropicStreamPassesThrough(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		data, err := events.Chunk(c, s.Usage())
+		data, err := events.Chunk(c, s.Usage)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -258,6 +258,7 @@ func TestTranslateStream(t *testing.T) {
 		t.Errorf("heard %+v, want %+v", got, want)
 	}
 
+	nothing := func() inference.Usage { return inference.Usage{} }
 	var events provider.AnthropicEvents
 	var written []byte
 	for _, data := range []string{
@@ -273,7 +274,7 @@ func TestTranslateStream(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		data, err := events.Chunk(c, inference.Usage{})
+		data, err := events.Chunk(c, nothing)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -295,10 +296,10 @@ func TestTranslateStream(t *testing.T) {
 	back := inference.Chunk{Choices: []inference.Choice{{Message: inference.Message{ToolCalls: []inference.ToolCall{{Index: 0, Arguments: "late"}}}}}}
 	var again provider.AnthropicEvents
 	one := inference.Chunk{Choices: []inference.Choice{{Message: inference.Message{ToolCalls: []inference.ToolCall{{Index: 0, ID: "a"}, {Index: 1, ID: "b"}}}}}}
-	if _, err := again.Chunk(one, inference.Usage{}); err != nil {
+	if _, err := again.Chunk(one, nothing); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := again.Chunk(back, inference.Usage{}); fault.CodeOf(err) != fault.InferenceProviderError {
+	if _, err := again.Chunk(back, nothing); fault.CodeOf(err) != fault.InferenceProviderError {
 		t.Errorf("calls that alternate: %v, want InferenceProviderError", err)
 	}
 }
