@@ -68,7 +68,7 @@ func TestAnthropicErrors(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			client := openAnthropic(t, tt.handler, func(c *provider.AnthropicConfig) {
-				c.Timeout, c.MaxResponseBytes = 2*time.Second, 1<<20
+				c.Timeout, c.MaxResponseBytes = 30*time.Second, 1<<20
 				if strings.HasPrefix(tt.name, "hang") {
 					c.Timeout = 100 * time.Millisecond
 				}

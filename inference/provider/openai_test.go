@@ -88,7 +88,7 @@ func TestErrors(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			client, _ := open(t, tt.handler, func(c *provider.Config) {
-				c.Timeout, c.MaxResponseBytes = 2*time.Second, 1<<20
+				c.Timeout, c.MaxResponseBytes = 30*time.Second, 1<<20
 				if strings.HasPrefix(tt.name, "hang") {
 					c.Timeout = 100 * time.Millisecond
 				}
