@@ -5,6 +5,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"iter"
 	"maps"
 	"slices"
 	"sync"
@@ -257,29 +258,40 @@ func (x *hold) join(s Subject, w *window, now int64) {
 }
 
 // subjectsOf returns the subjects of budgets, each as often as it has one.
-func subjectsOf(budgets map[budgetKey]*budget) []Subject {
-	list := make([]Subject, 0, len(budgets))
-	for k := range budgets {
-		list = append(list, k.Subject)
+func subjectsOf(budgets map[budgetKey]*budget) iter.Seq[Subject] {
+	return func(yield func(Subject) bool) {
+		for k := range budgets {
+			if !yield(k.Subject) {
+				return
+			}
+		}
 	}
-	return list
 }
 
-// crowded reports whether some action would have more than MaxBudgets limits with
-// one more of s.
-func crowded(s Subject, there []Subject) bool {
-	there = append(there, s)
+// crowded reports whether some action of an agent would have more than MaxBudgets
+// limits with one more of s.
+func crowded(s Subject, there iter.Seq[Subject]) bool {
+	own := []Subject{s}
+	for x := range there {
+		if x.Agent == s.Agent {
+			own = append(own, x)
+		}
+	}
 	for _, action := range creto.ActionNames() {
-		for _, whose := range there {
-			n := 0
-			for _, x := range there {
-				if x.covers(s.Agent, whose.Human, action) {
-					n++
-				}
+		all, most := 0, 0 // for whomever it acts, and for one human
+		forOne := make(map[creto.ID]int)
+		for _, x := range own {
+			switch {
+			case x.Action != action && x.Action != AnyAction:
+			case x.Human.IsZero():
+				all++
+			default:
+				forOne[x.Human]++
+				most = max(most, forOne[x.Human])
 			}
-			if n > MaxBudgets {
-				return true
-			}
+		}
+		if all+most > MaxBudgets {
+			return true
 		}
 	}
 	return false
@@ -298,7 +310,7 @@ func (q *Quota) SetRate(ctx context.Context, s Subject, r Rate) error {
 	defer q.setting.Unlock()
 	q.mu.Lock()
 	x := q.rates[s]
-	full := x == nil && crowded(s, slices.Collect(maps.Keys(q.rates)))
+	full := x == nil && crowded(s, maps.Keys(q.rates))
 	q.mu.Unlock()
 	if full {
 		return fault.New(op, fault.FailedPrecondition, "%s has %d rates on %s already; remove one first", s.Agent.Name, MaxBudgets, s.Action)
@@ -387,7 +399,7 @@ func (q *Quota) change(s Subject) {
 func (q *Quota) termsOf(k accountKey) *terms {
 	var budgets []*budget
 	for _, b := range q.budgets {
-		if b.Agent == k.agent {
+		if b.covers(k.agent, k.human, b.Action) {
 			budgets = append(budgets, b)
 		}
 	}
@@ -396,7 +408,7 @@ func (q *Quota) termsOf(k accountKey) *terms {
 	})
 	var rates []*rate
 	for _, r := range q.rates {
-		if r.Agent == k.agent {
+		if r.covers(k.agent, k.human, r.Action) {
 			rates = append(rates, r)
 		}
 	}
