@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"creto.dev"
 	"creto.dev/audit"
@@ -206,28 +207,43 @@ func (g *Gateway) stream(ctx context.Context, w *startedWriter, d dialect, m inf
 	}
 }
 
-// list is OpenAI's GET /v1/models: the names that the configuration knows.
-// Patterns cannot be listed.
+// list is GET /v1/models, of OpenAI and of Anthropic in one: the names that the
+// configuration knows. Patterns cannot be listed. Who asks by Anthropic's headers
+// is refused in its dialect.
 func (g *Gateway) list(w http.ResponseWriter, r *http.Request, authenticate Authenticate) {
 	if _, err := authenticate(r); err != nil {
-		refuse(w, openAI{}, err)
+		var d dialect = openAI{}
+		if r.Header.Get("Anthropic-Version") != "" {
+			d = anthropic{}
+		}
+		refuse(w, d, err)
 		return
 	}
 	type entry struct {
 		ID      string `json:"id"`
 		Object  string `json:"object"`
 		OwnedBy string `json:"owned_by"`
+		Type    string `json:"type"`
+		Name    string `json:"display_name"`
+		// The epoch, as Anthropic does where it is not known.
+		Created time.Time `json:"created_at"`
 	}
 	answer := struct {
-		Object string  `json:"object"`
-		Data   []entry `json:"data"`
+		Object  string  `json:"object"`
+		Data    []entry `json:"data"`
+		HasMore bool    `json:"has_more"`
+		First   *string `json:"first_id"`
+		Last    *string `json:"last_id"`
 	}{Object: "list", Data: []entry{}}
 	for _, m := range g.models {
 		for _, name := range m.Capabilities().Models {
 			if !strings.HasSuffix(name, "*") {
-				answer.Data = append(answer.Data, entry{ID: name, Object: "model", OwnedBy: m.ID()})
+				answer.Data = append(answer.Data, entry{ID: name, Object: "model", OwnedBy: m.ID(), Type: "model", Name: name, Created: time.Unix(0, 0).UTC()})
 			}
 		}
+	}
+	if n := len(answer.Data); n > 0 {
+		answer.First, answer.Last = &answer.Data[0].ID, &answer.Data[n-1].ID
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(answer) // a reader who left needs no answer

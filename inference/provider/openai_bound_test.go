@@ -21,9 +21,10 @@ func TestManyValues(t *testing.T) {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
 		_, _, err := provider.DecodeOpenAIRequest(body)
+		_, _, err2 := provider.DecodeAnthropicRequest(body)
 		runtime.ReadMemStats(&after)
-		if !errors.Is(err, fault.InvalidArgument) {
-			t.Errorf("%s: %v, want InvalidArgument", name, err)
+		if !errors.Is(err, fault.InvalidArgument) || !errors.Is(err2, fault.InvalidArgument) {
+			t.Errorf("%s: %v, %v, want InvalidArgument", name, err, err2)
 		}
 		if used := after.TotalAlloc - before.TotalAlloc; used > uint64(len(body)) {
 			t.Errorf("%s: refusing %d bytes took %d bytes of memory", name, len(body), used)
@@ -33,5 +34,8 @@ func TestManyValues(t *testing.T) {
 	long := append(append([]byte(`{"model":"m","messages":[{"role":"user","content":"\\\"`), bytes.Repeat([]byte(",[{:"), 1<<18)...), `"}]}`...)
 	if _, _, err := provider.DecodeOpenAIRequest(long); err != nil {
 		t.Errorf("a long text: %v", err)
+	}
+	if _, _, err := provider.DecodeAnthropicRequest(long); err != nil {
+		t.Errorf("a long text for Anthropic: %v", err)
 	}
 }

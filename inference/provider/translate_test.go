@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -465,5 +467,63 @@ func FuzzDecodeAnthropicResponse(f *testing.F) {
 		if other, err := provider.EncodeOpenAIResponse(r); err != nil || bytes.ContainsRune(other, '\n') {
 			t.Fatalf("translation = %q, %v", other, err)
 		}
+	})
+}
+
+// spoken answers each request with one body.
+type spoken struct{ body []byte }
+
+// RoundTrip implements http.RoundTripper.
+func (s spoken) RoundTrip(*http.Request) (*http.Response, error) {
+	return &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {"text/event-stream"}}, Body: io.NopCloser(bytes.NewReader(s.body))}, nil
+}
+
+// FuzzAnthropicStream: whatever an upstream sends, the stream ends, with io.EOF
+// only after message_stop; and what came can be told in both dialects.
+func FuzzAnthropicStream(f *testing.F) {
+	recorded, err := os.ReadFile("testdata/anthropic/stream.sse")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(recorded)
+	f.Add([]byte("data: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"x\"}}\n\n"))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		client, err := provider.NewAnthropic(provider.AnthropicConfig{Config: provider.Config{Name: "f", BaseURL: "http://f/v1", MaxResponseBytes: 1 << 20, Transport: spoken{body}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := client.CompleteStream(t.Context(), inferencetest.Ask("hello"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = s.Close() }()
+		var events provider.AnthropicEvents
+		for {
+			c, err := s.Next()
+			if err != nil {
+				if errors.Is(err, io.EOF) && !bytes.Contains(body, []byte("message_stop")) {
+					t.Fatalf("%q is whole", body)
+				}
+				break
+			}
+			written, err := events.Chunk(c, s.Usage)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(written) > 0 {
+				eventsOf(t, written)
+			}
+			if data, err := provider.EncodeOpenAIChunk(c); err != nil || bytes.ContainsRune(data, '\n') {
+				t.Fatalf("translation = %q, %v", data, err)
+			}
+		}
+		if u := s.Usage(); u.PromptTokens < 0 || u.CompletionTokens < 0 {
+			t.Fatalf("usage = %+v", u)
+		}
+		written, err := events.End(s.Usage())
+		if err != nil {
+			t.Fatal(err)
+		}
+		eventsOf(t, written)
 	})
 }
