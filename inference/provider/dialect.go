@@ -3,6 +3,8 @@ package provider
 import (
 	"bytes"
 	"encoding/json"
+	"strings"
+	"unicode"
 
 	"creto.dev/fault"
 	"creto.dev/inference"
@@ -64,6 +66,13 @@ func (f fields) from(came, goes inference.Dialect) (fields, error) {
 	}
 	for _, name := range known.hints {
 		delete(f, name)
+	}
+	// What came in one dialect was compared with that one's names. Both write
+	// theirs in lower case; another could be read as one of this dialect's.
+	for name := range f {
+		if strings.ContainsFunc(name, func(c rune) bool { return c > unicode.MaxASCII || 'A' <= c && c <= 'Z' }) {
+			return nil, fault.New("provider.from", fault.InferenceNotSupported, "%q: the provider's dialect, %s, has no such name", name, goes)
+		}
 	}
 	return f, nil
 }
