@@ -338,14 +338,10 @@ func decodeUsage(o *object) (*inference.Usage, error) {
 		u.fail("", "negative")
 	}
 	// Details stay in Extra, as they came: some are counted and some are not.
-	for name, counts := range map[string]map[string]*int64{
-		promptDetails:     {"cached_tokens": &usage.CachedTokens, "cache_write_tokens": &usage.CacheWriteTokens},
-		completionDetails: {"reasoning_tokens": &usage.ReasoningTokens},
-	} {
-		for field, count := range counts {
-			*count = detail(u.fields[name], field)
-		}
+	if details := u.fields[promptDetails]; details != nil {
+		usage.CachedTokens, usage.CacheWriteTokens = detail(details, "cached_tokens"), detail(details, "cache_write_tokens")
 	}
+	usage.ReasoningTokens = detail(u.fields[completionDetails], "reasoning_tokens")
 	var err error
 	usage.Extra, err = u.rest()
 	return usage, err
