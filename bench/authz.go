@@ -104,10 +104,11 @@ func newEstate(n, depth, chains int) *estate {
 	return e
 }
 
-// request asks for the action on the nth resource.
+// request asks for the action on the nth resource, in bytes of its own, as requests
+// come.
 func (e *estate) request(resource, suffix int) authz.Request {
 	r := e.rules[resource*rulesPerResource]
-	if r.prefix {
+	if r.resource.ID = strings.Clone(r.resource.ID); r.prefix {
 		r.resource.ID += fmt.Sprint(suffix)
 	}
 	return authz.Request{Action: r.action, Resource: r.resource}
