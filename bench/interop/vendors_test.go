@@ -362,14 +362,12 @@ func TestVendorsErrors(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		a := anthropic.NewClient(aoption.WithBaseURL(base), aoption.WithAPIKey(tt.token))
 		_, err := a.Messages.New(ctx, anthropic.MessageNewParams{Model: anthropic.Model(tt.model), MaxTokens: 1, Messages: []anthropic.MessageParam{anthropic.NewUserMessage(anthropic.NewTextBlock("x"))}})
-		var ofAnthropic *anthropic.Error
-		if !errors.As(err, &ofAnthropic) || ofAnthropic.StatusCode != tt.status || string(ofAnthropic.Type()) != tt.kind {
+		if ofAnthropic, ok := errors.AsType[*anthropic.Error](err); !ok || ofAnthropic.StatusCode != tt.status || string(ofAnthropic.Type()) != tt.kind {
 			t.Errorf("%s: Anthropic's client says %v", tt.model, err)
 		}
 		o := openai.NewClient(ooption.WithBaseURL(base+"/v1"), ooption.WithAPIKey(tt.token))
 		_, err = o.Chat.Completions.New(ctx, openai.ChatCompletionNewParams{Model: tt.model, Messages: []openai.ChatCompletionMessageParamUnion{openai.UserMessage("x")}})
-		var ofOpenAI *openai.Error
-		if !errors.As(err, &ofOpenAI) || ofOpenAI.StatusCode != tt.status {
+		if ofOpenAI, ok := errors.AsType[*openai.Error](err); !ok || ofOpenAI.StatusCode != tt.status {
 			t.Errorf("%s: OpenAI's client says %v", tt.model, err)
 		}
 		cancel()
