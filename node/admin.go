@@ -358,11 +358,11 @@ func approval(r oversight.Request) client.Approval {
 	}
 }
 
-// names returns the names in SPIFFE ids.
-func names(ids []string) []string {
+// names returns the names of principals.
+func names(ids []creto.ID) []string {
 	var names []string
 	for _, id := range ids {
-		names = append(names, id[strings.LastIndexByte(id, '/')+1:])
+		names = append(names, id.Name)
 	}
 	return names
 }

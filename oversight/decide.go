@@ -109,7 +109,7 @@ func (d *Desk) eligible(ctx context.Context, r Request, decision Decision) error
 	if slices.Contains(r.Chain, by) {
 		return fault.New(op, fault.PermissionDenied, "%s is part of the chain that asks, and cannot answer it", by.Name)
 	}
-	if slices.Contains(r.Consented, by.String()) {
+	if slices.Contains(r.Consented, by) {
 		return fault.New(op, fault.PermissionDenied, "%s consented already; this is for another member of %q", by.Name, r.Approvers)
 	}
 	groups, err := d.groups(ctx, by)

@@ -74,7 +74,7 @@ type Request struct {
 	// Quorum is how many humans are asked in all, one after the other, and
 	// Consented who did before: they cannot answer this one.
 	Quorum    int
-	Consented []string // SPIFFE ids
+	Consented []creto.ID
 	Created   time.Time
 	Expires   time.Time
 	DecidedBy creto.ID
@@ -90,8 +90,8 @@ type body struct {
 	Args     []byte            `cbor:"3,keyasint"`
 	Context  map[string]string `cbor:"4,keyasint"`
 	// Quorum is left out where it is one.
-	Quorum    int      `cbor:"5,keyasint,omitempty"`
-	Consented []string `cbor:"6,keyasint,omitempty"`
+	Quorum    int        `cbor:"5,keyasint,omitempty"`
+	Consented []creto.ID `cbor:"6,keyasint,omitempty"`
 }
 
 const (
@@ -256,7 +256,11 @@ func (d *Desk) attach(ctx context.Context, q gate.Question) (Request, error) {
 		b.Quorum = q.Quorum
 	}
 	for _, c := range q.Consented {
-		b.Consented = append(b.Consented, c.Approver)
+		id, err := creto.ParseID(c.Approver)
+		if err != nil {
+			return Request{}, fault.Wrap(op, err)
+		}
+		b.Consented = append(b.Consented, id)
 	}
 	row, err := canon.Marshal(b)
 	if err != nil {
