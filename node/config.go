@@ -209,6 +209,7 @@ type InferenceConfig struct {
 const (
 	ProviderOpenAI    = "openai"
 	ProviderAnthropic = "anthropic"
+	ProviderAzure     = "azure"
 )
 
 // ProviderConfig is one upstream for models.
@@ -217,8 +218,8 @@ type ProviderConfig struct {
 	Name string `toml:"name"`
 	// Kind is the dialect; "" means ProviderOpenAI.
 	Kind string `toml:"kind"`
-	// BaseURL is the address up to and without /chat/completions or /messages.
-	// Required.
+	// BaseURL is the address up to and without /chat/completions or /messages;
+	// with ProviderAzure, that of the resource. Required.
 	BaseURL string `toml:"base_url"`
 	// APIKey is added on the way out; agents never see it. Optional.
 	APIKey creto.Secret `toml:"api_key"`
@@ -227,6 +228,8 @@ type ProviderConfig struct {
 	// MaxTokens bounds an answer where the request does not, because Anthropic
 	// demands a bound; 0 means 4096. Only for ProviderAnthropic.
 	MaxTokens int `toml:"max_tokens"`
+	// What one kind alone has.
+	Azure AzureProviderConfig `toml:"azure"`
 }
 
 // LogConfig is the process's own log.

@@ -289,7 +289,7 @@ func (k *configChecker) inference(c InferenceConfig) {
 		}
 		seen[p.Name] = true
 		if p.Kind != "" {
-			k.oneOf(key+".kind", p.Kind, ProviderOpenAI, ProviderAnthropic)
+			k.oneOf(key+".kind", p.Kind, ProviderOpenAI, ProviderAnthropic, ProviderAzure)
 		}
 		switch {
 		case p.MaxTokens < 0 || p.MaxTokens > math.MaxInt32:
@@ -309,6 +309,7 @@ func (k *configChecker) inference(c InferenceConfig) {
 		if strings.ContainsAny(p.APIKey.Reveal(), "\r\n\x00") {
 			k.addf(key+".api_key", "holds a line break")
 		}
+		k.providerKind(key, p)
 		for _, m := range p.Models {
 			if m == "" || strings.Contains(strings.TrimSuffix(m, "*"), "*") {
 				k.addf(key+".models", "%q is neither a model's name nor a prefix followed by *", m)

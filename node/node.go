@@ -7,7 +7,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"io"
 	"log/slog"
 	"net/http"
 	"os"
@@ -311,17 +310,6 @@ func (n *Node) openEnablement(ctx context.Context) error {
 	n.onClose(func() error { n.gateway.Close(); return nil })
 	n.runs, err = openRuns(ctx, n)
 	return fault.Wrap(op, err)
-}
-
-// newModel returns the client of a provider's dialect.
-func newModel(p ProviderConfig, c provider.Config) (interface {
-	inference.Model
-	io.Closer
-}, error) {
-	if p.Kind == ProviderAnthropic {
-		return provider.NewAnthropic(provider.AnthropicConfig{Config: c, MaxTokens: int64(p.MaxTokens)})
-	}
-	return provider.NewOpenAI(c)
 }
 
 // openDoors opens what people see.

@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strings"
 
@@ -39,20 +40,22 @@ var _ inference.TokenCounter = (*Anthropic)(nil)
 // Errors: InvalidArgument (Permanent), with every problem of the configuration.
 func NewAnthropic(c AnthropicConfig) (*Anthropic, error) {
 	const op fault.Op = "provider.NewAnthropic"
+	var bound error
 	if c.MaxTokens < 0 {
-		return nil, fault.New(op, fault.InvalidArgument, "max tokens: must not be negative")
+		bound = errors.New("max tokens: must not be negative")
 	}
-	client, err := newClient(op, c.Config)
+	client, err := newClient(op, c.Config, bound)
 	if err != nil {
 		return nil, err
 	}
 	client.config.Capabilities.Embeddings = false
 	client.fault = anthropicFault
-	client.sign = func(h http.Header) {
+	client.sign = func(_ context.Context, _ fault.Op, h http.Header) error {
 		h.Set("Anthropic-Version", anthropicVersion)
 		if !c.APIKey.IsZero() {
 			h.Set("X-Api-Key", c.APIKey.Reveal())
 		}
+		return nil
 	}
 	if c.MaxTokens == 0 {
 		c.MaxTokens = DefaultMaxTokens

@@ -65,18 +65,26 @@ type client struct {
 	config Config
 	base   *url.URL
 	http   *http.Client
-	// sign adds the key and what else each request of the dialect says.
-	sign func(http.Header)
+	// query goes with each request.
+	query string
+	// list is the path of the models, which tells whether the provider answers.
+	list string
+	// sign adds the key and what else each request of the dialect says. Its
+	// errors are those of a call.
+	sign func(ctx context.Context, op fault.Op, h http.Header) error
+	// refused hears that the provider did not accept the key; nil if nobody must.
+	refused func()
 	// fault is what an answer that is no success means.
 	fault func(op fault.Op, status int, header http.Header, body []byte) error
 }
 
-// newClient returns a client without its dialect.
+// newClient returns a client without its dialect. others are the problems of what
+// the dialect's own configuration has beside c.
 //
 // Errors: InvalidArgument (Permanent), with every problem of the configuration.
-func newClient(op fault.Op, c Config) (*client, error) {
+func newClient(op fault.Op, c Config, others ...error) (*client, error) {
 	base, err := c.validate()
-	if err != nil {
+	if err := errors.Join(append([]error{err}, others...)...); err != nil {
 		return nil, fault.New(op, fault.InvalidArgument, "%s", err)
 	}
 	if c.Timeout == 0 {
@@ -101,7 +109,7 @@ func newClient(op fault.Op, c Config) (*client, error) {
 			MaxResponseHeaderBytes: 256 << 10,
 		}
 	}
-	return &client{config: c, base: base, http: &http.Client{
+	return &client{config: c, base: base, list: "models", http: &http.Client{
 		Transport: c.Transport,
 		// A redirect would carry prompts, and on one host the key, elsewhere.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -156,7 +164,7 @@ func (c *client) Health(ctx context.Context) error {
 	const op fault.Op = "provider.Health"
 	ctx, cancel := context.WithTimeout(ctx, c.config.Timeout)
 	defer cancel()
-	resp, err := c.send(ctx, op, http.MethodGet, "models", nil, nil)
+	resp, err := c.send(ctx, op, http.MethodGet, c.list, nil, nil)
 	if err != nil {
 		return err
 	}
@@ -207,7 +215,9 @@ func (c *client) exchange(ctx context.Context, op fault.Op, path string, body []
 
 // send makes one request. The caller closes the body of the response.
 func (c *client) send(ctx context.Context, op fault.Op, method, path string, body []byte, header http.Header) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, c.base.JoinPath(path).String(), bytes.NewReader(body))
+	target := c.base.JoinPath(path)
+	target.RawQuery = c.query
+	req, err := http.NewRequestWithContext(ctx, method, target.String(), bytes.NewReader(body))
 	if err != nil {
 		return nil, fault.Wrap(op, err)
 	}
@@ -221,7 +231,9 @@ func (c *client) send(ctx context.Context, op fault.Op, method, path string, bod
 		req.Header.Set("Content-Type", "application/json")
 	}
 	req.Header.Set("User-Agent", "creto")
-	c.sign(req.Header)
+	if err := c.sign(ctx, op, req.Header); err != nil {
+		return nil, err
+	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, broken(ctx, op, err)
@@ -233,6 +245,9 @@ func (c *client) send(ctx context.Context, op fault.Op, method, path string, bod
 func (c *client) refusal(op fault.Op, resp *http.Response) error {
 	// What cannot be read says no more than the status does.
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBytes))
+	if resp.StatusCode == http.StatusUnauthorized && c.refused != nil {
+		c.refused()
+	}
 	return c.fault(op, resp.StatusCode, resp.Header, body)
 }
 

@@ -10,25 +10,33 @@ import (
 
 // OpenAI is a client of one upstream that speaks OpenAI's dialect. Make it with
 // [NewOpenAI]; close it when it is no longer needed.
-type OpenAI struct{ *client }
+type OpenAI struct {
+	*client
+	// route returns where a call for a model goes and what the model is called
+	// there.
+	route func(op fault.Op, model, call string) (path, name string, err error)
+}
 
 var _ inference.Model = (*OpenAI)(nil)
 
 // NewOpenAI returns a client. It connects only when it is used.
 //
 // Errors: InvalidArgument (Permanent), with every problem of the configuration.
-func NewOpenAI(c Config) (*OpenAI, error) {
-	client, err := newClient("provider.NewOpenAI", c)
+func NewOpenAI(c Config) (*OpenAI, error) { return newOpenAI("provider.NewOpenAI", c) }
+
+func newOpenAI(op fault.Op, c Config, others ...error) (*OpenAI, error) {
+	client, err := newClient(op, c, others...)
 	if err != nil {
 		return nil, err
 	}
 	client.fault = openAIFault
-	client.sign = func(h http.Header) {
+	client.sign = func(_ context.Context, _ fault.Op, h http.Header) error {
 		if !c.APIKey.IsZero() {
 			h.Set("Authorization", "Bearer "+c.APIKey.Reveal())
 		}
+		return nil
 	}
-	return &OpenAI{client}, nil
+	return &OpenAI{client, func(_ fault.Op, model, call string) (path, name string, err error) { return call, model, nil }}, nil
 }
 
 // idempotency is the header that makes a repeated request recognisable.
@@ -43,11 +51,11 @@ func idempotency(m inference.RequestMetadata) http.Header {
 // Complete implements [inference.Model].
 func (o *OpenAI) Complete(ctx context.Context, r inference.Request) (inference.Response, error) {
 	const op fault.Op = "provider.OpenAI.Complete"
-	body, err := EncodeOpenAIRequest(r, false)
+	path, body, err := o.prepare(op, r, false)
 	if err != nil {
-		return inference.Response{}, fault.Wrap(op, err)
+		return inference.Response{}, err
 	}
-	answer, err := o.exchange(ctx, op, "chat/completions", body, idempotency(r.Metadata))
+	answer, err := o.exchange(ctx, op, path, body, idempotency(r.Metadata))
 	if err != nil {
 		return inference.Response{}, err
 	}
@@ -62,4 +70,17 @@ func (o *OpenAI) Complete(ctx context.Context, r inference.Request) (inference.R
 		response.Usage = estimate(r, response.SizeBytes())
 	}
 	return response, nil
+}
+
+// prepare returns where a request for an answer goes, and its body.
+func (o *OpenAI) prepare(op fault.Op, r inference.Request, stream bool) (path string, body []byte, err error) {
+	if err := r.Validate(); err != nil {
+		return "", nil, fault.Wrap(op, err)
+	}
+	path, r.Model, err = o.route(op, r.Model, "chat/completions")
+	if err != nil {
+		return "", nil, err
+	}
+	body, err = EncodeOpenAIRequest(r, stream)
+	return path, body, fault.Wrap(op, err)
 }

@@ -21,13 +21,17 @@ func (o *OpenAI) Embed(ctx context.Context, r inference.EmbedRequest) (inference
 	case len(r.Input) == 0:
 		return none, fault.New(op, fault.InvalidArgument, "input: at least one text is required")
 	}
+	path, name, err := o.route(op, r.Model, "embeddings")
+	if err != nil {
+		return none, err
+	}
 	f := fieldsOf(r.Extra)
-	f["model"], f["input"], f["encoding_format"] = r.Model, r.Input, "float"
+	f["model"], f["input"], f["encoding_format"] = name, r.Input, "float"
 	body, err := encode(f)
 	if err != nil {
 		return none, fault.WrapAs(op, fault.InvalidArgument, err, "a field of the request is not JSON")
 	}
-	answer, err := o.exchange(ctx, op, "embeddings", body, idempotency(r.Metadata))
+	answer, err := o.exchange(ctx, op, path, body, idempotency(r.Metadata))
 	if err != nil {
 		return none, err
 	}

@@ -34,6 +34,8 @@ func openAIErrorCode(code string) (fault.Code, string, bool) {
 		return fault.InferenceProviderError, "the provider refused this node's credentials", true
 	case "rate_limit_exceeded", "rate_limit_error":
 		return fault.InferenceRateLimited, "the provider limits the rate of requests", true
+	case "OperationNotSupported":
+		return fault.InferenceNotSupported, "the model does not support this", true
 	case "unsupported_parameter", "unsupported_value":
 		return fault.InvalidArgument, "the model does not support a parameter of the request", true
 	}
@@ -46,6 +48,10 @@ type openAIError struct {
 	Message string          `json:"message"`
 	Type    string          `json:"type"`
 	Code    json.RawMessage `json:"code"`
+	// Inner is Azure's more exact reason.
+	Inner struct {
+		Code string `json:"code"`
+	} `json:"innererror"`
 }
 
 // parseOpenAIError finds the error object in a body.
@@ -75,6 +81,9 @@ func (e openAIError) meaning() (fault.Code, string, bool) {
 		return c, message, true
 	}
 	if c, message, ok := openAIErrorCode(e.Type); ok {
+		return c, message, true
+	}
+	if c, message, ok := openAIErrorCode(e.Inner.Code); ok {
 		return c, message, true
 	}
 	// Older servers say it in words only.

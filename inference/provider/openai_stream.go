@@ -23,11 +23,11 @@ func (o *OpenAI) CompleteStream(ctx context.Context, r inference.Request) (infer
 		options.Extra = r.StreamOptions.Extra
 	}
 	r.StreamOptions = &options
-	body, err := EncodeOpenAIRequest(r, true)
+	path, body, err := o.prepare(op, r, true)
 	if err != nil {
-		return nil, fault.Wrap(op, err)
+		return nil, err
 	}
-	return o.stream(ctx, op, "provider.OpenAI.Next", "chat/completions", body, idempotency(r.Metadata), r, &openAIPieces{finished: map[int]bool{}})
+	return o.stream(ctx, op, "provider.OpenAI.Next", path, body, idempotency(r.Metadata), r, &openAIPieces{finished: map[int]bool{}})
 }
 
 // openAIPieces are the chunks of a streamed answer.

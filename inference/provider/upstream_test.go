@@ -21,7 +21,13 @@ const apiKey = "sk-planted-secret"
 
 // upstream is a server of OpenAI's dialect written without this package's
 // encoders, so that a mistake in them is not its own proof.
-type upstream struct{ noUsage bool }
+type upstream struct {
+	noUsage bool
+	// azure: filter results come in a chunk of their own, before the answer.
+	azure bool
+	// model is what it calls the model; "" is inferencetest.ModelName.
+	model string
+}
 
 func (u upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Authorization") != "Bearer "+apiKey {
@@ -75,7 +81,10 @@ func (u upstream) chat(w http.ResponseWriter, r *http.Request) {
 		refuse(w, 400, "", "malformed")
 		return
 	}
-	if in.Model != inferencetest.ModelName {
+	if u.model == "" {
+		u.model = inferencetest.ModelName
+	}
+	if in.Model != u.model {
 		refuse(w, 404, "model_not_found", "The model `"+in.Model+"` does not exist")
 		return
 	}
@@ -115,6 +124,9 @@ func (u upstream) chat(w http.ResponseWriter, r *http.Request) {
 		_ = http.NewResponseController(w).Flush()
 	}
 	_, _ = fmt.Fprint(w, ": keep-alive\n\nevent: message\r\n")
+	if u.azure {
+		_, _ = fmt.Fprint(w, `data: {"choices":[],"created":0,"id":"","model":"","object":"","prompt_filter_results":[{"prompt_index":0,"content_filter_results":{"hate":{"filtered":false,"severity":"safe"}}}]}`+"\n\n")
+	}
 	say(`{"role":"assistant","content":""}`, "null")
 	if useTool {
 		say(fmt.Sprintf(`{"tool_calls":[{"index":0,"id":"call_1","type":"function","function":{"name":%q,"arguments":""}}]}`, in.Tools[0].Function.Name), "null")

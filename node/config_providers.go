@@ -1,0 +1,119 @@
+package node
+
+import (
+	"io"
+	"net/url"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+
+	"creto.dev"
+	"creto.dev/inference"
+	"creto.dev/inference/provider"
+)
+
+// AzureProviderConfig is what ProviderAzure needs beside an address. Without an
+// API key, an application of Entra ID asks for tokens.
+type AzureProviderConfig struct {
+	// APIVersion is a date, or "v1"; "" means provider.DefaultAzureVersion.
+	APIVersion string `toml:"api_version"`
+	// Deployments are names of deployments by model; a model that is not here is
+	// the name of one.
+	Deployments map[string]string `toml:"deployments"`
+	// TenantID, ClientID and ClientSecret are the application.
+	TenantID     string       `toml:"tenant_id"`
+	ClientID     string       `toml:"client_id"`
+	ClientSecret creto.Secret `toml:"client_secret"`
+	// TokenURL and TokenScope are for other clouds than the public one.
+	TokenURL   string `toml:"token_url"`
+	TokenScope string `toml:"token_scope"`
+}
+
+// entra is the application; zero without one.
+func (c AzureProviderConfig) entra() provider.EntraConfig {
+	return provider.EntraConfig{TenantID: c.TenantID, ClientID: c.ClientID, ClientSecret: c.ClientSecret, TokenURL: c.TokenURL, Scope: c.TokenScope}
+}
+
+// newModel returns the client of a provider's dialect.
+func newModel(p ProviderConfig, c provider.Config) (interface {
+	inference.Model
+	io.Closer
+}, error) {
+	switch p.Kind {
+	case ProviderAnthropic:
+		return provider.NewAnthropic(provider.AnthropicConfig{Config: c, MaxTokens: int64(p.MaxTokens)})
+	case ProviderAzure:
+		return provider.NewAzure(provider.AzureConfig{Config: c, APIVersion: p.Azure.APIVersion, Deployments: p.Azure.Deployments, Entra: p.Azure.entra()})
+	default:
+		return provider.NewOpenAI(c)
+	}
+}
+
+// providerKind checks what one kind of provider alone has.
+func (k *configChecker) providerKind(key string, p ProviderConfig) {
+	for _, only := range []struct {
+		kind, section string
+		used          bool
+	}{
+		{ProviderAzure, "azure", !reflect.ValueOf(p.Azure).IsZero()},
+	} {
+		if only.used && p.Kind != only.kind {
+			k.addf(key+"."+only.section, "only for kind %q", only.kind)
+		}
+	}
+	if p.Kind == ProviderAzure {
+		k.azure(key, p)
+	}
+}
+
+var (
+	azureVersion    = regexp.MustCompile(`^(v1|[0-9]{4}-[0-9]{2}-[0-9]{2}(-preview)?)$`)
+	azureDeployment = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$`)
+)
+
+func (k *configChecker) azure(key string, p ProviderConfig) {
+	c, section := p.Azure, key+".azure"
+	if c.APIVersion != "" && !azureVersion.MatchString(c.APIVersion) {
+		k.addf(section+".api_version", "%q is neither v1 nor a date such as %s", c.APIVersion, provider.DefaultAzureVersion)
+	}
+	for model, name := range c.Deployments {
+		if model == "" || !azureDeployment.MatchString(name) {
+			k.addf(section+".deployments", "%q is no name of a deployment", name)
+		}
+	}
+	application := !reflect.ValueOf(c.entra()).IsZero()
+	switch {
+	case !application && p.APIKey.IsZero():
+		k.addf(key+".api_key", "required, or an application of Entra ID in azure")
+		return
+	case !application:
+		return
+	case !p.APIKey.IsZero():
+		k.addf(key+".api_key", "not beside an application of Entra ID")
+	}
+	if c.ClientID == "" {
+		k.addf(section+".client_id", "required for an application of Entra ID")
+	}
+	if c.ClientSecret.IsZero() {
+		k.addf(section+".client_secret", "required for an application of Entra ID")
+	}
+	k.tokenURL(section+".token_url", c.TokenURL)
+	if c.TokenURL == "" && (c.TenantID == "" || strings.ContainsAny(c.TenantID, "/?#%")) {
+		k.addf(section+".tenant_id", "required for an application of Entra ID, unless token_url is there")
+	}
+}
+
+// tokenURL checks the address of a token endpoint, which may be absent.
+func (k *configChecker) tokenURL(key, address string) {
+	if address == "" {
+		return
+	}
+	u, err := url.Parse(address)
+	switch {
+	case err != nil || !slices.Contains([]string{"http", "https"}, u.Scheme) || u.Host == "" || u.User != nil || u.Fragment != "":
+		k.addf(key, "not an address such as https://login.example/token")
+	case inTheClear(u):
+		k.addf(key, "this would send credentials over http in the clear; use https")
+	}
+}

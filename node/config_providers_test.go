@@ -1,0 +1,59 @@
+package node_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"creto.dev/fault"
+	"creto.dev/node"
+)
+
+// TestProviderKinds holds what each kind of provider wants, and that it says so
+// at the key.
+func TestProviderKinds(t *testing.T) {
+	const (
+		azure = "kind = \"azure\"\nbase_url = \"https://x.openai.azure.com\"\n"
+		entra = "azure.client_id = \"c\"\nazure.client_secret = \"${SECRET}\"\n"
+		at    = "inference.providers[0]."
+	)
+	for _, tt := range []struct {
+		name, doc string
+		want      []string // problems, without their places; none if it is right
+	}{
+		{"azure with a key", azure + "api_key = \"${SECRET}\"\nazure.deployments = {\"gpt-4o\" = \"prod-4o\", gpt = \"b\"}\nazure.api_version = \"2025-04-01-preview\"", nil},
+		{"azure with entra", azure + entra + "azure.tenant_id = \"t\"", nil},
+		{"azure with its own cloud", azure + entra + "azure.token_url = \"https://login.microsoftonline.us/t/oauth2/v2.0/token\"\nazure.token_scope = \"s\"", nil},
+		{"azure as a table", azure + "api_key = \"${SECRET}\"\n[inference.providers.azure]\napi_version = \"v1\"\n[inference.providers.azure.deployments]\n\"gpt-4o\" = \"a\"", nil},
+		{"azure without", azure, []string{at + "api_key: required, or an application of Entra ID in azure"}},
+		{"azure with both", azure + entra + "azure.tenant_id = \"t\"\napi_key = \"${SECRET}\"", []string{at + "api_key: not beside an application of Entra ID"}},
+		{"azure with half", azure + "azure.tenant_id = \"a/b\"\nazure.token_scope = \"s\"", []string{
+			at + "azure.client_id: required for an application of Entra ID", at + "azure.client_secret: required for an application of Entra ID",
+			at + "azure.tenant_id: required for an application of Entra ID, unless token_url is there",
+		}},
+		{"azure in the clear", azure + entra + "azure.token_url = \"http://login.example/token\"", []string{at + "azure.token_url: this would send credentials over http in the clear; use https"}},
+		{"azure of odd names", azure + "api_key = \"${SECRET}\"\nazure.api_version = \"latest\"\nazure.deployments = {a = \"../b\"}", []string{
+			at + `azure.api_version: "latest" is neither v1 nor a date such as 2024-10-21`, at + `azure.deployments: "../b" is no name of a deployment`,
+		}},
+		{"azure for others", "base_url = \"https://x/v1\"\nazure.api_version = \"v1\"", []string{at + `azure: only for kind "azure"`}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := node.ParseConfig("c.toml", []byte("[[inference.providers]]\nname = \"p\"\n"+tt.doc), env("SECRET", planted))
+			if (err != nil) != (tt.want != nil) || err != nil && !errors.Is(err, fault.InvalidArgument) {
+				t.Fatalf("error = %v, want %q", err, tt.want)
+			}
+			if err == nil {
+				return
+			}
+			message := fault.Message(err)
+			for _, want := range tt.want {
+				if !strings.Contains(message, ": "+want) {
+					t.Errorf("%s\nlacks %q", message, want)
+				}
+			}
+			if n := strings.Count(message, "\n") + 1; n != len(tt.want) || strings.Contains(message, planted) {
+				t.Errorf("%d problems, want %d, and no secret:\n%s", n, len(tt.want), message)
+			}
+		})
+	}
+}
