@@ -54,6 +54,9 @@ type Policy struct {
 	// Attempts is how often the call is made at most, the first included
 	// . 0 means DefaultAttempts; 1 means no retry.
 	Attempts int
+	// Again, if any, is asked whether another attempt shall follow one that failed
+	// with err, where one could. It is quick, and safe for concurrent use.
+	Again func(attempt int, err error) bool
 	// InitialDelay is the upper bound of the wait before the second attempt; it
 	// doubles with each further one. 0 means DefaultInitialDelay.
 	InitialDelay time.Duration
@@ -252,6 +255,9 @@ func try[T any](ctx context.Context, limit time.Duration, fn func(context.Contex
 // next reports whether another attempt follows err, and after what wait.
 func (p Policy) next(ctx context.Context, o Operation, attempt int, err error) (retry bool, wait time.Duration) {
 	if !o.repeatable || attempt >= p.attempts() || !fault.Retryable(err) || ctx.Err() != nil || p.Breaker.State() == Open {
+		return false, 0
+	}
+	if p.Again != nil && !p.Again(attempt, err) {
 		return false, 0
 	}
 	initial, limit := p.delays()

@@ -169,6 +169,12 @@ func (g *Gate) Do(ctx context.Context, c *Caller, action creto.Action, act Act) 
 	return g.do(ctx, &pass{gate: g, caller: c, action: action}, act)
 }
 
+// DoDecided is Do for an act that is told what allowed it.
+func (g *Gate) DoDecided(ctx context.Context, c *Caller, action creto.Action, act func(context.Context, authz.Decision) (Result, error)) (audit.RecordID, error) {
+	p := &pass{gate: g, caller: c, action: action}
+	return g.do(ctx, p, func(ctx context.Context) (Result, error) { return act(ctx, p.decision) })
+}
+
 // do is Do for a pass that its act may look at.
 func (g *Gate) do(ctx context.Context, p *pass, act Act) (audit.RecordID, error) {
 	ended := false

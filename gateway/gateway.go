@@ -20,6 +20,10 @@ import (
 // lost, so that it attaches to the first.
 const IdempotencyHeader = "Creto-Idempotency-Key"
 
+// ClassificationHeader says how confidential a model request is. It adds to what the
+// configuration knows of its agent, and never takes away from that.
+const ClassificationHeader = "Creto-Classification"
+
 // MaxBodyBytes bounds a request's body, which is held in memory until the
 // request is over; what one agent may hold at a time is in load.go.
 const MaxBodyBytes = 32 << 20
@@ -53,15 +57,15 @@ type Authenticate func(r *http.Request) (Origin, error)
 type Gateway struct {
 	cfg       Config
 	gate      *gate.Gate
-	models    []inference.Model
+	models    inference.Router
 	transport *http.Transport
 	dialer    *dialer
 	load      *load
 	injected  map[string][]Credential // by host
 }
 
-// New returns a gateway onto g. models are asked in their order.
-func New(cfg Config, g *gate.Gate, models []inference.Model) *Gateway {
+// New returns a gateway onto g. models has models answer.
+func New(cfg Config, g *gate.Gate, models inference.Router) *Gateway {
 	if cfg.Timeout == 0 {
 		cfg.Timeout = 10 * time.Minute
 	}

@@ -13,6 +13,7 @@ import (
 
 	"creto.dev"
 	"creto.dev/audit"
+	"creto.dev/authz"
 	"creto.dev/fault"
 	"creto.dev/gate"
 	"creto.dev/inference"
@@ -40,11 +41,11 @@ func (g *Gateway) model(w http.ResponseWriter, r *http.Request, authenticate Aut
 
 // answer is OpenAI's POST /v1/chat/completions and Anthropic's POST /v1/messages.
 func (g *Gateway) answer(w *startedWriter, r *http.Request, v *visit, d dialect) error {
-	return g.call(w, r, v, d, "", func(ctx context.Context, m inference.Model, request inference.Request, stream bool) (gate.Result, error) {
+	return g.call(w, r, v, d, "", func(ctx context.Context, request inference.Request, stream bool) (*inference.Usage, error) {
 		if stream {
-			return g.stream(ctx, w, d, m, request)
+			return g.stream(ctx, w, d, request)
 		}
-		return g.complete(ctx, w, d, m, request)
+		return g.complete(ctx, w, d, request)
 	})
 }
 
@@ -52,23 +53,18 @@ func (g *Gateway) answer(w *startedWriter, r *http.Request, v *visit, d dialect)
 // is asked: a guess would be taken for a count.
 func (g *Gateway) count(w *startedWriter, r *http.Request, v *visit, d dialect) error {
 	const op fault.Op = "gateway.count"
-	return g.call(w, r, v, d, countOperation, func(ctx context.Context, m inference.Model, request inference.Request, _ bool) (gate.Result, error) {
-		none := result(m, inference.Usage{})
-		counter, ok := m.(inference.TokenCounter)
-		if !ok {
-			return none, fault.New(op, fault.InferenceNotSupported, "provider %s does not count tokens", m.ID())
-		}
-		n, err := counter.CountTokens(ctx, request)
+	return g.call(w, r, v, d, countOperation, func(ctx context.Context, request inference.Request, _ bool) (*inference.Usage, error) {
+		n, err := g.models.CountTokens(ctx, request)
 		if err != nil {
-			return none, err
+			return nil, err
 		}
 		data, err := json.Marshal(struct {
 			InputTokens int64 `json:"input_tokens"`
 		}{n})
 		if err != nil {
-			return none, fault.Wrap(op, err)
+			return &inference.Usage{}, fault.Wrap(op, err)
 		}
-		return none, w.whole(data)
+		return &inference.Usage{}, w.whole(data)
 	})
 }
 
@@ -76,8 +72,9 @@ func (g *Gateway) count(w *startedWriter, r *http.Request, v *visit, d dialect) 
 // provider sees the prompt, and answers nothing.
 const countOperation = "count_tokens"
 
-// call decides on one call of a model, and has act make it if that is permitted.
-func (g *Gateway) call(w *startedWriter, r *http.Request, v *visit, d dialect, operation string, act func(context.Context, inference.Model, inference.Request, bool) (gate.Result, error)) error {
+// call decides on one call of a model, and has act make it if that is permitted. act
+// returns what was used, also with an error; nil is nothing.
+func (g *Gateway) call(w *startedWriter, r *http.Request, v *visit, d dialect, operation string, act func(context.Context, inference.Request, bool) (*inference.Usage, error)) error {
 	body, err := v.body(w, r)
 	if err != nil {
 		return err
@@ -92,8 +89,13 @@ func (g *Gateway) call(w *startedWriter, r *http.Request, v *visit, d dialect, o
 	if err != nil {
 		return err
 	}
+	class, err := classification(r.Header)
+	if err != nil {
+		return err
+	}
+	var served inference.Served
 	request.Metadata = inference.RequestMetadata{
-		Sandbox: v.Sandbox, Agent: v.agent, TraceID: creto.TraceOf(r.Context()), IdempotencyKey: v.key,
+		Sandbox: v.Sandbox, Agent: v.agent, TraceID: creto.TraceOf(r.Context()), IdempotencyKey: v.key, Classification: class, Served: &served,
 	}
 	facts := map[string]any{"stream": stream, "messages": int64(len(request.Messages)), "tools": int64(len(request.Tools)), "max_tokens": request.MaxTokens}
 	if operation != "" {
@@ -101,48 +103,62 @@ func (g *Gateway) call(w *startedWriter, r *http.Request, v *visit, d dialect, o
 		// Consent to this is no consent to the same prompt's answer.
 		args = slices.Concat([]byte(`{"`+operation+`":`), args, []byte("}"))
 	}
-	_, err = g.gate.Do(r.Context(), v.Caller, creto.Action{
+	if class != "" {
+		facts["classification"] = string(class)
+	}
+	_, err = g.gate.DoDecided(r.Context(), v.Caller, creto.Action{
 		Name: creto.CallModel, Resource: creto.Resource{Type: "Model", ID: request.Model}, Args: args, Context: facts,
 		IdempotencyKey: v.key, Sandbox: v.Sandbox, Isolation: v.Isolation,
-	}, v.inForce(func(ctx context.Context) (gate.Result, error) {
-		ctx, cancel := context.WithTimeout(ctx, g.cfg.Timeout)
-		defer cancel()
-		model, err := g.pick(request.Model)
-		if err != nil {
-			return gate.Result{}, err
+	}, func(ctx context.Context, allowed authz.Decision) (gate.Result, error) {
+		for _, policy := range allowed.Policies {
+			request.Metadata.Policies = append(request.Metadata.Policies, policy.ID)
 		}
-		return act(ctx, model, request, stream)
-	}))
+		return v.inForce(func(ctx context.Context) (gate.Result, error) {
+			ctx, cancel := context.WithTimeout(ctx, g.cfg.Timeout)
+			defer cancel()
+			used, err := act(ctx, request, stream)
+			return result(&request, used), err
+		})(ctx)
+	})
 	return err
 }
 
-// pick returns the first provider that serves a model.
-func (g *Gateway) pick(name string) (inference.Model, error) {
-	const op fault.Op = "gateway.pick"
-	if len(g.models) == 0 {
-		return nil, fault.New(op, fault.InferenceModelNotFound, "no model provider is configured; add one under [[inference.providers]]")
+// classification returns what a request says of itself.
+//
+// Errors: InvalidArgument (Permanent) for what is no name, or more than one.
+func classification(h http.Header) (inference.Classification, error) {
+	values := h.Values(ClassificationHeader)
+	if len(values) == 0 {
+		return "", nil
 	}
-	for _, m := range g.models {
-		if slices.ContainsFunc(m.Capabilities().Models, func(pattern string) bool { return matches(pattern, name) }) {
-			return m, nil
-		}
+	class := inference.Classification(values[0])
+	if err := class.Validate(); err != nil || len(values) > 1 {
+		return "", fault.New("gateway.classification", fault.InvalidArgument, "%s: one classification is expected, such as %s", ClassificationHeader, inference.ClassificationInternal)
 	}
-	return nil, fault.New(op, fault.InferenceModelNotFound, "no configured provider serves the model %q", name)
+	return class, nil
 }
 
-func matches(pattern, name string) bool {
-	if prefix, ok := strings.CutSuffix(pattern, "*"); ok {
-		return strings.HasPrefix(name, prefix)
+// result is what a record says of a call.
+func result(request *inference.Request, used *inference.Usage) gate.Result {
+	served := request.Metadata.Served
+	r := gate.Result{Detail: map[string]string{"provider": served.Provider}}
+	if served.Provider == "" {
+		delete(r.Detail, "provider")
 	}
-	return pattern == name
-}
-
-func result(m inference.Model, u inference.Usage) gate.Result {
-	r := gate.Result{
-		Usage:  &audit.Usage{PromptTokens: u.PromptTokens, CompletionTokens: u.CompletionTokens, Estimated: u.Estimated},
-		Detail: map[string]string{"provider": m.ID()},
+	if served.Model != "" && served.Model != request.Model {
+		r.Detail["model"] = served.Model
 	}
-	for name, n := range map[string]int64{"cached_tokens": u.CachedTokens, "cache_write_tokens": u.CacheWriteTokens, "reasoning_tokens": u.ReasoningTokens} {
+	if served.Attempts > 1 {
+		r.Detail["attempts"] = strconv.Itoa(served.Attempts)
+	}
+	if class := request.Metadata.Classification; class != "" {
+		r.Detail["classification"] = string(class)
+	}
+	if used == nil {
+		return r
+	}
+	r.Usage = &audit.Usage{PromptTokens: used.PromptTokens, CompletionTokens: used.CompletionTokens, Estimated: used.Estimated}
+	for name, n := range map[string]int64{"cached_tokens": used.CachedTokens, "cache_write_tokens": used.CacheWriteTokens, "reasoning_tokens": used.ReasoningTokens} {
 		if n > 0 {
 			r.Detail[name] = strconv.FormatInt(n, 10)
 		}
@@ -150,17 +166,16 @@ func result(m inference.Model, u inference.Usage) gate.Result {
 	return r
 }
 
-func (g *Gateway) complete(ctx context.Context, w *startedWriter, d dialect, m inference.Model, r inference.Request) (gate.Result, error) {
-	response, err := m.Complete(ctx, r)
+func (g *Gateway) complete(ctx context.Context, w *startedWriter, d dialect, r inference.Request) (*inference.Usage, error) {
+	response, err := g.models.Complete(ctx, r)
 	if err != nil {
-		return gate.Result{Detail: map[string]string{"provider": m.ID()}}, err
+		return nil, err
 	}
-	used := result(m, response.Usage)
 	data, err := d.answer(response)
 	if err != nil {
-		return used, err
+		return &response.Usage, err
 	}
-	return used, w.whole(data)
+	return &response.Usage, w.whole(data)
 }
 
 // whole sends an answer that is complete.
@@ -175,11 +190,12 @@ const eventStream = "text/event-stream"
 
 // stream passes pieces on as they come. What was said before an error, or
 // before the caller went away, is metered (B-24).
-func (g *Gateway) stream(ctx context.Context, w *startedWriter, d dialect, m inference.Model, r inference.Request) (gate.Result, error) {
+func (g *Gateway) stream(ctx context.Context, w *startedWriter, d dialect, r inference.Request) (*inference.Usage, error) {
 	const op fault.Op = "gateway.stream"
-	s, err := m.CompleteStream(ctx, r)
+	used := func(u inference.Usage) *inference.Usage { return &u }
+	s, err := g.models.CompleteStream(ctx, r)
 	if err != nil {
-		return gate.Result{Detail: map[string]string{"provider": m.ID()}}, err
+		return nil, err
 	}
 	defer func() { _ = s.Close() }()
 	w.Header().Set("Content-Type", eventStream)
@@ -196,13 +212,13 @@ func (g *Gateway) stream(ctx context.Context, w *startedWriter, d dialect, m inf
 			data, err = events.chunk(chunk, s.Usage)
 		}
 		if err != nil {
-			return result(m, s.Usage()), fault.Wrap(op, err)
+			return used(s.Usage()), fault.Wrap(op, err)
 		}
 		if len(data) > 0 {
 			err = w.send(data)
 		}
 		if over || err != nil {
-			return result(m, s.Usage()), err
+			return used(s.Usage()), err
 		}
 	}
 }
@@ -235,9 +251,11 @@ func (g *Gateway) list(w http.ResponseWriter, r *http.Request, authenticate Auth
 		First   *string `json:"first_id"`
 		Last    *string `json:"last_id"`
 	}{Object: "list", Data: []entry{}}
-	for _, m := range g.models {
+	seen := map[string]bool{}
+	for _, m := range append(g.models.Providers(), g.models) { // last what routes alone name
 		for _, name := range m.Capabilities().Models {
-			if !strings.HasSuffix(name, "*") {
+			if !strings.HasSuffix(name, "*") && !seen[name] {
+				seen[name] = true
 				answer.Data = append(answer.Data, entry{ID: name, Object: "model", OwnedBy: m.ID(), Type: "model", Name: name, Created: time.Unix(0, 0).UTC()})
 			}
 		}

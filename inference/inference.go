@@ -7,14 +7,17 @@
 // travels untouched in Extra, to a provider of the same [Dialect]. Numbers that
 // records hold are integers or decimal text, never binary fractions (B-58).
 //
-// Every call is attributed by its [RequestMetadata]. Nothing here retries, falls
-// back or routes: a Model makes one call to one place.
+// Every call is attributed by its [RequestMetadata]. A Model makes one call to one
+// place, and neither retries nor falls back; a [Router] is the Model that does.
 package inference
 
 import (
 	"context"
+	"errors"
+	"strings"
 
 	"creto.dev"
+	"creto.dev/fault"
 )
 
 // Model is one provider of models. Safe for concurrent use.
@@ -46,9 +49,10 @@ type Model interface {
 	// InferenceNotSupported (Permanent).
 	Complete(ctx context.Context, r Request) (Response, error)
 
-	// CompleteStream begins an answer. Its errors are those of Complete: a
-	// refusal comes from here, before the first piece. The stream ends with ctx;
-	// the caller must Close it. It does not change r.
+	// CompleteStream begins an answer, and may wait for its first piece. Its
+	// errors are those of Complete: a refusal comes from here, before the first
+	// piece. The stream ends with ctx; the caller must Close it. It does not
+	// change r.
 	CompleteStream(ctx context.Context, r Request) (Stream, error)
 
 	// Embed returns one vector for each input, in order.
@@ -59,6 +63,27 @@ type Model interface {
 
 	// Health asks the provider whether it answers, without spending tokens.
 	Health(ctx context.Context) error
+}
+
+// ErrKeyRefused is in the chain of an error of a [Model] whose provider refused its
+// key, which says nothing of the request. It does not cross a wire.
+var ErrKeyRefused = errors.New("the provider refused the key")
+
+// Router is a [Model] that has others answer: for each request it chooses among
+// them, tries again and falls back. What it may not do is in RequestMetadata: a
+// request never reaches a provider that its classification forbids (R-INF-37), and
+// is tried nowhere else once its answer began (B-24) or where the failure was an
+// answer (B-27). It fills in RequestMetadata.Served.
+//
+// Errors: those of the provider that was tried first, joined with those of the
+// others; InferenceModelNotFound (Permanent) if none may serve the model;
+// InferenceNotSupported (Permanent) of CountTokens if who would answer does not
+// count.
+type Router interface {
+	TokenCounter
+
+	// Providers returns those that it chooses from, in their order.
+	Providers() []Model
 }
 
 // TokenCounter is a [Model] whose provider counts the tokens of a prompt without
@@ -106,8 +131,8 @@ type Capabilities struct {
 	MaxContextTokens int
 	// Models are names, or prefixes followed by *.
 	Models []string
-	// Classifications are those that may be sent there; empty means that none
-	// was named, which allows only data that is classified as public.
+	// Classifications are those that may be sent there, and no other; empty
+	// leaves it to the router.
 	Classifications []Classification
 	// Region says where the data goes, such as "eu-west-1" or "local".
 	Region string
@@ -124,6 +149,16 @@ const (
 	ClassificationRestricted Classification = "restricted"
 )
 
+// Validate reports whether c is a name: 1 to 63 of a-z, 0-9, '-', '_' and '.'.
+//
+// Errors: InvalidArgument (Permanent).
+func (c Classification) Validate() error {
+	if (creto.ID{TrustDomain: "x", Tenant: "x", Kind: creto.KindWorkload, Name: string(c)}).Validate() != nil {
+		return fault.New("inference.Classification.Validate", fault.InvalidArgument, "%.64q is no classification; use a-z, 0-9, '-', '_' and '.'", c)
+	}
+	return nil
+}
+
 // RequestMetadata says on whose account a call is made (R-INF-8). It is for this
 // side; a provider sees the idempotency key only.
 type RequestMetadata struct {
@@ -135,8 +170,34 @@ type RequestMetadata struct {
 	TraceID string
 	// IdempotencyKey makes a repeated request recognisable, or is "".
 	IdempotencyKey string
-	// Classification is of everything in the request.
+	// Policies are the ids of the policies that permitted the call.
+	Policies []string
+	// Classification is what the request says of itself. It adds to what is known
+	// of its agent, and never takes away from that.
 	Classification Classification
+	// Served is filled in by a [Router] before its method returns, also with an
+	// error; nil if nobody wants to know.
+	Served *Served
+}
+
+// Served says who answered a request.
+type Served struct {
+	// Provider is the ID of who answered, or else of who was tried last; "" if
+	// nobody was.
+	Provider string
+	// Model is what it was asked for.
+	Model string
+	// Attempts is how many calls were made, of all providers.
+	Attempts int
+}
+
+// Match reports whether a pattern, which is a name, or a prefix followed by *, is of
+// name.
+func Match(pattern, name string) bool {
+	if prefix, ok := strings.CutSuffix(pattern, "*"); ok {
+		return strings.HasPrefix(name, prefix)
+	}
+	return pattern == name
 }
 
 // EmbedRequest asks for vectors.

@@ -55,6 +55,8 @@ type Config struct {
 	// MaxResponseBytes bounds an answer, decompressed. 0 means
 	// DefaultMaxResponseBytes.
 	MaxResponseBytes int64
+	// Local has connections made to BaseURL's host and port alone, by no proxy.
+	Local bool
 	// Transport makes the connections. nil means one of its own.
 	Transport http.RoundTripper
 }
@@ -98,9 +100,13 @@ func newClient(op fault.Op, c Config, others ...error) (*client, error) {
 	}
 	if c.Transport == nil {
 		dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
+		dial, proxy := dialer.DialContext, http.ProxyFromEnvironment
+		if c.Local {
+			dial, proxy = only(base, dial), nil
+		}
 		c.Transport = &http.Transport{
-			Proxy:                  http.ProxyFromEnvironment,
-			DialContext:            dialer.DialContext,
+			Proxy:                  proxy,
+			DialContext:            dial,
 			ForceAttemptHTTP2:      true,
 			TLSHandshakeTimeout:    10 * time.Second,
 			MaxIdleConns:           256,
@@ -114,6 +120,28 @@ func newClient(op fault.Op, c Config, others ...error) (*client, error) {
 		// A redirect would carry prompts, and on one host the key, elsewhere.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}, nil
+}
+
+// only returns a dial that leads to base and nowhere else, whatever a proxy, a
+// redirect or a later mistake asks it for.
+func only(base *url.URL, dial func(context.Context, string, string) (net.Conn, error)) func(context.Context, string, string) (net.Conn, error) {
+	port := base.Port()
+	if port == "" {
+		port = base.Scheme // a service's name is its port's
+	}
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		host, asked, err := net.SplitHostPort(address)
+		if err != nil || !strings.EqualFold(host, base.Hostname()) || !samePort(ctx, network, asked, port) {
+			return nil, fault.New("provider.dial", fault.PermissionDenied, "%q is not the address of this provider, which is local", address)
+		}
+		return dial(ctx, network, address)
+	}
+}
+
+func samePort(ctx context.Context, network, a, b string) bool {
+	x, errX := net.DefaultResolver.LookupPort(ctx, network, a)
+	y, errY := net.DefaultResolver.LookupPort(ctx, network, b)
+	return errX == nil && errY == nil && x == y
 }
 
 func (c Config) validate() (*url.URL, error) {
@@ -245,10 +273,20 @@ func (c *client) send(ctx context.Context, op fault.Op, method, path string, bod
 func (c *client) refusal(op fault.Op, resp *http.Response) error {
 	// What cannot be read says no more than the status does.
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBytes))
-	if resp.StatusCode == http.StatusUnauthorized && c.refused != nil {
-		c.refused()
+err := c.fault(op, resp.StatusCode, resp.Header, body)
+	switch resp.StatusCode {
+	case http.StatusUnauthorized, http.StatusPaymentRequired, http.StatusForbidden:
+		if c.refused != nil { // the next call gets another token
+			if resp.StatusCode == http.StatusUnauthorized {
+				c.refused()
+			}
+			return err
+		}
+		if errors.Is(err, fault.InferenceProviderError) {
+			return fault.Wrap(op, errors.Join(err, inference.ErrKeyRefused))
+		}
 	}
-	return c.fault(op, resp.StatusCode, resp.Header, body)
+	return err
 }
 
 // broken classifies the failure of a connection.

@@ -1,0 +1,216 @@
+package localinference
+
+import (
+	"cmp"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+
+	"creto.dev/fault"
+	"creto.dev/inference"
+)
+
+// query is what is asked, as far as it decides who answers.
+type query struct {
+	model    string
+	metadata *inference.RequestMetadata
+	streamed bool
+	alone    bool // nobody else may answer
+	// input is an estimate of the prompt's tokens, and output a bound of the
+	// answer's; 0 is none.
+	input, output int64
+	// known is the classification of the agent, and said that of the request.
+	known, said inference.Classification
+}
+
+func ask(r inference.Request, streamed bool) query {
+	return query{
+		model: r.Model, metadata: &r.Metadata, streamed: streamed,
+		input: inference.EstimateTokens(r.SizeBytes()), output: cmp.Or(r.MaxTokens, assumedAnswer),
+	}
+}
+
+// route is a Route whose texts were read.
+type route struct {
+	Route
+	maxCost rate
+}
+
+func (r *Router) compile(i int, c Route) route {
+	c.Name = cmp.Or(c.Name, fmt.Sprintf("routes[%d]", i))
+	c.MaxLatencyMS = cmp.Or(c.MaxLatencyMS, r.cfg.MaxLatencyMS)
+	return route{c, mustRate(cmp.Or(c.MaxCostPerToken, r.cfg.MaxCostPerToken), perToken)}
+}
+
+// matches reports whether a request takes the route.
+func (rt *route) matches(r *Router, q *query) bool {
+	if len(rt.Models) > 0 && !slices.ContainsFunc(rt.Models, func(p string) bool { return inference.Match(p, q.model) }) {
+		return false
+	}
+	if len(rt.Agents) > 0 && !r.isAgent(rt.Agents, q.metadata.Agent) {
+		return false
+	}
+	if len(rt.Policies) > 0 && !slices.ContainsFunc(q.metadata.Policies, func(id string) bool {
+		return slices.ContainsFunc(rt.Policies, func(p string) bool { return inference.Match(p, id) })
+	}) {
+		return false
+	}
+	return len(rt.Classifications) == 0 || slices.Contains(rt.Classifications, q.known) || slices.Contains(rt.Classifications, q.said)
+}
+
+// candidate is a provider that may be asked, or skipped for a reason.
+type candidate struct {
+	*provider
+	model   string
+	weight  int
+	cost    cost
+	skipped reason
+}
+
+// plan is who is asked, in order.
+type plan struct {
+	route      string
+	strategy   Strategy
+	candidates []candidate
+	skipped    []candidate // only where somebody wants to know
+}
+
+// plan chooses for a request. It never asks anybody. Those that are not asked are
+// listed only if why is true.
+func (r *Router) plan(q *query, why bool) plan {
+	q.known, q.said = r.classify(q.metadata.Agent), q.metadata.Classification
+	rt := route{Route: Route{Strategy: r.cfg.Strategy, MaxLatencyMS: r.cfg.MaxLatencyMS}, maxCost: r.maxCost}
+	for i := range r.routes {
+		if r.routes[i].matches(r, q) {
+			rt = r.routes[i]
+			break
+		}
+	}
+	if len(rt.Targets) == 0 && rt.Strategy == "" {
+		rt.Strategy = r.cfg.Strategy
+	}
+	p := plan{route: rt.Name, strategy: rt.Strategy, candidates: make([]candidate, 0, max(len(r.providers), len(rt.Targets)))}
+	offer := func(c candidate) {
+		c.skipped = cmp.Or(c.skipped, r.forbids(c.provider, rt.Strategy, q))
+		if c.skipped == "" {
+			p.candidates = append(p.candidates, c)
+		} else if why {
+			p.skipped = append(p.skipped, c)
+		}
+	}
+	if len(rt.Targets) == 0 {
+		for _, known := range r.providers {
+			c := candidate{provider: known, model: q.model}
+			if !known.serves(q.model) {
+				c.skipped = notServed
+			}
+			offer(c)
+		}
+	}
+	for _, t := range rt.Targets {
+		i := slices.IndexFunc(r.providers, func(known *provider) bool { return known.id == t.Provider })
+		if i < 0 {
+			// Under local_only those of the cloud were never made.
+			if why {
+				p.skipped = append(p.skipped, candidate{provider: &provider{id: t.Provider}, model: cmp.Or(t.Model, q.model), skipped: notConfigured})
+			}
+			continue
+		}
+		offer(candidate{provider: r.providers[i], model: cmp.Or(t.Model, q.model), weight: t.Weight})
+	}
+	dropped := r.order(&rt, q, &p)
+	if why {
+		p.skipped = append(p.skipped, dropped...)
+	}
+	return p
+}
+
+// serves reports whether a provider has a model of that name.
+func (p *provider) serves(name string) bool {
+	return slices.ContainsFunc(p.capabilities.Models, func(pattern string) bool { return inference.Match(pattern, name) })
+}
+
+// draw moves those with weights to the front: each is first in as many cases as its
+// share says.
+func draw(list []candidate) {
+	sum := 0
+	for _, c := range list {
+		sum += c.weight
+	}
+	for at := 0; sum > 0; at++ {
+		n := rand.IntN(sum)
+		i := at
+		for n >= list[i].weight {
+			n -= list[i].weight
+			i++
+		}
+		drawn := list[i]
+		sum -= drawn.weight
+		copy(list[at+1:i+1], list[at:i])
+		list[at] = drawn
+	}
+}
+
+// refusal is the answer to a request that nobody may serve.
+func (r *Router) refusal(op fault.Op, q *query) error {
+	if len(r.providers) == 0 {
+		return fault.New(op, fault.InferenceModelNotFound, "no model provider is configured; add one under [[inference.providers]]")
+	}
+	p := r.plan(q, true)
+	for _, c := range p.skipped {
+		if c.skipped != notServed {
+			return fault.New(op, fault.InferenceModelNotFound, "no provider may serve the model %q: %s: %s", q.model, c.id, c.skipped)
+		}
+	}
+	return fault.New(op, fault.InferenceModelNotFound, "no configured provider serves the model %q", q.model)
+}
+
+// Choice is one line of an explanation.
+type Choice struct {
+	Provider string `json:"provider"`
+	Model    string `json:"model"`
+	Local    bool   `json:"local"`
+	// Skipped says why it is not asked; "" if it is.
+	Skipped string `json:"skipped,omitempty"`
+	// Cost is an estimate in US dollars, and P95MS what answers took of late, where
+	// the strategy looks at them and they are known.
+	Cost  string `json:"cost,omitempty"`
+	P95MS int64  `json:"p95_ms,omitempty"`
+	// Circuit is the state of the provider's breaker.
+	Circuit string `json:"circuit,omitempty"`
+}
+
+// Explanation says who would be asked for a request, in order, and who not.
+type Explanation struct {
+	Route    string   `json:"route,omitempty"`
+	Strategy Strategy `json:"strategy,omitempty"`
+	// Classification is what is known of the agent.
+	Classification inference.Classification `json:"classification,omitempty"`
+	Choices        []Choice                 `json:"choices"`
+}
+
+// Explain says who would be asked for r, and asks nobody. Where weights are drawn,
+// or a strategy explores, the next request may differ.
+func (r *Router) Explain(request inference.Request) Explanation {
+	q := ask(request, false)
+	p := r.plan(&q, true)
+	e := Explanation{Route: p.route, Strategy: p.strategy, Classification: q.known, Choices: []Choice{}}
+	for _, c := range slices.Concat(p.candidates, p.skipped) {
+		line := Choice{Provider: c.id, Model: c.model, Local: c.local, Skipped: string(c.skipped)}
+		if c.breaker != nil {
+			line.Circuit = string(c.breaker.State())
+		}
+		switch p.strategy {
+		case CostOptimized:
+			if c.cost.known {
+				line.Cost = c.cost.String()
+			}
+		case LatencyOptimized:
+			if p95, ok := c.latency.p95(series{c.model, false}); ok {
+				line.P95MS = p95.Milliseconds()
+			}
+		}
+		e.Choices = append(e.Choices, line)
+	}
+	return e
+}
