@@ -110,7 +110,7 @@ func TestMessagesRefuse(t *testing.T) {
 func TestMessagesProviderFails(t *testing.T) {
 	refusal := func(status int, kind string) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Retry-After", "3")
+			w.Header().Set("Retry-After", "120") // longer than the router waits
 			w.WriteHeader(status)
 			_, _ = fmt.Fprintf(w, `{"type":"error","error":{"type":%q,"message":"planted"}}`, kind)
 		}
@@ -135,7 +135,7 @@ func TestMessagesProviderFails(t *testing.T) {
 				}
 				body, _ := io.ReadAll(response.Body)
 				if response.StatusCode != test.want || !strings.Contains(string(body), `"type":"`+want+`"`) || strings.Contains(string(body), "planted") ||
-					response.Header.Get("X-Should-Retry") != strconv.FormatBool(test.retry) || (response.Header.Get("Retry-After") == "3") != test.retry {
+					response.Header.Get("X-Should-Retry") != strconv.FormatBool(test.retry) || (response.Header.Get("Retry-After") == "120") != test.retry {
 					t.Errorf("%s, stream %s, upstream %d: %d %v %s", path, stream, test.status, response.StatusCode, response.Header, body)
 				}
 			}

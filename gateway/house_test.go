@@ -25,6 +25,7 @@ import (
 	"creto.dev/gate"
 	"creto.dev/gateway"
 	"creto.dev/inference"
+	"creto.dev/inference/localinference"
 	"creto.dev/internal/db/dbtest"
 	"creto.dev/internal/journal"
 	"creto.dev/metering"
@@ -121,7 +122,13 @@ func open(t testing.TB, cfg gateway.Config, models []inference.Model, allow ...s
 	h.desk, err = oversight.Open(ctx, oversight.Config{}, d, clock, h.log, h.authority.Groups, quiet)
 	check(err)
 	g := gate.New(h.authority, p, clock, authorizer, h.log, h.desk, quota)
-	h.gateway = gateway.New(cfg, g, models)
+	var providers []localinference.Provider
+	for _, m := range models {
+		providers = append(providers, localinference.Provider{Keys: []inference.Model{m}})
+	}
+	router, err := localinference.New(localinference.Config{}, providers, quiet)
+	check(err)
+	h.gateway = gateway.New(cfg, g, router)
 
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	logged := make(chan struct{})

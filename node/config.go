@@ -10,6 +10,8 @@ import (
 	"creto.dev/call"
 	"creto.dev/consensus/etcdconsensus"
 	"creto.dev/fault"
+	"creto.dev/inference"
+	"creto.dev/inference/localinference"
 	"creto.dev/login"
 	"creto.dev/pqc/kek"
 )
@@ -201,8 +203,14 @@ type SecretNameConfig struct {
 type InferenceConfig struct {
 	// Timeout bounds one model call, its stream included.
 	Timeout Duration `toml:"timeout"`
-	// Providers are asked in order: the first whose Models match is used.
+	// AttemptTimeout bounds an answer, or the wait for a stream's first piece, while
+	// there is another provider to ask. 0 means 3 minutes.
+	AttemptTimeout Duration `toml:"attempt_timeout"`
+	// Providers are asked in their order where nothing else is said, those whose
+	// Models match.
 	Providers []ProviderConfig `toml:"providers"`
+	// How one is chosen.
+	localinference.Config
 }
 
 // The values of ProviderConfig.Kind: what an upstream speaks, whoever it is.
@@ -223,8 +231,23 @@ type ProviderConfig struct {
 	BaseURL string `toml:"base_url"`
 	// APIKey is added on the way out; agents never see it. Optional.
 	APIKey creto.Secret `toml:"api_key"`
+	// APIKeys are several in its place, which share the calls; one that is limited
+	// or refused rests.
+	APIKeys []creto.Secret `toml:"api_keys"`
 	// Models are names, or prefixes followed by *; empty means every model.
 	Models []string `toml:"models"`
+	// Local says that what is sent there stays on machines of the operator's. No
+	// address is taken for that: a proxy on this machine may lead anywhere.
+	Local bool `toml:"local"`
+	// Classifications are those that may be sent there, and no other; empty leaves
+	// it to the strategy.
+	Classifications []inference.Classification `toml:"classifications"`
+	// Region says where the data goes; "" is not known, or "local".
+	Region string `toml:"region"`
+	// Context is how many tokens prompt and answer may have; 0 is not known.
+	Context int `toml:"context"`
+	// Concurrency is how many calls it may have at once; 0 is no bound.
+	Concurrency int `toml:"concurrency"`
 	// MaxTokens bounds an answer where the request does not, because Anthropic
 	// demands a bound; 0 means 4096. Only for ProviderAnthropic.
 	MaxTokens int `toml:"max_tokens"`
@@ -474,9 +497,15 @@ func Default() Config {
 		Oversight: OversightConfig{Timeout: Duration(30 * time.Minute)},
 		Runtime:   RuntimeConfig{Backend: BackendAuto},
 		Secrets:   SecretsConfig{Vault: SecretVaultConfig{AppRoleMount: "approle", Timeout: Duration(2 * time.Second), Attempts: 3}},
-		Inference: InferenceConfig{Timeout: Duration(10 * time.Minute)},
-		Log:       LogConfig{Level: "info", Format: "text"},
-		Audit:     PublicationConfig{Publish: PublishNone, PublishInterval: Duration(5 * time.Second)},
+		Inference: InferenceConfig{
+			Timeout: Duration(10 * time.Minute), AttemptTimeout: Duration(localinference.DefaultAttemptTimeout),
+			Config: localinference.Config{
+				Strategy: localinference.CloudFirst, FallbackToLocal: true,
+				LocalClassifications: []inference.Classification{inference.ClassificationRestricted},
+			},
+		},
+		Log:   LogConfig{Level: "info", Format: "text"},
+		Audit: PublicationConfig{Publish: PublishNone, PublishInterval: Duration(5 * time.Second)},
 		Integrations: IntegrationsConfig{
 			NHI:   nhi,
 			Authz: AuthzConfig{RemoteConfig: with(10, 3), CacheEnabled: true, CacheTTLSeconds: 60, CacheMaxEntries: 10_000},

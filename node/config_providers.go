@@ -84,12 +84,12 @@ func (k *configChecker) azure(key string, p ProviderConfig) {
 	}
 	application := !reflect.ValueOf(c.entra()).IsZero()
 	switch {
-	case !application && p.APIKey.IsZero():
+	case !application && p.APIKey.IsZero() && len(p.APIKeys) == 0:
 		k.addf(key+".api_key", "required, or an application of Entra ID in azure")
 		return
 	case !application:
 		return
-	case !p.APIKey.IsZero():
+	case !p.APIKey.IsZero() || len(p.APIKeys) > 0:
 		k.addf(key+".api_key", "not beside an application of Entra ID")
 	}
 	if c.ClientID == "" {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -107,7 +108,7 @@ func TestSpecifiedKeys(t *testing.T) {
 	if b := got.Breaker; b == nil || b.Threshold != 5 || b.Reset != 30*time.Second || got.Budget == nil || got.Validate() != nil {
 		t.Errorf("CallPolicy = %+v, %v, want the breaker of R-CFG-7 and R-CFG-8, and a budget", got, got.Validate())
 	}
-	if got.Breaker, got.Budget = nil, nil; got != want {
+	if got.Breaker, got.Budget = nil, nil; !reflect.DeepEqual(got, want) {
 		t.Errorf("CallPolicy = %+v, want %+v", got, want)
 	}
 	d.NHI.CircuitBreakerEnabled = false
@@ -126,11 +127,11 @@ func TestLoad(t *testing.T) {
 	want.Console.Origin = "https://creto.example:8443"
 	want.Identity = node.IdentityConfig{TrustDomain: "corp.example", Tenant: "acme", TokenTTL: node.Duration(5 * time.Minute)}
 	want.Egress.Hosts = map[string]string{"shop.test": "127.0.0.1:8080", "db.test:5432": "10.0.0.7:5432"}
-	want.Inference = node.InferenceConfig{Timeout: node.Duration(2 * time.Minute), Providers: []node.ProviderConfig{
+	want.Inference.Timeout, want.Inference.Providers = node.Duration(2*time.Minute), []node.ProviderConfig{
 		{Name: "openai", Kind: "openai", BaseURL: "https://api.openai.com/v1", APIKey: creto.NewSecret(planted), Models: []string{"gpt-*"}},
 		{Name: "claude", Kind: "anthropic", BaseURL: "https://api.anthropic.com/v1", Models: []string{"claude-*"}, MaxTokens: 8192},
 		{Name: "local", Kind: "openai", BaseURL: "http://localhost:11434/v1", Models: []string{"*"}},
-	}}
+	}
 	want.Log = node.LogConfig{Level: "debug", Format: "json"}
 	want.Integrations.NHI.Endpoint = "embedded://"
 	want.Integrations.NHI.TimeoutMS = 250

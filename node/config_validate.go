@@ -275,6 +275,10 @@ func (k *configChecker) secrets(c SecretsConfig, own string) {
 
 func (k *configChecker) inference(c InferenceConfig) {
 	k.within("inference.timeout", c.Timeout, time.Second, 24*time.Hour)
+	if c.AttemptTimeout != 0 {
+		k.within("inference.attempt_timeout", c.AttemptTimeout, 100*time.Millisecond, 24*time.Hour)
+	}
+	k.routing(c)
 	seen := map[string]bool{}
 	for i, p := range c.Providers {
 		key := fmt.Sprintf("inference.providers[%d]", i)
@@ -309,6 +313,7 @@ func (k *configChecker) inference(c InferenceConfig) {
 		if strings.ContainsAny(p.APIKey.Reveal(), "\r\n\x00") {
 			k.addf(key+".api_key", "holds a line break")
 		}
+		k.providerRouting(key, p)
 		k.providerKind(key, p)
 		for _, m := range p.Models {
 			if m == "" || strings.Contains(strings.TrimSuffix(m, "*"), "*") {
@@ -387,7 +392,7 @@ func (k *configChecker) policy(contract string, c RemoteConfig) {
 func (c Config) warnings() []string {
 	var found []string
 	for _, p := range c.Inference.Providers {
-		if u, err := url.Parse(p.BaseURL); err == nil && !p.APIKey.IsZero() && inTheClear(u) {
+		if u, err := url.Parse(p.BaseURL); err == nil && !p.keys()[0].IsZero() && inTheClear(u) {
 			found = append(found, fmt.Sprintf("inference provider %q gets its api_key over http in the clear; use https", p.Name))
 		}
 	}

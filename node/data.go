@@ -9,8 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -159,32 +157,4 @@ func cryptoHealth(p pqc.Provider) health.Status {
 		return failed
 	}
 	return health.Status{State: health.Healthy}
-}
-
-// modelHealthTimeout bounds the question to one provider.
-const modelHealthTimeout = 800 * time.Millisecond
-
-// inferenceHealth is R-INF-36: the providers are asked at the same time.
-func (n *Node) inferenceHealth(ctx context.Context) health.Status {
-	ctx, cancel := context.WithTimeout(ctx, modelHealthTimeout)
-	defer cancel()
-	answers := make([]bool, len(n.models))
-	var group sync.WaitGroup
-	for i, m := range n.models {
-		group.Go(func() { answers[i] = m.Health(ctx) == nil })
-	}
-	group.Wait()
-	healthy := 0
-	for _, ok := range answers {
-		if ok {
-			healthy++
-		}
-	}
-	switch healthy {
-	case len(n.models):
-		return health.Status{State: health.Healthy}
-	case 0:
-		return health.Status{State: health.Unhealthy, Reason: "All inference providers unavailable"}
-	}
-	return health.Status{State: health.Degraded, Reason: fmt.Sprintf("%d/%d providers available", healthy, len(n.models))}
 }

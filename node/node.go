@@ -34,8 +34,7 @@ import (
 	"creto.dev/gate"
 	"creto.dev/gateway"
 	"creto.dev/health"
-	"creto.dev/inference"
-	"creto.dev/inference/provider"
+	"creto.dev/inference/localinference"
 	"creto.dev/internal/db"
 	"creto.dev/internal/logkey"
 	"creto.dev/internal/serve"
@@ -90,7 +89,7 @@ type Node struct {
 	authorizer  *localauthz.Authorizer
 	desk        *oversight.Desk
 	gate        *gate.Gate
-	models      []inference.Model
+	models      *localinference.Router
 	gateway     *gateway.Gateway
 	sessions    *login.Sessions
 	passkeys    *login.Passkeys
@@ -289,20 +288,8 @@ func (n *Node) openEnablement(ctx context.Context) error {
 		return fault.Wrap(op, err)
 	}
 	n.gate = gate.New(n.authority, n.pqc, n.clock, withDecisionLog(ctx, n.authorizer, n.options.Log, cfg.Log.Decisions), n.log, n.desk, n.limits)
-	for _, p := range cfg.Inference.Providers {
-		patterns := p.Models
-		if len(patterns) == 0 {
-			patterns = []string{"*"}
-		}
-		m, err := newModel(p, provider.Config{
-			Name: p.Name, BaseURL: p.BaseURL, APIKey: p.APIKey, Timeout: time.Duration(cfg.Inference.Timeout),
-			Capabilities: inference.Capabilities{Streaming: true, Tools: true, Models: patterns},
-		})
-		if err != nil {
-			return fault.Wrap(op, err)
-		}
-		n.onClose(m.Close)
-		n.models = append(n.models, m)
+	if err = n.openModels(); err != nil {
+		return fault.Wrap(op, err)
 	}
 	n.gateway = gateway.New(gateway.Config{
 		Hosts: cfg.Egress.Hosts, Timeout: time.Duration(cfg.Inference.Timeout), Credentials: cfg.credentials(),
@@ -490,8 +477,8 @@ func (n *Node) checks() []health.Check {
 	if n.hold != nil {
 		list = append(list, ping("database", true, n.hold.Check, "Database slow", "Database unavailable"))
 	}
-	if len(n.models) > 0 { // none configured is not reported (B-28)
-		list = append(list, health.Check{Name: "inference", Probe: n.inferenceHealth})
+	if len(n.models.Providers()) > 0 { // none configured is not reported (B-28)
+		list = append(list, health.Check{Name: "inference", Probe: n.models.Status})
 	}
 	return list
 }

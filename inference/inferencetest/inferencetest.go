@@ -293,14 +293,36 @@ func testClose(t *testing.T, m inference.Model) {
 	}
 }
 
+// A stream that is given up while its next piece is waited for says so, be it that
+// its first piece is waited for before there is a stream.
 func testCloseWhileWaiting(t *testing.T, m inference.Model) {
-	s, err := m.CompleteStream(t.Context(), Ask(HangPrompt))
-	if err != nil {
-		t.Fatal(err)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	began := make(chan inference.Stream, 1)
+	failed := make(chan error, 1)
+	go func() {
+		s, err := m.CompleteStream(ctx, Ask(HangPrompt))
+		if err != nil {
+			failed <- err
+			return
+		}
+		began <- s
+		_, _, err = Collect(t, s)
+		failed <- err
+	}()
+	select {
+	case s := <-began:
+		time.AfterFunc(50*time.Millisecond, func() { _ = s.Close() })
+	case <-time.After(200 * time.Millisecond):
+		cancel()
 	}
-	time.AfterFunc(50*time.Millisecond, func() { _ = s.Close() })
-	if _, _, err := Collect(t, s); fault.CodeOf(err) != fault.Canceled {
-		t.Errorf("Next = %v, want Canceled", err)
+	if err := <-failed; fault.CodeOf(err) != fault.Canceled {
+		t.Errorf("a stream that was given up ended with %v, want Canceled", err)
+	}
+	select {
+	case s := <-began:
+		_ = s.Close()
+	default:
 	}
 }
 

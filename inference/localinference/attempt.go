@@ -264,16 +264,21 @@ func keyed[T any](ctx context.Context, op fault.Op, c *candidate, q *query, limi
 // tire has a key rest after err.
 func (c *candidate) tire(ctx context.Context, k *key, err error) {
 	r := rest{refused: errors.Is(err, inference.ErrKeyRefused)}
-	d, level, message := min(fault.RetryAfter(err), maxRest), slog.LevelWarn, "a key of a model provider is limited, and rests"
+	d := min(fault.RetryAfter(err), maxRest)
 	switch {
 	case r.refused:
-		d, level, message = refusedFor, slog.LevelError, "a key of a model provider is refused, and rests"
+		d = refusedFor
 	case d <= 0:
 		d = limitedFor
 	}
 	r.until = time.Now().Add(d)
 	k.rest(c.model, r)
-	c.log.LogAttrs(ctx, level, message, slog.String(logkey.Model, c.model), slog.Duration(logkey.Wait, d), slog.String(logkey.Error, err.Error()))
+	attrs := []slog.Attr{slog.String(logkey.Model, c.model), slog.Duration(logkey.Wait, d), slog.String(logkey.Error, err.Error())}
+	if r.refused {
+		c.log.LogAttrs(ctx, slog.LevelError, "a key of a model provider is refused, and rests", attrs...)
+	} else {
+		c.log.LogAttrs(ctx, slog.LevelWarn, "a key of a model provider is limited, and rests", attrs...)
+	}
 }
 
 // awake returns the next key that does not rest.

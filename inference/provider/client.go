@@ -273,7 +273,7 @@ func (c *client) send(ctx context.Context, op fault.Op, method, path string, bod
 func (c *client) refusal(op fault.Op, resp *http.Response) error {
 	// What cannot be read says no more than the status does.
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBytes))
-err := c.fault(op, resp.StatusCode, resp.Header, body)
+	err := c.fault(op, resp.StatusCode, resp.Header, body)
 	switch resp.StatusCode {
 	case http.StatusUnauthorized, http.StatusPaymentRequired, http.StatusForbidden:
 		if c.refused != nil { // the next call gets another token

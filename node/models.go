@@ -1,0 +1,126 @@
+package node
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"creto.dev"
+	"creto.dev/fault"
+	"creto.dev/inference"
+	"creto.dev/inference/localinference"
+	"creto.dev/inference/provider"
+)
+
+// openModels makes the clients of the providers and what chooses among them. With
+// the strategy local_only, none is made of a provider that is not local: nothing in
+// the process could connect to it.
+func (n *Node) openModels() error {
+	const op fault.Op = "node.openModels"
+	cfg := n.options.Config.Inference
+	var list []localinference.Provider
+	for _, p := range cfg.Providers {
+		if cfg.Strategy == localinference.LocalOnly && !p.Local {
+			continue
+		}
+		made := localinference.Provider{Local: p.Local, Concurrency: p.Concurrency}
+		for _, key := range p.keys() {
+			m, err := newModel(p, provider.Config{
+				Name: p.Name, BaseURL: p.BaseURL, APIKey: key, Timeout: time.Duration(cfg.Timeout), Local: p.Local, Capabilities: p.capabilities(),
+			})
+			if err != nil {
+				return fault.Wrap(op, err)
+			}
+			n.onClose(m.Close)
+			made.Keys = append(made.Keys, m)
+		}
+		list = append(list, made)
+	}
+	var err error
+	n.models, err = localinference.New(cfg.router(n.options.Config.Identity.Tenant), list, n.options.Log)
+	return fault.Wrap(op, err)
+}
+
+// router returns what the section says of choosing.
+func (c InferenceConfig) router(tenant string) localinference.Config {
+	r := c.Config
+	r.AttemptTimeout, r.Tenant = time.Duration(c.AttemptTimeout), tenant
+	return r
+}
+
+// keys returns the keys of a provider, one for each client; that without any has
+// the zero key.
+func (p ProviderConfig) keys() []creto.Secret {
+	if len(p.APIKeys) > 0 {
+		return p.APIKeys
+	}
+	return []creto.Secret{p.APIKey}
+}
+
+func (p ProviderConfig) capabilities() inference.Capabilities {
+	models := p.Models
+	if len(models) == 0 {
+		models = []string{"*"}
+	}
+	region := p.Region
+	if p.Local {
+		region = cmp.Or(region, "local")
+	}
+	return inference.Capabilities{
+		Streaming: true, Tools: true, Models: models, Classifications: p.Classifications, Region: region, MaxContextTokens: p.Context,
+	}
+}
+
+// routing checks how providers are chosen.
+func (k *configChecker) routing(c InferenceConfig) {
+	problems := c.router("").Problems()
+	for _, key := range slices.Sorted(maps.Keys(problems)) {
+		k.addf("inference."+key, "%s", problems[key])
+	}
+	known, local := map[string]bool{}, false
+	for _, p := range c.Providers {
+		known[p.Name] = true
+		local = local || p.Local
+	}
+	if c.Strategy == localinference.LocalOnly && len(c.Providers) > 0 && !local {
+		k.addf("inference.strategy", "%s needs a provider with local = true", localinference.LocalOnly)
+	}
+	for i, r := range c.Routes {
+		for j, t := range r.Targets {
+			if t.Provider != "" && !known[t.Provider] {
+				k.addf(fmt.Sprintf("inference.routes[%d].targets[%d].provider", i, j), "%q is no provider's name", t.Provider)
+			}
+		}
+	}
+	for i, p := range c.Prices {
+		if p.Provider != "" && !known[p.Provider] {
+			k.addf(fmt.Sprintf("inference.prices[%d].provider", i), "%q is no provider's name", p.Provider)
+		}
+	}
+}
+
+// providerRouting checks what a provider's section says for choosing.
+func (k *configChecker) providerRouting(key string, p ProviderConfig) {
+	if len(p.APIKeys) > 0 && !p.APIKey.IsZero() {
+		k.addf(key+".api_keys", "not beside api_key")
+	}
+	for _, secret := range p.APIKeys {
+		if secret.IsZero() || strings.ContainsAny(secret.Reveal(), "\r\n\x00") {
+			k.addf(key+".api_keys", "one is empty or holds a line break")
+		}
+	}
+	if p.Local && !slices.Contains([]string{"", ProviderOpenAI, ProviderAnthropic, "ollama"}, p.Kind) {
+		k.addf(key+".local", "kind %q is a service of somebody else's", p.Kind)
+	}
+	for _, class := range p.Classifications {
+		if err := class.Validate(); err != nil {
+			k.addf(key+".classifications", "%s", fault.Message(err))
+		}
+	}
+	k.between(key+".context", p.Context, 0, math.MaxInt32)
+	k.between(key+".concurrency", p.Concurrency, 0, 100_000)
+}
