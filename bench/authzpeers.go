@@ -64,7 +64,9 @@ func agree(e *estate, all []contestant) error {
 			p.id, p.request = -1, authz.Request{Action: other.action, Resource: other.resource}
 		case 2: // forbidden to the last principal of a long chain
 			resources := len(e.rules) / rulesPerResource
-			p.id, p.request = -1, e.request((e.team(p.chain, 0)-1+resources)%resources, i)
+			p.id, p.request = -1, e.request((e.team(p.chain, 0)-1+resources)%resources*rulesPerResource, i)
+		case 3: // that no rule names
+			p.id, p.request.Resource.ID = -1, fmt.Sprintf("nothing-%d", i)
 		}
 		want, err := all[0].do(p)
 		if err != nil {

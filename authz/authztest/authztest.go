@@ -204,6 +204,13 @@ func testList(t *testing.T, open Open, bind func(*testing.T, authz.Authorizer, n
 @id("at-night") forbid (principal, action, resource == Creto::Tool::"shop/pay") when { context.hour < 6 };
 @id("not-oneself") forbid (principal, action == Creto::Action::"send_message", resource in Creto::Group::"bots");
 @id("talk") permit (principal, action == Creto::Action::"send_message", resource);
+@id("team") permit (principal, action == Creto::Action::"access_secret", resource) when { resource.id like "team/*" };
+@id("sealed") forbid (principal, action == Creto::Action::"access_secret", resource) when { resource.id like "team/prod/*" || resource.id like "team/root*" };
+@id("read") permit (principal, action == Creto::Action::"access_secret", resource) when { resource.id like "team/prod/read/*" };
+@id("lab") permit (principal, action == Creto::Action::"access_secret", resource) when { resource.id like "lab/*" && context.hour > 6 };
+@id("desk") permit (principal, action == Creto::Action::"access_secret", resource) when { resource.id like "lab/desk/*" };
+@id("shed") permit (principal, action == Creto::Action::"access_secret", resource) when { resource.id like "lab/shed/*" && context.hour > 7 };
+@id("shelf") permit (principal, action == Creto::Action::"access_secret", resource) when { resource.id like "lab/desk/a*" };
 `
 	a := open(t, policies, groups)
 	resources := func(patterns ...string) nhi.Scope { return nhi.Scope{Actions: []string{"*"}, Resources: patterns} }
@@ -213,11 +220,13 @@ func testList(t *testing.T, open Open, bind func(*testing.T, authz.Authorizer, n
 		action string
 		want   []string // ids, with '*' after prefixes and '?' where it depends
 	}{
-		{"named, and the rest by pattern", nhi.Everything(), creto.CallModel, []string{"claude", "*?"}},
+		{"named, and by their beginning", nhi.Everything(), creto.CallModel, []string{"claude", "gpt-*"}},
+		{"beginnings within others", nhi.Everything(), creto.AccessSecret, []string{"lab/*?", "lab/desk/*", "team/*?"}},
+		{"beginnings within the links' scopes", resources("Secret::team/dev/*", "Secret::team/pro*", "Secret::lab/desk/b*"), creto.AccessSecret, []string{"lab/desk/b*", "team/dev/*", "team/pro*?"}},
 		{"a forbid, and one that depends", nhi.Everything(), creto.CallTool, []string{"hammer", "shop/pay?", "*"}},
 		{"consent", nhi.Everything(), creto.NetworkEgress, []string{"*?"}},
 		{"named alone", nhi.Everything(), creto.HTTPRequest, []string{"http://shop/refunds?"}},
-		{"nothing", nhi.Everything(), creto.AccessSecret, nil},
+		{"nothing", resources("Secret::other/*", "Secret::team/prod/*"), creto.AccessSecret, nil},
 		{"who is in the chain", nhi.Everything(), creto.SendMessage, []string{"*"}},
 		{"the links' scopes", resources("Tool::shop/*", "Tool::other", "Tool::shop/a*"), creto.CallTool, []string{"other", "shop/pay?", "shop/*"}},
 		{"a scope of another type", resources("Model::*"), creto.CallTool, nil},

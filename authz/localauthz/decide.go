@@ -40,8 +40,11 @@ func (a *Authorizer) judge(own *session, r *authz.Request, d *authz.Decision) er
 	}
 	p := own.part(number, a.current.Load())
 	s := p.table.slot(p.slots, r.Resource.ID)
-	if s == nil && !validID(r.Resource.ID) { // those that policies name are valid
-		return malformed(r)
+	if s == nil {
+		if !validID(r.Resource.ID) { // those that policies name are valid
+			return malformed(r)
+		}
+		s = p.beginning(r.Resource.ID)
 	}
 	d.Version = p.snapshot.version
 	switch {

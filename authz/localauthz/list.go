@@ -3,6 +3,7 @@ package localauthz
 import (
 	"cmp"
 	"context"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"creto.dev"
 	"creto.dev/authz"
+	"creto.dev/authz/localauthz/program"
 	"creto.dev/fault"
 )
 
@@ -38,19 +40,14 @@ func (a *Authorizer) List(_ context.Context, s authz.Session, q authz.Query) (au
 		at, _ = b.table.make(number)
 	}
 	var page authz.Page
-	for _, g := range own.candidates(b, number) {
+	for g := range own.grants(b, at, number) {
 		if compareGrants(g, q.After) <= 0 {
-			continue
-		}
-		e := own.entryOf(b, at, number, g)
-		if e.denied {
 			continue
 		}
 		if len(page.Grants) == limit {
 			page.More = true
 			break
 		}
-		g.Conditional = b.snapshot.conditional(e)
 		page.Grants = append(page.Grants, g)
 	}
 	return page, nil
@@ -67,9 +64,55 @@ func compareGrants(a, b authz.Grant) int {
 	return strings.Compare(a.Resource.ID, b.Resource.ID)
 }
 
-// candidates returns, in order, every resource that policies or links name and
-// the links' scopes include, and the prefixes that these include.
-func (s *session) candidates(b *bound, number int) []authz.Grant {
+// grants yields, in order, what of the resources and the beginnings of ids that
+// policies or links name is not denied. A beginning within another is there only
+// if it is granted with fewer conditions.
+func (s *session) grants(b *bound, at *actionTable, number int) iter.Seq[authz.Grant] {
+	return func(yield func(authz.Grant) bool) {
+		kind := actions[number].resource
+		for _, id := range s.named(b, number) {
+			e := s.entryOf(b, at, number, id)
+			g := authz.Grant{Resource: creto.Resource{Type: kind, ID: id}, Conditional: b.snapshot.conditional(e)}
+			if !e.denied && !yield(g) {
+				return
+			}
+		}
+		var around []authz.Grant // the beginnings that the next may be within
+		for _, id := range s.begun(at, number) {
+			for len(around) > 0 && !strings.HasPrefix(id, around[len(around)-1].Resource.ID) {
+				around = around[:len(around)-1]
+			}
+			e := b.table.entry(at, number, at.beginning(id))
+			g := authz.Grant{Resource: creto.Resource{Type: kind, ID: id}, Prefix: true, Conditional: b.snapshot.conditional(e) || at.differs(b, number, id)}
+			if e.denied || len(around) > 0 && (g.Conditional || !around[len(around)-1].Conditional) {
+				continue
+			}
+			if !yield(g) {
+				return
+			}
+			around = append(around, g)
+		}
+	}
+}
+
+// differs reports whether ids that begin with one more than another are denied,
+// or are under conditions.
+func (at *actionTable) differs(b *bound, number int, id string) bool {
+	for i := range at.beginnings {
+		longer := &at.beginnings[i].slot
+		if len(longer.id) <= len(id) || !strings.HasPrefix(longer.id, id) {
+			continue
+		}
+		if e := b.table.entry(at, number, longer); e.denied || b.snapshot.conditional(e) {
+			return true
+		}
+	}
+	return false
+}
+
+// named returns, in order, every resource that policies or links name and the
+// links' scopes include.
+func (s *session) named(b *bound, number int) []string {
 	ids := make(map[string]struct{})
 	for _, class := range b.table.classes {
 		for _, policy := range class {
@@ -85,50 +128,49 @@ func (s *session) candidates(b *bound, number int) []authz.Grant {
 			}
 		}
 	}
-	prefixes := make(map[string]struct{})
 	for _, pattern := range s.coverage[number].Patterns() {
-		if prefix, ok := strings.CutSuffix(pattern, "*"); ok {
-			prefixes[prefix] = struct{}{}
-		} else if validID(pattern) {
+		if !strings.HasSuffix(pattern, "*") && validID(pattern) {
 			ids[pattern] = struct{}{}
 		}
 	}
-	var grants []authz.Grant
-	kind := actions[number].resource
-	for _, id := range slices.Sorted(maps.Keys(ids)) {
-		if s.covers(number, id) {
-			grants = append(grants, authz.Grant{Resource: creto.Resource{Type: kind, ID: id}})
-		}
-	}
-	last, any := "", false
-	for _, prefix := range slices.Sorted(maps.Keys(prefixes)) {
-		if any && strings.HasPrefix(prefix, last) {
-			continue
-		}
-		last, any = prefix, true
-		grants = append(grants, authz.Grant{Resource: creto.Resource{Type: kind, ID: prefix}, Prefix: true})
-	}
-	return grants
+	maps.DeleteFunc(ids, func(id string, _ struct{}) bool { return !s.covers(number, id) })
+	return slices.Sorted(maps.Keys(ids))
 }
 
-// entryOf returns the policies in scope of a grant.
-func (s *session) entryOf(b *bound, at *actionTable, number int, g authz.Grant) *entry {
-	if g.Prefix {
-		return &at.other
+// begun returns, in order, the beginnings that the links' scopes include all of,
+// and those within them that policies ask for.
+func (s *session) begun(at *actionTable, number int) []string {
+	ids := make(map[string]struct{})
+	for _, pattern := range s.coverage[number].Patterns() {
+		prefix, ok := strings.CutSuffix(pattern, "*")
+		if !ok {
+			continue
+		}
+		ids[prefix] = struct{}{}
+		for i := range at.beginnings {
+			if id := at.beginnings[i].id; strings.HasPrefix(id, prefix) {
+				ids[id] = struct{}{}
+			}
+		}
 	}
-	if number != sendMessage || !s.holds(g.Resource.ID) {
-		return b.table.entry(at, number, b.table.slot(at.slots, g.Resource.ID))
+	return slices.Sorted(maps.Keys(ids))
+}
+
+// entryOf returns the policies in scope of a resource.
+func (s *session) entryOf(b *bound, at *actionTable, number int, id string) *entry {
+	if number != sendMessage || !s.holds(id) {
+		return b.table.entry(at, number, b.table.find(at, id))
 	}
-	resource := types.EntityUID{Type: actions[number].resourceType, ID: types.String(g.Resource.ID)}
+	resource := types.EntityUID{Type: actions[number].resourceType, ID: types.String(id)}
 	found, _ := s.Get(resource)
-	var e entry
+	e := entry{of: program.SameType} // its attributes are not those of other resources
 	for i, p := range s.principals {
 		r := types.Request{Principal: p.entity.UID, Action: actions[number].uid, Resource: resource}
 		for _, policy := range b.snapshot.program.InScope(r, p.parents, nil, slices.Collect(found.Parents.All())) {
 			e.own = append(e.own, ranked{int32(i), policy})
 		}
 	}
-	e.compile(b.table, number, "") // its attributes are not those of other resources
+	e.compile(b.table, number, "")
 	return &e
 }
 

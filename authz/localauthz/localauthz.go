@@ -52,7 +52,7 @@ var _ authz.Authorizer = (*Authorizer)(nil)
 // are wrong; Unavailable (Degraded) if dir cannot be read.
 func Open(dir, tenant string, groups GroupsOf, extensions []authz.Extension, changed func(context.Context, Change)) (*Authorizer, error) {
 	a := &Authorizer{dir: dir, tenant: tenant, groups: groups, extensions: extensions, changed: changed}
-	b, err := loadBook(dir, tenant, nil)
+	b, err := loadBook(dir, tenant, nil, func() {})
 	if err != nil {
 		return nil, err
 	}

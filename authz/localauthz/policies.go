@@ -2,18 +2,15 @@ package localauthz
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/cedar-policy/cedar-go"
@@ -108,8 +105,9 @@ func (b *book) of(tenant string) *snapshot {
 const tenantsDir = "tenants"
 
 // loadBook reads every *.cedar file below dir, in lexical order. Tenants whose
-// policies are those of the book before keep their snapshot; that may be nil.
-func loadBook(dir, home string, before *book) (*book, error) {
+// policies are those of the book before keep their snapshot; that may be nil. It calls
+// rest after each policy.
+func loadBook(dir, home string, before *book, rest func()) (*book, error) {
 	const op fault.Op = "localauthz.load"
 	files, err := read(dir)
 	if err != nil {
@@ -137,13 +135,13 @@ func loadBook(dir, home string, before *book) (*book, error) {
 		s := before.with(tenant, version)
 		if s == nil {
 			var wrong []string
-			s, wrong = newSnapshot(shelves[tenant], version)
+			s, wrong = newSnapshot(shelves[tenant], version, rest)
 			problems = append(problems, wrong...)
 		}
 		b.tenants[tenant] = s
 		texts = append(texts, tenant+" "+s.version.String())
 	}
-	b.none, _ = newSnapshot(nil, versionOf(nil))
+	b.none, _ = newSnapshot(nil, versionOf(nil), rest)
 	if len(problems) > 0 {
 		return nil, fault.New(op, fault.InvalidArgument, "the policies in %s cannot be used:\n  %s", dir, strings.Join(problems, "\n  "))
 	}
@@ -172,27 +170,33 @@ func versionOf(files []file) creto.Digest {
 }
 
 // newSnapshot returns the set of a tenant's policies, and what is wrong with
-// them.
-func newSnapshot(files []file, version creto.Digest) (*snapshot, []string) {
+// them. It calls rest after each.
+func newSnapshot(files []file, version creto.Digest, rest func()) (*snapshot, []string) {
 	d := draft{set: make(map[cedar.PolicyID]*cedar.Policy), policies: make(map[cedar.PolicyID]policy)}
 	var problems []string
 	for _, f := range files {
-		if line := tooLong(f.text); line > 0 {
-			problems = append(problems, fmt.Sprintf("%s:%d: the policy has more than %d bytes", f.name, line, maxPolicyBytes))
-			continue
-		}
-		list, err := cedar.NewPolicyListFromBytes(f.name, f.text)
-		if err != nil {
-			problems = append(problems, mistake(f.name, err))
-			continue
-		}
-		for i, p := range list {
-			if err := d.add(f, i+1, p); err != nil {
-				problems = append(problems, fmt.Sprintf("%s:%d: %s", f.name, p.Position().Line, fault.Message(err)))
+		wrong, number := 0, 0
+		for piece := range pieces(f.text) {
+			rest()
+			list, err := piece.parse(f.name)
+			if err != nil {
+				if wrong++; wrong <= maxMistakes {
+					problems = append(problems, err.Error())
+				}
+				continue
+			}
+			for _, p := range list {
+				number++
+				if err := d.add(f, number, p); err != nil {
+					problems = append(problems, fmt.Sprintf("%s:%d: %s", f.name, p.Position().Line, fault.Message(err)))
+				}
 			}
 		}
+		if wrong > maxMistakes {
+			problems = append(problems, fmt.Sprintf("%s: %d more policies cannot be read", f.name, wrong-maxMistakes))
+		}
 	}
-	compiled, err := program.Compile(d.set)
+	compiled, err := program.Compile(d.set, rest)
 	if err != nil {
 		return &snapshot{version: version}, append(problems, d.uncompiled()...)
 	}
@@ -208,63 +212,11 @@ func newSnapshot(files []file, version creto.Digest) (*snapshot, []string) {
 	return s, problems
 }
 
-// tooLong returns the line on which a policy begins that is too long; 0 if there
-// is none. Policies end with a semicolon that is neither in a string nor in a
-// comment.
-func tooLong(text []byte) int {
-	line, first, begin := 1, 1, 0
-	begun, quoted, comment := false, false, false
-	for i := 0; i < len(text); i++ {
-		c := text[i]
-		opens := c == '/' && i+1 < len(text) && text[i+1] == '/'
-		if !begun && !comment && !opens && c > ' ' {
-			begun, first = true, line
-		}
-		switch {
-		case c == '\n':
-			line++
-			comment = false
-		case comment:
-		case quoted && c == '\\':
-			i++
-		case c == '"':
-			quoted = !quoted
-		case !quoted && opens:
-			comment = true
-		case !quoted && c == ';':
-			begun, begin = false, i+1
-		}
-		if i-begin >= maxPolicyBytes {
-			return first
-		}
-	}
-	return 0
-}
-
 // draft is a set of policies that is being read.
 type draft struct {
 	set      map[cedar.PolicyID]*cedar.Policy
 	policies map[cedar.PolicyID]policy
 	reads    []string // of the context; any number of times
-}
-
-// parseError is how cedar-go says what it did not expect, and where.
-var parseError = regexp.MustCompile(`at <input>:(\d+):(\d+) "(.*)": (.*)$`)
-
-// mistake says it in the form that editors and people know.
-func mistake(name string, err error) string {
-	m := parseError.FindStringSubmatch(err.Error())
-	if m == nil {
-		return name + ": " + err.Error()
-	}
-	found, why := fmt.Sprintf("%q", m[3]), m[4]
-	if m[3] == "" {
-		found = "the end"
-	}
-	if _, want, ok := strings.Cut(why, " want "); ok {
-		why = "expected " + want
-	}
-	return fmt.Sprintf("%s:%s:%s: at %s: %s", name, m[1], m[2], found, why)
 }
 
 type file struct {
@@ -305,7 +257,7 @@ func (d *draft) uncompiled() []string {
 	var problems []string
 	for _, id := range slices.Sorted(maps.Keys(d.set)) {
 		p := d.set[id]
-		if _, err := program.Compile(map[cedar.PolicyID]*cedar.Policy{id: p}); err != nil {
+		if _, err := program.Compile(map[cedar.PolicyID]*cedar.Policy{id: p}, func() {}); err != nil {
 			at := p.Position()
 			problems = append(problems, fmt.Sprintf("%s:%d: %s", at.Filename, at.Line, fault.Message(err)))
 		}
@@ -417,127 +369,4 @@ func checkNames(p *cedar.Policy) error {
 		})
 	}
 	return wrong
-}
-
-// tickInterval is how long a chain stays bound for the next Bind, and so how old
-// the groups of its principals can be.
-const tickInterval = 250 * time.Millisecond
-
-// Run reloads the policies when their directory changes, until ctx ends. While
-// it is running, Bind does without asking for groups that it asked for a moment
-// before.
-func (a *Authorizer) Run(ctx context.Context) error {
-	var group sync.WaitGroup
-	group.Go(func() { a.tick(ctx) })
-	defer group.Wait()
-	ticker := time.NewTicker(pollInterval)
-	defer ticker.Stop()
-	var refused string // the last mistake that was reported
-	var seen listing
-	for polls := 0; ; polls++ {
-		var now time.Time
-		select {
-		case <-ctx.Done():
-			return nil
-		case now = <-ticker.C:
-		}
-		found := list(a.dir, now)
-		if found.same(seen) && polls%fullPoll != 0 {
-			continue
-		}
-		before := a.Version()
-		err := a.Reload(ctx)
-		if seen = found; err != nil && fault.CodeOf(err) != fault.InvalidArgument {
-			seen = listing{} // it was not read
-		}
-		switch {
-		case err != nil && err.Error() != refused:
-			refused = err.Error()
-			a.changed(ctx, Change{Before: before, After: before, Err: err})
-		case err == nil && refused != "":
-			refused = ""
-			if a.Version() == before { // Reload has not said so
-				a.changed(ctx, changeOf(a.current.Load(), a.current.Load()))
-			}
-		}
-	}
-}
-
-// listing is what a directory shows without its files being read.
-type listing struct {
-	digest creto.Digest
-	// settled says that every file is older than the grain of the clock that its
-	// time is from: a later change shows.
-	settled bool
-}
-
-// clockGrain is a bound on how coarse the times of files are.
-const clockGrain = 2 * time.Second
-
-func (l listing) same(before listing) bool { return before.settled && l.digest == before.digest }
-
-// list returns the listing of a directory's policies; one that is not settled if
-// it cannot be listed.
-func list(dir string, now time.Time) listing {
-	var text bytes.Buffer
-	settled := true
-	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || filepath.Ext(path) != ".cedar" {
-			return err
-		}
-		info, err := entry.Info()
-		if err != nil {
-			return err
-		}
-		settled = settled && now.Sub(info.ModTime()) > clockGrain
-		fmt.Fprintf(&text, "%q %v %d %d\n", path, info.Mode(), info.Size(), info.ModTime().UnixNano())
-		return nil
-	})
-	return listing{digest: creto.DigestOf(text.Bytes()), settled: settled && err == nil}
-}
-
-// tick ends, again and again, what Bind remembers.
-func (a *Authorizer) tick(ctx context.Context) {
-	ticker := time.NewTicker(tickInterval)
-	defer ticker.Stop()
-	a.sessions.tick.Add(1)
-	a.sessions.ticking.Store(true)
-	defer a.sessions.ticking.Store(false)
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			a.sessions.tick.Add(1)
-		}
-	}
-}
-
-// Reload takes the directory's policies into force now: no check that begins
-// after it returned is decided by those before.
-//
-// Errors: as Open; the policies before then stay in force.
-func (a *Authorizer) Reload(ctx context.Context) error {
-	before, b, err := a.replace()
-	if b != nil {
-		a.changed(ctx, changeOf(before, b))
-	}
-	return err
-}
-
-// replace takes the directory's policies into force, and returns those before
-// and, if they are others, those now.
-func (a *Authorizer) replace() (before, now *book, err error) {
-	a.reload.Lock()
-	defer a.reload.Unlock()
-	before = a.current.Load()
-	b, err := loadBook(a.dir, a.tenant, before)
-	if err != nil || b.version == before.version {
-		return before, nil, err
-	}
-	a.live.each(func(s *session) { s.prepare(b) })
-	a.current.Store(b)
-	// A session that nobody uses must not keep in memory what was replaced.
-	a.live.each(func(s *session) { s.release(b) })
-	return before, b, nil
 }

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -88,11 +89,24 @@ func (w world) policy(id int) string {
 	resource := w.one("resource", "resource", "resource == "+w.resource(), "resource == "+w.resource(), "resource is Creto::Model", "resource is Creto::Agent",
 		"resource in "+w.resource(), "resource is Creto::Model in "+w.resource(), "resource in "+w.group())
 	fmt.Fprintf(&text, "%s (%s, %s, %s)", effect, principal, action, resource)
+	if w.often(25) {
+		fmt.Fprintf(&text, " %s { %s }", w.one("when", "when", "unless"), w.beginning(2))
+	}
 	for w.often(45) {
 		fmt.Fprintf(&text, " %s { %s }", w.one("when", "when", "unless"), w.boolean(3))
 	}
 	text.WriteString(";\n")
 	return text.String()
+}
+
+// beginning writes a condition on how the resource's id begins.
+func (w world) beginning(depth int) string {
+	if depth > 0 && w.often(40) {
+		left, right := w.beginning(depth-1), w.beginning(depth-1)
+		return w.one("!("+left+")", "("+left+" && "+right+")", "("+left+" || "+right+")", "("+left+" && context.flag)")
+	}
+	of := w.one("resource.id", "resource.id", "resource.id", "resource.id", "principal.id", "resource.name")
+	return of + ` like "` + w.one("*", "r*", "r1*", "r1/*", "r1/x*", "a*", "http://*", "é*", `\**`, "other*", "r*x", "*1") + `"`
 }
 
 // any writes an expression of any type.
@@ -375,6 +389,10 @@ func TestOracle(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		i := w.IntN(len(chains))
+		if problem := w.compareList(t, a, sessions[i]); problem != "" {
+			t.Fatalf("seed %d, set %d: %v: %s\n%s", seed, n, chains[i].Principals(), problem, &text)
+		}
 		for range perSet {
 			i := w.IntN(len(chains))
 			r := w.request()
@@ -409,4 +427,59 @@ func TestOracle(t *testing.T) {
 			t.Errorf("only %d of %d checks end in %v", counts[kind], triples, kind)
 		}
 	}
+}
+
+// compareList returns how what is listed of an action differs from what is allowed;
+// "" if it does not.
+func (w world) compareList(t *testing.T, a authz.Authorizer, s authz.Session) string {
+	t.Helper()
+	q := authz.Query{Action: w.one(w.request().Action, creto.SendMessage), Limit: 1 + w.IntN(4)}
+	kind, known := creto.ResourceType(q.Action)
+	if !known {
+		return ""
+	}
+	check := func(id string) authz.Decision {
+		d, err := a.Check(t.Context(), s, authz.Request{Action: q.Action, Resource: creto.Resource{Type: kind, ID: id}, Context: w.context(2)})
+		if err != nil && !errors.Is(err, fault.AuthzInvalidRequest) {
+			t.Fatal(err)
+		}
+		return d
+	}
+	named := map[string]bool{}
+	for _, id := range append(append(worldAgents, worldHumans...), worldIDs...) {
+		named[id] = true
+	}
+	listed, prefixes := map[string]bool{}, []string{}
+	for more := true; more; {
+		page, err := a.List(t.Context(), s, q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, g := range page.Grants {
+			id := g.Resource.ID
+			if g.Prefix {
+				prefixes = append(prefixes, id)
+				for id += w.one("~", "1~", "/~", "x~"); named[id]; {
+					id += "~"
+				}
+			} else {
+				listed[id] = true
+			}
+			if d := check(id); !g.Conditional && d.Kind != authz.Allow && d.Reason != "" {
+				return fmt.Sprintf("%+v is listed, and %s is %v: %s", g, id, d.Kind, d.Reason)
+			}
+			q.After = g
+		}
+		more = page.More
+	}
+	for _, id := range append([]string{"other", "r12", "r1/x1", "a~", "https://"}, worldIDs...) {
+		covered := slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(id, p) })
+		for _, p := range s.Chain().Principals() {
+			covered = covered && (q.Action != creto.SendMessage || p.Name != id) // they are listed each
+		}
+		if d := check(id); d.Kind != authz.Deny && !listed[id] && !covered {
+			return fmt.Sprintf("%s is %v, and List has %v and %q", id, d.Kind, listed, prefixes)
+		}
+	}
+	return ""
 }

@@ -57,23 +57,32 @@ type table struct {
 }
 
 // actionTable is a table's part of one action. Entries are found by the id of
-// the resource, with open addressing; what is not found is of other.
+// the resource, with open addressing; then by how the id begins, if policies ask
+// that; what is not found is of other.
 type actionTable struct {
-	slots []slot // a power of two of them, or none
-	other entry
+	slots      []slot // a power of two of them, or none
+	beginnings []beginning
+	other      entry
 	// none says that there was no room: each check looks for its policies.
 	none bool
 }
 
-// slot is one resource that policies name: one cache line.
+// slot is one resource that policies name, or all that begin alike: one cache line.
 type slot struct {
-	id    string // "" if the slot is empty
+	id    string // "" if the slot is empty, or of what begins with nothing
 	hash  uint64
 	entry *entry
 	// allows says, once the entry is compiled, that it is settled and allows, by
 	// these policies.
 	allows   atomic.Bool
 	policies []authz.Policy
+}
+
+// beginning is the slot of all resources that policies do not name and that begin
+// with its id, and with no longer one. Beginnings are in the order of their ids.
+type beginning struct {
+	slot
+	above int // the next shorter beginning of its id; -1 if there is none
 }
 
 // tables are those in use under one snapshot.
@@ -85,7 +94,7 @@ type tables struct {
 	limit int64        // maxNamed
 }
 
-// maxNamed bounds how many resources, and policies that name them, are laid out
+// maxNamed bounds how many resources and beginnings, and policies that name them, are laid out
 // for all sessions under one snapshot together: less than 100 MiB.
 const maxNamed = 1 << 20
 
@@ -151,10 +160,13 @@ func (t *table) of(number int) *actionTable {
 // ranked is one policy for one principal.
 type ranked struct{ principal, policy int32 }
 
+// scope is policies in scope of resources.
+type scope []ranked
+
 // make lays out an action, and returns what that costs.
 func (t *table) make(number int) (at *actionTable, cost int64) {
 	at = &actionTable{}
-	named := make(map[string]struct{})
+	named, begun := make(map[string]struct{}), make(map[string]struct{})
 	for i, class := range t.classes {
 		for _, policy := range class {
 			id, ok := t.snapshot.names(int(policy), number)
@@ -162,13 +174,19 @@ func (t *table) make(number int) (at *actionTable, cost int64) {
 			case !ok:
 			case id == "":
 				at.other.scope = append(at.other.scope, ranked{int32(i), policy})
+				for _, b := range t.snapshot.program.Beginnings(int(policy)) {
+					begun[b] = struct{}{}
+					cost++
+				}
 			default:
 				named[id] = struct{}{}
 				cost++
 			}
 		}
 	}
-	cost += int64(len(named))
+	cost += int64(len(named) + len(begun))
+	at.beginnings = at.other.scope.beginnings(slices.Sorted(maps.Keys(begun)))
+	at.other.of = program.SameBeginning
 	at.other.compile(t, number, "")
 	if len(named) == 0 {
 		return at, cost
@@ -183,7 +201,7 @@ func (t *table) make(number int) (at *actionTable, cost int64) {
 	for _, id := range ids {
 		s := at.free(maphash.String(t.snapshot.tables.seed, id))
 		s.id, text = text[:len(id)], text[len(id):]
-		s.entry = &entry{scope: at.other.scope}
+		s.entry = &entry{scope: at.other.scope, of: program.OneResource}
 	}
 	for i, class := range t.classes {
 		for _, policy := range class {
@@ -194,6 +212,42 @@ func (t *table) make(number int) (at *actionTable, cost int64) {
 		}
 	}
 	return at, cost
+}
+
+// beginnings lays out the slots of beginnings, which are in order.
+func (s scope) beginnings(ids []string) []beginning {
+	all := make([]beginning, len(ids))
+	text := strings.Join(ids, "")
+	for i, id := range ids {
+		b := &all[i]
+		b.id, text = text[:len(id)], text[len(id):]
+		b.entry = &entry{scope: s, of: program.SameBeginning}
+		for b.above = i - 1; b.above >= 0 && !strings.HasPrefix(id, all[b.above].id); {
+			b.above = all[b.above].above
+		}
+	}
+	return all
+}
+
+// beginning returns the slot of the longest beginning of a resource that no policy
+// names; nil if it has none.
+func (at *actionTable) beginning(id string) *slot {
+	// The last that is not after id is the longest, or begins with it: both are
+	// between that and id.
+	low, high := 0, len(at.beginnings)
+	for low < high {
+		if middle := (low + high) / 2; at.beginnings[middle].id <= id {
+			low = middle + 1
+		} else {
+			high = middle
+		}
+	}
+	for i := low - 1; i >= 0; i = at.beginnings[i].above {
+		if b := &at.beginnings[i]; strings.HasPrefix(id, b.id) {
+			return &b.slot
+		}
+	}
+	return nil
 }
 
 // free takes a slot for a resource that has none.
@@ -227,6 +281,15 @@ func (t *table) slot(slots []slot, id string) *slot {
 		return nil
 	}
 	return find(slots, maphash.String(t.snapshot.tables.seed, id), id)
+}
+
+// find returns the slot of a resource, or of its beginning; nil if policies know
+// neither.
+func (t *table) find(at *actionTable, id string) *slot {
+	if s := t.slot(at.slots, id); s != nil {
+		return s
+	}
+	return at.beginning(id)
 }
 
 // entry returns the entry of a slot; that of all other resources for nil.
@@ -272,8 +335,9 @@ type entry struct {
 	// outcomes are those seen, by the conditions that held.
 	outcomes atomic.Pointer[[]*outcome]
 
-	scope []ranked // policies that name no resource
-	own   []ranked // those that name this one
+	of    program.Extent // which resources
+	scope scope          // policies that name no resource
+	own   []ranked       // those that name this one
 }
 
 // condition is the conditions of one policy for one principal, and of all
@@ -319,11 +383,7 @@ func (e *entry) compile(t *table, number int, id string) {
 	})
 	for _, r := range all {
 		forbid := s.program.Forbids(int(r.policy))
-		verdict, settled := program.Satisfied, !s.program.Conditional(int(r.policy))
-		if id != "" {
-			verdict, settled = s.program.Settle(int(r.policy), &env)
-		}
-		if settled {
+		if verdict, settled := s.program.Settle(int(r.policy), &env, e.of); settled {
 			if forbid && verdict != program.Unsatisfied {
 				e.denied = true
 			} else if !forbid && verdict == program.Satisfied {

@@ -241,6 +241,27 @@ func (n *node) reads() variables {
 	return v
 }
 
+// beginnings adds to known the beginnings of the resource's id that n asks for;
+// false if n asks for anything else.
+func (n *node) beginnings(known []string) ([]string, bool) {
+	switch n.op {
+	case opConst:
+		return known, true
+	case opNot:
+		return n.a.beginnings(known)
+	case opAnd, opOr:
+		known, ok := n.a.beginnings(known)
+		if !ok {
+			return known, false
+		}
+		return n.b.beginnings(known)
+	case opLike:
+		ofID := n.a.op == opAccess && n.a.a.op == opResource && n.a.text == idAttribute
+		return append(known, n.like.prefix), ofID && n.like.isBeginning()
+	}
+	return known, false
+}
+
 // conjuncts returns the terms of n, all of which must hold in this order.
 func (n *node) conjuncts() []*node {
 	if n.op != opAnd {

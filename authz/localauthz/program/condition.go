@@ -288,5 +288,5 @@ func Prefix(p types.Pattern) (prefix string, open, all bool) {
 	if made.cedar != nil {
 		return "", true, false
 	}
-	return made.prefix, !made.exact, !made.exact && len(made.middle) == 0 && made.suffix == ""
+	return made.prefix, !made.exact, made.isBeginning()
 }

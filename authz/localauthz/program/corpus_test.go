@@ -65,7 +65,7 @@ func testCorpusFile(t *testing.T, files map[string][]byte, name string, text []b
 	if err != nil {
 		t.Fatalf("%s: %v", name, err)
 	}
-	p, err := program.Compile(maps.Collect(policies.All()))
+	p, err := program.Compile(maps.Collect(policies.All()), func() {})
 	if err != nil {
 		t.Fatalf("%s: %v", name, err)
 	}

@@ -56,6 +56,11 @@ func partsOf(p types.Pattern) ([]string, error) {
 	return parts, nil
 }
 
+// isBeginning reports whether the pattern is a prefix that anything may follow.
+func (p *pattern) isBeginning() bool {
+	return p.cedar == nil && !p.exact && len(p.middle) == 0 && p.suffix == ""
+}
+
 // match reports whether s is of the pattern.
 func (p *pattern) match(s string) bool {
 	if p.cedar != nil {

@@ -13,8 +13,8 @@
 package program
 
 import (
+	"maps"
 	"slices"
-	"strings"
 
 	"github.com/cedar-policy/cedar-go"
 	"github.com/cedar-policy/cedar-go/types"
@@ -48,11 +48,29 @@ type conditions struct {
 	number int
 	all    []*node
 	reads  variables
-	// settled says of each of all that it depends on the action and the resource
-	// alone; early are all, those first.
-	settled []bool
+	// settled is the most resources that each of all is the same for, if nothing
+	// else has a say; 0 if something has. early are all, those first that are
+	// settled for one.
+	settled []Extent
 	early   []*node
+	// beginnings are those of resources' ids that they ask for.
+	beginnings []string
 }
+
+// Extent says which resources an [Env]'s resource stands for.
+type Extent uint8
+
+// The extents.
+const (
+	// OneResource is itself.
+	OneResource Extent = 1 + iota
+	// SameBeginning is all of its type whose ids begin with its own, and with no
+	// longer one of the [Program.Beginnings]; and for an empty id that is not among
+	// these, all that begin with none.
+	SameBeginning
+	// SameType is all of its type.
+	SameType
+)
 
 // bucket holds the policies whose principals' scope has one key.
 type bucket struct {
@@ -67,26 +85,24 @@ type key struct {
 	id   types.String
 }
 
-// Compile compiles policies.
+// Compile compiles policies. It calls rest after each.
 //
 // Errors: InvalidArgument (Permanent) for a condition that is nested too deep.
-func Compile(policies map[cedar.PolicyID]*cedar.Policy) (*Program, error) {
+func Compile(policies map[cedar.PolicyID]*cedar.Policy, rest func()) (*Program, error) {
 	p := &Program{policies: make([]policy, 0, len(policies)), buckets: make(map[key]*bucket)}
 	known := make(map[string]*conditions)
-	for id, source := range policies {
+	for i, id := range slices.Sorted(maps.Keys(policies)) {
+		source := policies[id]
 		tree := (*ast.Policy)(source.AST())
 		c, err := compileConditions(id, source, known)
 		if err != nil {
 			return nil, err
 		}
-		p.policies = append(p.policies, policy{
+		one := policy{
 			id: id, forbid: tree.Effect == ast.EffectForbid, source: tree, conditions: c,
 			principal: scopeOf(tree.Principal), action: scopeOf(tree.Action), resource: scopeOf(tree.Resource),
-		})
-	}
-	slices.SortFunc(p.policies, func(a, b policy) int { return strings.Compare(string(a.id), string(b.id)) })
-	for i := range p.policies {
-		one := &p.policies[i]
+		}
+		p.policies = append(p.policies, one)
 		principal, resource := one.principal.key(), one.resource.key()
 		b := p.buckets[principal]
 		if b == nil {
@@ -95,6 +111,7 @@ func Compile(policies map[cedar.PolicyID]*cedar.Policy) (*Program, error) {
 		}
 		b.policies = append(b.policies, int32(i))
 		b.byResource[resource] = append(b.byResource[resource], int32(i))
+		rest()
 	}
 	return p, nil
 }
@@ -121,14 +138,19 @@ func compileConditions(id cedar.PolicyID, source *cedar.Policy, known map[string
 			if n.op == opConst && n.value.kind == kindBool && n.value.n == 1 {
 				continue
 			}
-			reads := n.reads()
+			reads, settled := n.reads(), Extent(0)
 			made.reads |= reads
-			made.all, made.settled = append(made.all, n), append(made.settled, reads == 0)
 			if reads == 0 {
+				settled = OneResource
 				made.early = append(made.early, n)
 			} else {
 				late = append(late, n)
 			}
+			if beginnings, ok := n.beginnings(nil); ok {
+				settled = SameBeginning
+				made.beginnings = append(made.beginnings, beginnings...)
+			}
+			made.all, made.settled = append(made.all, n), append(made.settled, settled)
 		}
 	}
 	made.early = append(made.early, late...)
@@ -166,6 +188,10 @@ func (p *Program) ReadsPrincipal(i int) bool {
 
 // Conditional reports whether a policy has conditions.
 func (p *Program) Conditional(i int) bool { return len(p.policies[i].conditions.all) > 0 }
+
+// Beginnings returns the beginnings of the resource's id that a policy's
+// conditions ask for. It is not to be changed.
+func (p *Program) Beginnings(i int) []string { return p.policies[i].conditions.beginnings }
 
 // Conditions returns the number of a policy's conditions: policies with the same
 // conditions have the same number.
@@ -208,16 +234,16 @@ func (p *Program) Holds(i int, e *Env) bool {
 	return true
 }
 
-// Settle returns what a policy comes to for an action and a resource, whatever
-// else the request is; false if that has a say. A policy that permits is
-// unsatisfied, too, where its conditions cannot be evaluated. Of e only action,
-// resource and Itself, which must be true, are read.
-func (p *Program) Settle(i int, e *Env) (Verdict, bool) {
+// Settle returns what a policy comes to for an action and all the resources of an
+// extent, whatever else the request is; false if more has a say. A policy that
+// permits is unsatisfied, too, where its conditions cannot be evaluated. Of e only
+// action, resource and Itself, which must be true, are read.
+func (p *Program) Settle(i int, e *Env, of Extent) (Verdict, bool) {
 	one := &p.policies[i]
 	open := false
 	for at, n := range one.conditions.all {
 		switch {
-		case !one.conditions.settled[at]:
+		case one.conditions.settled[at] < of:
 			if one.forbid { // it may fail, and what comes after it would not be asked
 				return Unsatisfied, false
 			}

@@ -24,7 +24,7 @@ func compile(t testing.TB, text string) (*program.Program, *cedar.PolicySet) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := program.Compile(maps.Collect(set.All()))
+	p, err := program.Compile(maps.Collect(set.All()), func() {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +123,7 @@ func TestDepth(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p, err := program.Compile(maps.Collect(set.All()))
+			p, err := program.Compile(maps.Collect(set.All()), func() {})
 			if (err == nil) != want || err != nil && !errors.Is(err, fault.InvalidArgument) {
 				t.Errorf("Compile of %d levels = %v", n, err)
 			}
@@ -273,7 +273,7 @@ func FuzzAuthorize(f *testing.F) {
 		if err != nil {
 			return
 		}
-		p, err := program.Compile(maps.Collect(set.All()))
+		p, err := program.Compile(maps.Collect(set.All()), func() {})
 		if err != nil {
 			if !errors.Is(err, fault.InvalidArgument) {
 				t.Errorf("Compile = %v", err)
