@@ -166,6 +166,8 @@ require (
 	google.golang.org/grpc v1.85.0
 )
 
+require github.com/aws/aws-sdk-go-v2/service/bedrockruntime v1.61.0 // indirect
+
 replace creto.dev => ../
 
 tool filippo.io/torchwood/cmd/litewitness

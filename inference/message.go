@@ -24,6 +24,8 @@ type Dialect string
 const (
 	DialectOpenAI    Dialect = "openai"
 	DialectAnthropic Dialect = "anthropic"
+	// DialectBedrock is that of the Converse API.
+	DialectBedrock Dialect = "bedrock"
 )
 
 // Is reports whether words of d can be sent where to is spoken.

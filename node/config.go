@@ -218,6 +218,7 @@ const (
 	ProviderOpenAI    = "openai"
 	ProviderAnthropic = "anthropic"
 	ProviderAzure     = "azure"
+	ProviderBedrock   = "bedrock"
 )
 
 // ProviderConfig is one upstream for models.
@@ -227,7 +228,8 @@ type ProviderConfig struct {
 	// Kind is the dialect; "" means ProviderOpenAI.
 	Kind string `toml:"kind"`
 	// BaseURL is the address up to and without /chat/completions or /messages;
-	// with ProviderAzure, that of the resource. Required.
+	// with ProviderAzure, that of the resource. Required, but for ProviderBedrock,
+	// whose regions have addresses.
 	BaseURL string `toml:"base_url"`
 	// APIKey is added on the way out; agents never see it. Optional.
 	APIKey creto.Secret `toml:"api_key"`
@@ -242,7 +244,8 @@ type ProviderConfig struct {
 	// Classifications are those that may be sent there, and no other; empty leaves
 	// it to the strategy.
 	Classifications []inference.Classification `toml:"classifications"`
-	// Region says where the data goes; "" is not known, or "local".
+	// Region says where the data goes; "" is not known, "local", or the region of
+	// ProviderBedrock.
 	Region string `toml:"region"`
 	// Context is how many tokens prompt and answer may have; 0 is not known.
 	Context int `toml:"context"`
@@ -252,7 +255,8 @@ type ProviderConfig struct {
 	// demands a bound; 0 means 4096. Only for ProviderAnthropic.
 	MaxTokens int `toml:"max_tokens"`
 	// What one kind alone has.
-	Azure AzureProviderConfig `toml:"azure"`
+	Azure   AzureProviderConfig   `toml:"azure"`
+	Bedrock BedrockProviderConfig `toml:"bedrock"`
 }
 
 // LogConfig is the process's own log.

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"io"
 	"net/url"
 	"reflect"
@@ -35,8 +36,26 @@ func (c AzureProviderConfig) entra() provider.EntraConfig {
 	return provider.EntraConfig{TenantID: c.TenantID, ClientID: c.ClientID, ClientSecret: c.ClientSecret, TokenURL: c.TokenURL, Scope: c.TokenScope}
 }
 
-// newModel returns the client of a provider's dialect.
-func newModel(p ProviderConfig, c provider.Config) (interface {
+// BedrockProviderConfig is what ProviderBedrock needs. Exactly one of the
+// provider's API key, AccessKeyID, Profile and DefaultChain says who asks.
+type BedrockProviderConfig struct {
+	// Region is where models run, such as eu-central-1. Required.
+	Region string `toml:"region"`
+	// AccessKeyID, SecretAccessKey and SessionToken are credentials of AWS.
+	AccessKeyID     string       `toml:"access_key_id"`
+	SecretAccessKey creto.Secret `toml:"secret_access_key"`
+	SessionToken    creto.Secret `toml:"session_token"`
+	// Profile names credentials in the files that AWS's tools share.
+	Profile string `toml:"profile"`
+	// DefaultChain looks where AWS's tools look, the metadata service included.
+	DefaultChain bool `toml:"default_chain"`
+	// GuardrailID and GuardrailVersion are applied to every call.
+	GuardrailID      string `toml:"guardrail_id"`
+	GuardrailVersion string `toml:"guardrail_version"`
+}
+
+// newModel returns the client of a provider's dialect; ctx is for reading files.
+func newModel(ctx context.Context, p ProviderConfig, c provider.Config) (interface {
 	inference.Model
 	io.Closer
 }, error) {
@@ -45,10 +64,19 @@ func newModel(p ProviderConfig, c provider.Config) (interface {
 		return provider.NewAnthropic(provider.AnthropicConfig{Config: c, MaxTokens: int64(p.MaxTokens)})
 	case ProviderAzure:
 		return provider.NewAzure(provider.AzureConfig{Config: c, APIVersion: p.Azure.APIVersion, Deployments: p.Azure.Deployments, Entra: p.Azure.entra()})
+	case ProviderBedrock:
+		b := p.Bedrock
+		return provider.NewBedrock(ctx, provider.BedrockConfig{
+			Config: c, Region: b.Region, AccessKeyID: b.AccessKeyID, SecretAccessKey: b.SecretAccessKey, SessionToken: b.SessionToken,
+			Profile: b.Profile, DefaultChain: b.DefaultChain, GuardrailID: b.GuardrailID, GuardrailVersion: b.GuardrailVersion,
+		})
 	default:
 		return provider.NewOpenAI(c)
 	}
 }
+
+// hasKey reports whether there is an API key, or several.
+func (p ProviderConfig) hasKey() bool { return !p.APIKey.IsZero() || len(p.APIKeys) > 0 }
 
 // providerKind checks what one kind of provider alone has.
 func (k *configChecker) providerKind(key string, p ProviderConfig) {
@@ -57,13 +85,17 @@ func (k *configChecker) providerKind(key string, p ProviderConfig) {
 		used          bool
 	}{
 		{ProviderAzure, "azure", !reflect.ValueOf(p.Azure).IsZero()},
+		{ProviderBedrock, "bedrock", !reflect.ValueOf(p.Bedrock).IsZero()},
 	} {
 		if only.used && p.Kind != only.kind {
 			k.addf(key+"."+only.section, "only for kind %q", only.kind)
 		}
 	}
-	if p.Kind == ProviderAzure {
+	switch p.Kind {
+	case ProviderAzure:
 		k.azure(key, p)
+	case ProviderBedrock:
+		k.bedrock(key, p)
 	}
 }
 
@@ -84,7 +116,7 @@ func (k *configChecker) azure(key string, p ProviderConfig) {
 	}
 	application := !reflect.ValueOf(c.entra()).IsZero()
 	switch {
-	case !application && p.APIKey.IsZero() && len(p.APIKeys) == 0:
+	case !application && !p.hasKey() && len(p.APIKeys) == 0:
 		k.addf(key+".api_key", "required, or an application of Entra ID in azure")
 		return
 	case !application:
@@ -101,6 +133,33 @@ func (k *configChecker) azure(key string, p ProviderConfig) {
 	k.tokenURL(section+".token_url", c.TokenURL)
 	if c.TokenURL == "" && (c.TenantID == "" || strings.ContainsAny(c.TenantID, "/?#%")) {
 		k.addf(section+".tenant_id", "required for an application of Entra ID, unless token_url is there")
+	}
+}
+
+var awsRegion = regexp.MustCompile(`^[a-z]{2}(-[a-z]+)+-[0-9]{1,2}$`)
+
+func (k *configChecker) bedrock(key string, p ProviderConfig) {
+	c, section := p.Bedrock, key+".bedrock"
+	if !awsRegion.MatchString(c.Region) {
+		k.addf(section+".region", "%q is no region, such as eu-central-1", c.Region)
+	}
+	ways := 0
+	for _, used := range []bool{p.hasKey(), c.AccessKeyID != "", c.Profile != "", c.DefaultChain} {
+		if used {
+			ways++
+		}
+	}
+	if ways != 1 {
+		k.addf(section, "one of api_key, access_key_id, profile and default_chain is required; there are %d", ways)
+	}
+	switch {
+	case c.AccessKeyID != "" && c.SecretAccessKey.IsZero():
+		k.addf(section+".secret_access_key", "required beside access_key_id")
+	case c.AccessKeyID == "" && (!c.SecretAccessKey.IsZero() || !c.SessionToken.IsZero()):
+		k.addf(section+".access_key_id", "required beside its secrets")
+	}
+	if (c.GuardrailID == "") != (c.GuardrailVersion == "") {
+		k.addf(section+".guardrail_id", "belongs together with guardrail_version")
 	}
 }
 

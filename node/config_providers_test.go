@@ -16,6 +16,8 @@ func TestProviderKinds(t *testing.T) {
 		azure = "kind = \"azure\"\nbase_url = \"https://x.openai.azure.com\"\n"
 		entra = "azure.client_id = \"c\"\nazure.client_secret = \"${SECRET}\"\n"
 		at    = "inference.providers[0]."
+
+		bedrock = "kind = \"bedrock\"\nbedrock.region = \"eu-central-1\"\n"
 	)
 	for _, tt := range []struct {
 		name, doc string
@@ -35,6 +37,19 @@ func TestProviderKinds(t *testing.T) {
 		{"azure of odd names", azure + "api_key = \"${SECRET}\"\nazure.api_version = \"latest\"\nazure.deployments = {a = \"../b\"}", []string{
 			at + `azure.api_version: "latest" is neither v1 nor a date such as 2024-10-21`, at + `azure.deployments: "../b" is no name of a deployment`,
 		}},
+		{"bedrock with keys", bedrock + "bedrock.access_key_id = \"A\"\nbedrock.secret_access_key = \"${SECRET}\"\nbedrock.session_token = \"${SECRET}\"", nil},
+		{"bedrock with its own key", bedrock + "api_key = \"${SECRET}\"\nbase_url = \"https://vpce.example\"\nbedrock.guardrail_id = \"g\"\nbedrock.guardrail_version = \"1\"", nil},
+		{"bedrock with a profile", bedrock + "bedrock.profile = \"shop\"", nil},
+		{"bedrock with the chain", bedrock + "bedrock.default_chain = true", nil},
+		{"bedrock without", "kind = \"bedrock\"", []string{
+			at + `bedrock.region: "" is no region, such as eu-central-1`, at + "bedrock: one of api_key, access_key_id, profile and default_chain is required; there are 0",
+		}},
+		{"bedrock with two", bedrock + "api_key = \"${SECRET}\"\nbedrock.profile = \"shop\"", []string{at + "bedrock: one of api_key, access_key_id, profile and default_chain is required; there are 2"}},
+		{"bedrock with half", bedrock + "bedrock.access_key_id = \"A\"\nbedrock.guardrail_id = \"g\"", []string{
+			at + "bedrock.secret_access_key: required beside access_key_id", at + "bedrock.guardrail_id: belongs together with guardrail_version",
+		}},
+		{"bedrock with the other half", bedrock + "api_key = \"${SECRET}\"\nbedrock.session_token = \"${SECRET}\"", []string{at + "bedrock.access_key_id: required beside its secrets"}},
+		{"bedrock for others", "base_url = \"https://x/v1\"\nbedrock.region = \"eu-central-1\"", []string{at + `bedrock: only for kind "bedrock"`}},
 		{"azure for others", "base_url = \"https://x/v1\"\nazure.api_version = \"v1\"", []string{at + `azure: only for kind "azure"`}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -2,6 +2,7 @@ package node
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"maps"
 	"math"
@@ -19,7 +20,7 @@ import (
 // openModels makes the clients of the providers and what chooses among them. With
 // the strategy local_only, none is made of a provider that is not local: nothing in
 // the process could connect to it.
-func (n *Node) openModels() error {
+func (n *Node) openModels(ctx context.Context) error {
 	const op fault.Op = "node.openModels"
 	cfg := n.options.Config.Inference
 	var list []localinference.Provider
@@ -29,7 +30,7 @@ func (n *Node) openModels() error {
 		}
 		made := localinference.Provider{Local: p.Local, Concurrency: p.Concurrency}
 		for _, key := range p.keys() {
-			m, err := newModel(p, provider.Config{
+			m, err := newModel(ctx, p, provider.Config{
 				Name: p.Name, BaseURL: p.BaseURL, APIKey: key, Timeout: time.Duration(cfg.Timeout), Local: p.Local, Capabilities: p.capabilities(),
 			})
 			if err != nil {
@@ -66,7 +67,7 @@ func (p ProviderConfig) capabilities() inference.Capabilities {
 	if len(models) == 0 {
 		models = []string{"*"}
 	}
-	region := p.Region
+	region := cmp.Or(p.Region, p.Bedrock.Region)
 	if p.Local {
 		region = cmp.Or(region, "local")
 	}

@@ -288,7 +288,7 @@ func (n *Node) openEnablement(ctx context.Context) error {
 		return fault.Wrap(op, err)
 	}
 	n.gate = gate.New(n.authority, n.pqc, n.clock, withDecisionLog(ctx, n.authorizer, n.options.Log, cfg.Log.Decisions), n.log, n.desk, n.limits)
-	if err = n.openModels(); err != nil {
+	if err = n.openModels(ctx); err != nil {
 		return fault.Wrap(op, err)
 	}
 	n.gateway = gateway.New(gateway.Config{

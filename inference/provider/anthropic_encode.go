@@ -457,7 +457,7 @@ func (e *anthropicEncoder) answer(m inference.Message) []fields {
 	list := []fields{}
 	for _, p := range m.Content {
 		switch {
-		case p.Reasoning != nil && p.Text != "":
+		case p.Reasoning != nil && p.Text+p.Reasoning.Redacted != "":
 			list = append(list, thinkingBlock(inference.Part{Text: p.Text, Reasoning: p.Reasoning}))
 		case p.IsText() && p.Text != "":
 			list = append(list, e.block(p))
@@ -475,8 +475,11 @@ func (e *anthropicEncoder) answer(m inference.Message) []fields {
 // stop returns why the answer ended, and the text that ended it, or null.
 func (e *anthropicEncoder) stop(c inference.Choice) (reason string, sequence any) {
 	reason = c.StopReason
-	if reason == "" {
+	if reason == "" || !e.native {
 		reason = stopReason(c.FinishReason)
+	}
+	if c.StopSequence != "" && !e.native {
+		reason = "stop_sequence"
 	}
 	if !e.native && c.Message.Refusal != "" {
 		reason = "refusal"

@@ -38,12 +38,7 @@ type pieces interface {
 // stream begins an answer to r, whose body in the dialect is given. next names
 // the reader of its pieces.
 func (c *client) stream(ctx context.Context, op, next fault.Op, path string, body []byte, header http.Header, r inference.Request, p pieces) (inference.Stream, error) {
-	ctx, stopTimer := context.WithTimeout(ctx, c.config.Timeout)
-	ctx, cancel := context.WithCancelCause(ctx)
-	end := func(cause error) {
-		cancel(cause)
-		stopTimer()
-	}
+	ctx, end := c.withEnd(ctx)
 	resp, err := c.send(ctx, op, http.MethodPost, path, body, header)
 	if err != nil {
 		end(nil)
@@ -61,8 +56,19 @@ func (c *client) stream(ctx context.Context, op, next fault.Op, path string, bod
 	return &stream{
 		request: r, limit: c.config.MaxResponseBytes, idle: c.config.IdleTimeout, op: next,
 		broken: func(op fault.Op, err error) error { return broken(ctx, op, err) },
-		end:    end, body: resp.Body, events: newEvents(resp.Body, c.config.MaxResponseBytes), pieces: p,
+		end:    end, body: resp.Body, next: newEvents(resp.Body, c.config.MaxResponseBytes).next, pieces: p,
 	}, nil
+}
+
+// withEnd returns the context of a stream and what ends it. Its caller must call
+// that.
+func (c *client) withEnd(ctx context.Context) (context.Context, func(cause error)) {
+	ctx, stopTimer := context.WithTimeout(ctx, c.config.Timeout)
+	ctx, cancel := context.WithCancelCause(ctx)
+	return ctx, func(cause error) {
+		cancel(cause)
+		stopTimer()
+	}
 }
 
 // stream is an answer that is being read.
@@ -74,7 +80,7 @@ type stream struct {
 	broken  func(fault.Op, error) error
 	end     func(cause error)
 	body    io.ReadCloser
-	events  *events
+	next    func() ([]byte, error) // the data of the next event
 
 	// For the one goroutine that calls Next:
 	pieces pieces
@@ -117,7 +123,7 @@ func (s *stream) read() (inference.Chunk, error) {
 	silence := time.AfterFunc(s.idle, func() { s.end(errIdle) })
 	defer silence.Stop()
 	for {
-		data, err := s.events.next()
+		data, err := s.next()
 		switch {
 		case errors.Is(err, io.EOF) && s.pieces.complete():
 			return inference.Chunk{}, io.EOF
