@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"creto.dev/fault"
+	"creto.dev/inference"
 	"github.com/aws/aws-sdk-go-v2/aws/protocol/eventstream"
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
@@ -107,6 +108,9 @@ func exceptionFault(op fault.Op, status int, header http.Header, e smithy.APIErr
 		says = says[:maxCauseBytes]
 	}
 	err := fault.WrapAs(op, code, fmt.Errorf("upstream answered %d, exception %.64q: %q", status, name, says), "%s", message)
+	if refused := status == http.StatusUnauthorized || status == http.StatusForbidden; refused && code == fault.InferenceProviderError {
+		return fault.Wrap(op, errors.Join(err, inference.ErrKeyRefused))
+	}
 	if wait := retryAfter(header); wait > 0 && fault.Retryable(err) {
 		err = fault.After(err, wait)
 	}

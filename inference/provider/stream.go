@@ -128,6 +128,10 @@ func (s *stream) read() (inference.Chunk, error) {
 		case errors.Is(err, io.EOF) && s.pieces.complete():
 			return inference.Chunk{}, io.EOF
 		case errors.Is(err, io.EOF):
+			// A call that was given up may look like this too.
+			if err := s.broken(s.op, io.ErrUnexpectedEOF); fault.CodeOf(err) != fault.InferenceProviderUnavailable {
+				return inference.Chunk{}, err
+			}
 			return inference.Chunk{}, fault.New(s.op, fault.InferenceProviderUnavailable, "the provider broke off in the middle of its answer")
 		case errors.Is(err, errTooLarge):
 			return inference.Chunk{}, tooLarge(s.op, s.limit)
