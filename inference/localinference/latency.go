@@ -13,6 +13,8 @@ const (
 	floorSamples  = 20
 	// windowAge is how old they may be: who was slow is tried again.
 	windowAge = 5 * time.Minute
+	// windowFresh is how long a percentile is used again.
+	windowFresh = 100 * time.Millisecond
 	// maxSeries bounds what is kept: names of models come from requests.
 	maxSeries = 1024
 )
@@ -35,6 +37,9 @@ type window struct {
 	at   [windowSamples]time.Time
 	next int
 	full bool
+	// p95 is as of asOf.
+	p95  time.Duration
+	asOf time.Time
 }
 
 // add notes an answer.
@@ -62,6 +67,10 @@ func (l *latencies) p95(s series) (p time.Duration, ok bool) {
 	if w == nil {
 		return 0, false
 	}
+	now := time.Now()
+	if now.Sub(w.asOf) < windowFresh {
+		return w.p95, true
+	}
 	n := w.next
 	if w.full {
 		n = windowSamples
@@ -69,7 +78,7 @@ func (l *latencies) p95(s series) (p time.Duration, ok bool) {
 	var fresh [windowSamples]time.Duration
 	kept := 0
 	for i := range n {
-		if time.Since(w.at[i]) <= windowAge {
+		if now.Sub(w.at[i]) <= windowAge {
 			fresh[kept] = w.took[i]
 			kept++
 		}
@@ -78,5 +87,6 @@ func (l *latencies) p95(s series) (p time.Duration, ok bool) {
 		return 0, false
 	}
 	slices.Sort(fresh[:kept])
-	return fresh[(kept*95+99)/100-1], true
+	w.p95, w.asOf = fresh[(kept*95+99)/100-1], now
+	return w.p95, true
 }

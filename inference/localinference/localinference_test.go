@@ -123,13 +123,15 @@ func TestMidStream(t *testing.T) {
 	if u := s.Usage(); u.CompletionTokens != 2 {
 		t.Errorf("usage = %+v", u)
 	}
-	_ = s.Close()
-	// The slot is free again: a stream that begins with a failure goes to b.
+	// The slot is free again, closed or not: a stream that begins with a failure goes
+	// to b.
 	a.next = func(int) error { return down() }
+	before := s
 	s, err = r.CompleteStream(t.Context(), q)
 	if err != nil {
 		t.Fatal(err)
 	}
+	_ = before.Close()
 	text, err = words(t, s)
 	_ = s.Close()
 	if text != "b b b" || err != nil || a.streams() != 0 || b.streams() != 0 || served.Provider != "b" || served.Attempts != 4 {

@@ -55,7 +55,8 @@ type Config struct {
 	// MaxResponseBytes bounds an answer, decompressed. 0 means
 	// DefaultMaxResponseBytes.
 	MaxResponseBytes int64
-	// Local has connections made to BaseURL's host and port alone, by no proxy.
+	// Local has connections made to BaseURL's host and port alone, by no proxy. A
+	// Transport that is given is left as it is.
 	Local bool
 	// Transport makes the connections. nil means one of its own.
 	Transport http.RoundTripper
