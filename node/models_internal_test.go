@@ -88,7 +88,7 @@ func TestLocalOnlyHasNoDialer(t *testing.T) {
 			t.Fatal(err)
 		}
 		n := &Node{options: Options{Config: cfg, Log: slog.New(slog.DiscardHandler)}}
-		if err := n.openModels(); err != nil {
+		if err := n.openModels(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = n.Close() })
