@@ -26,6 +26,8 @@ const (
 	DialectAnthropic Dialect = "anthropic"
 	// DialectBedrock is that of the Converse API.
 	DialectBedrock Dialect = "bedrock"
+	// DialectVertex is that of generateContent.
+	DialectVertex Dialect = "vertex"
 )
 
 // Is reports whether words of d can be sent where to is spoken.

@@ -219,6 +219,7 @@ const (
 	ProviderAnthropic = "anthropic"
 	ProviderAzure     = "azure"
 	ProviderBedrock   = "bedrock"
+	ProviderVertex    = "vertex"
 )
 
 // ProviderConfig is one upstream for models.
@@ -228,8 +229,8 @@ type ProviderConfig struct {
 	// Kind is the dialect; "" means ProviderOpenAI.
 	Kind string `toml:"kind"`
 	// BaseURL is the address up to and without /chat/completions or /messages;
-	// with ProviderAzure, that of the resource. Required, but for ProviderBedrock,
-	// whose regions have addresses.
+	// with ProviderAzure, that of the resource. Required, but for ProviderBedrock
+	// and ProviderVertex, whose regions have addresses.
 	BaseURL string `toml:"base_url"`
 	// APIKey is added on the way out; agents never see it. Optional.
 	APIKey creto.Secret `toml:"api_key"`
@@ -244,8 +245,8 @@ type ProviderConfig struct {
 	// Classifications are those that may be sent there, and no other; empty leaves
 	// it to the strategy.
 	Classifications []inference.Classification `toml:"classifications"`
-	// Region says where the data goes; "" is not known, "local", or the region of
-	// ProviderBedrock.
+	// Region says where the data goes; "" is not known, "local", or that of
+	// ProviderBedrock or ProviderVertex.
 	Region string `toml:"region"`
 	// Context is how many tokens prompt and answer may have; 0 is not known.
 	Context int `toml:"context"`
@@ -257,6 +258,7 @@ type ProviderConfig struct {
 	// What one kind alone has.
 	Azure   AzureProviderConfig   `toml:"azure"`
 	Bedrock BedrockProviderConfig `toml:"bedrock"`
+	Vertex  VertexProviderConfig  `toml:"vertex"`
 }
 
 // LogConfig is the process's own log.

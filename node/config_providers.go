@@ -4,12 +4,14 @@ import (
 	"context"
 	"io"
 	"net/url"
+	"os"
 	"reflect"
 	"regexp"
 	"slices"
 	"strings"
 
 	"creto.dev"
+	"creto.dev/fault"
 	"creto.dev/inference"
 	"creto.dev/inference/provider"
 )
@@ -54,6 +56,32 @@ type BedrockProviderConfig struct {
 	GuardrailVersion string `toml:"guardrail_version"`
 }
 
+// VertexProviderConfig is what ProviderVertex needs. Without an API key, a service
+// account asks for tokens.
+type VertexProviderConfig struct {
+	// Project and Location say where models run. Required with a service account.
+	Project  string `toml:"project"`
+	Location string `toml:"location"`
+	// ServiceAccount is the account's key in Google's JSON form, or
+	// ServiceAccountFile the file that holds it, which is read once.
+	ServiceAccount     creto.Secret `toml:"service_account"`
+	ServiceAccountFile string       `toml:"service_account_file"`
+	// TokenURL replaces the token endpoint that the key names.
+	TokenURL string `toml:"token_url"`
+}
+
+// account returns the service account's key; zero without one.
+func (c VertexProviderConfig) account() (creto.Secret, error) {
+	if c.ServiceAccountFile == "" {
+		return c.ServiceAccount, nil
+	}
+	key, err := os.ReadFile(c.ServiceAccountFile)
+	if err != nil {
+		return creto.Secret{}, fault.WrapAs("node.VertexProviderConfig", fault.InvalidArgument, err, "service_account_file: %q cannot be read", c.ServiceAccountFile)
+	}
+	return creto.NewSecret(string(key)), nil
+}
+
 // newModel returns the client of a provider's dialect; ctx is for reading files.
 func newModel(ctx context.Context, p ProviderConfig, c provider.Config) (interface {
 	inference.Model
@@ -69,6 +97,14 @@ func newModel(ctx context.Context, p ProviderConfig, c provider.Config) (interfa
 		return provider.NewBedrock(ctx, provider.BedrockConfig{
 			Config: c, Region: b.Region, AccessKeyID: b.AccessKeyID, SecretAccessKey: b.SecretAccessKey, SessionToken: b.SessionToken,
 			Profile: b.Profile, DefaultChain: b.DefaultChain, GuardrailID: b.GuardrailID, GuardrailVersion: b.GuardrailVersion,
+		})
+	case ProviderVertex:
+		account, err := p.Vertex.account()
+		if err != nil {
+			return nil, err
+		}
+		return provider.NewVertex(provider.VertexConfig{
+			Config: c, Project: p.Vertex.Project, Location: p.Vertex.Location, ServiceAccount: account, TokenURL: p.Vertex.TokenURL,
 		})
 	default:
 		return provider.NewOpenAI(c)
@@ -86,6 +122,7 @@ func (k *configChecker) providerKind(key string, p ProviderConfig) {
 	}{
 		{ProviderAzure, "azure", !reflect.ValueOf(p.Azure).IsZero()},
 		{ProviderBedrock, "bedrock", !reflect.ValueOf(p.Bedrock).IsZero()},
+		{ProviderVertex, "vertex", !reflect.ValueOf(p.Vertex).IsZero()},
 	} {
 		if only.used && p.Kind != only.kind {
 			k.addf(key+"."+only.section, "only for kind %q", only.kind)
@@ -96,6 +133,8 @@ func (k *configChecker) providerKind(key string, p ProviderConfig) {
 		k.azure(key, p)
 	case ProviderBedrock:
 		k.bedrock(key, p)
+	case ProviderVertex:
+		k.vertex(key, p)
 	}
 }
 
@@ -161,6 +200,31 @@ func (k *configChecker) bedrock(key string, p ProviderConfig) {
 	if (c.GuardrailID == "") != (c.GuardrailVersion == "") {
 		k.addf(section+".guardrail_id", "belongs together with guardrail_version")
 	}
+}
+
+var vertexName = regexp.MustCompile(`^[a-z0-9][a-z0-9:.-]{0,62}$`)
+
+func (k *configChecker) vertex(key string, p ProviderConfig) {
+	c, section := p.Vertex, key+".vertex"
+	account := !c.ServiceAccount.IsZero() || c.ServiceAccountFile != ""
+	switch {
+	case !account && !p.hasKey():
+		k.addf(section+".service_account", "required, or an api_key")
+	case account && p.hasKey():
+		k.addf(key+".api_key", "not beside a service account")
+	case !c.ServiceAccount.IsZero() && c.ServiceAccountFile != "":
+		k.addf(section+".service_account", "not beside service_account_file")
+	}
+	for _, name := range []struct{ key, value string }{{"project", c.Project}, {"location", c.Location}} {
+		needed := account || c.Project+c.Location != ""
+		if needed && !vertexName.MatchString(name.value) {
+			k.addf(section+"."+name.key, "%q is none; project and location are required with a service account", name.value)
+		}
+	}
+	if c.TokenURL != "" && !account {
+		k.addf(section+".token_url", "only with a service account")
+	}
+	k.tokenURL(section+".token_url", c.TokenURL)
 }
 
 // tokenURL checks the address of a token endpoint, which may be absent.

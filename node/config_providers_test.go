@@ -17,6 +17,7 @@ func TestProviderKinds(t *testing.T) {
 		entra = "azure.client_id = \"c\"\nazure.client_secret = \"${SECRET}\"\n"
 		at    = "inference.providers[0]."
 
+		vertex  = "kind = \"vertex\"\nvertex.project = \"shop-1\"\nvertex.location = \"global\"\n"
 		bedrock = "kind = \"bedrock\"\nbedrock.region = \"eu-central-1\"\n"
 	)
 	for _, tt := range []struct {
@@ -50,6 +51,17 @@ func TestProviderKinds(t *testing.T) {
 		}},
 		{"bedrock with the other half", bedrock + "api_key = \"${SECRET}\"\nbedrock.session_token = \"${SECRET}\"", []string{at + "bedrock.access_key_id: required beside its secrets"}},
 		{"bedrock for others", "base_url = \"https://x/v1\"\nbedrock.region = \"eu-central-1\"", []string{at + `bedrock: only for kind "bedrock"`}},
+		{"vertex with an account", vertex + "vertex.service_account = \"${SECRET}\"\nvertex.token_url = \"https://oauth2.example/token\"", nil},
+		{"vertex with a file", vertex + "vertex.service_account_file = \"/etc/creto/google.json\"", nil},
+		{"vertex with a key", "kind = \"vertex\"\napi_key = \"${SECRET}\"", nil},
+		{"vertex without", "kind = \"vertex\"", []string{at + "vertex.service_account: required, or an api_key"}},
+		{"vertex with both", vertex + "api_key = \"${SECRET}\"\nvertex.service_account = \"${SECRET}\"", []string{at + "api_key: not beside a service account"}},
+		{"vertex with two accounts", vertex + "vertex.service_account_file = \"/x\"\nvertex.service_account = \"${SECRET}\"", []string{at + "vertex.service_account: not beside service_account_file"}},
+		{"vertex of odd names", "kind = \"vertex\"\nvertex.service_account = \"${SECRET}\"\nvertex.project = \"../p\"", []string{
+			at + `vertex.project: "../p" is none; project and location are required with a service account`, at + `vertex.location: "" is none; project and location are required with a service account`,
+		}},
+		{"vertex in the clear", vertex + "vertex.service_account = \"${SECRET}\"\nvertex.token_url = \"http://oauth2.example/token\"", []string{at + "vertex.token_url: this would send credentials over http in the clear; use https"}},
+		{"vertex for others", "base_url = \"https://x/v1\"\nvertex.project = \"p\"", []string{at + `vertex: only for kind "vertex"`}},
 		{"azure for others", "base_url = \"https://x/v1\"\nazure.api_version = \"v1\"", []string{at + `azure: only for kind "azure"`}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

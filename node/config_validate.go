@@ -293,7 +293,7 @@ func (k *configChecker) inference(c InferenceConfig) {
 		}
 		seen[p.Name] = true
 		if p.Kind != "" {
-			k.oneOf(key+".kind", p.Kind, ProviderOpenAI, ProviderAnthropic, ProviderAzure, ProviderBedrock)
+			k.oneOf(key+".kind", p.Kind, ProviderOpenAI, ProviderAnthropic, ProviderAzure, ProviderBedrock, ProviderVertex)
 		}
 		switch {
 		case p.MaxTokens < 0 || p.MaxTokens > math.MaxInt32:
@@ -303,7 +303,7 @@ func (k *configChecker) inference(c InferenceConfig) {
 		}
 		u, err := url.Parse(p.BaseURL)
 		switch {
-		case p.BaseURL == "" && p.Kind == ProviderBedrock:
+		case p.BaseURL == "" && (p.Kind == ProviderBedrock || p.Kind == ProviderVertex):
 		case p.BaseURL == "":
 			k.addf(key+".base_url", "an address is required, such as https://api.openai.com/v1")
 		case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "":

@@ -67,7 +67,7 @@ func (p ProviderConfig) capabilities() inference.Capabilities {
 	if len(models) == 0 {
 		models = []string{"*"}
 	}
-	region := cmp.Or(p.Region, p.Bedrock.Region)
+	region := cmp.Or(p.Region, p.Bedrock.Region, p.Vertex.Location)
 	if p.Local {
 		region = cmp.Or(region, "local")
 	}

@@ -2,6 +2,7 @@ package provider
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -68,7 +69,7 @@ type client struct {
 	config Config
 	base   *url.URL
 	http   *http.Client
-	// query goes with each request.
+	// query goes with each request whose path has none.
 	query string
 	// list is the path of the models, which tells whether the provider answers.
 	list string
@@ -244,8 +245,9 @@ func (c *client) exchange(ctx context.Context, op fault.Op, path string, body []
 
 // send makes one request. The caller closes the body of the response.
 func (c *client) send(ctx context.Context, op fault.Op, method, path string, body []byte, header http.Header) (*http.Response, error) {
+	path, query, _ := strings.Cut(path, "?")
 	target := c.base.JoinPath(path)
-	target.RawQuery = c.query
+	target.RawQuery = cmp.Or(query, c.query)
 	req, err := http.NewRequestWithContext(ctx, method, target.String(), bytes.NewReader(body))
 	if err != nil {
 		return nil, fault.Wrap(op, err)
