@@ -59,6 +59,7 @@ var layers = []layer{
 	{"6", "internal/gen/creto/nhi/..."}, // so are links
 	{"6", "internal/gen/... fault/faultgrpc"},
 	{"7", "internal/wire internal/wire/wiretest"},
+	{"8", "inference/injection/..."},  // what attacks models is judged above every contract, for the gateway
 	{"8", "audit/intake"},             // the front that logs share
 	{"8", "authz/localauthz/program"}, // Cedar, compiled
 	{"8", "sandbox/internal/launch"},  // what the sandbox backends share

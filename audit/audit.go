@@ -69,14 +69,15 @@ const (
 	EventSecretRemoved      = "secret_removed"
 	EventPolicyChanged      = "policy_changed"
 	EventNodeStarted        = "node_started"
-	EventClockDegraded      = "clock_degraded" // stamps of this node are local from here on (R-CON-14)
-	EventClockAnchored      = "clock_anchored" // consensus is back; what it tells lies between two of its stamps
-	EventSplitView          = "split_view"     // the log is not the one that was published
-	EventLimitChanged       = "limit_changed"  // a quota or a rate was set or removed
-	EventQuotaChecked       = "quota_checked"  // what a window of a quota came to (R-AUD-27)
-	EventAuditGap           = "audit_gap"      // informational records that were only counted (R-OQ-2), or that a damaged disk lost
-	EventSubjectErased      = "subject_erased" // a person's key is gone (R-GAP-11)
-	EventSegmentSealed      = "segment_sealed" // the oldest records left the database; their hashes stay
+	EventClockDegraded      = "clock_degraded"  // stamps of this node are local from here on (R-CON-14)
+	EventClockAnchored      = "clock_anchored"  // consensus is back; what it tells lies between two of its stamps
+	EventSplitView          = "split_view"      // the log is not the one that was published
+	EventLimitChanged       = "limit_changed"   // a quota or a rate was set or removed
+	EventQuotaChecked       = "quota_checked"   // what a window of a quota came to (R-AUD-27)
+	EventAuditGap           = "audit_gap"       // informational records that were only counted (R-OQ-2), or that a damaged disk lost
+	EventSubjectErased      = "subject_erased"  // a person's key is gone (R-GAP-11)
+	EventSessionTainted     = "session_tainted" // it read what looks like an attack (R-GAP-13)
+	EventSegmentSealed      = "segment_sealed"  // the oldest records left the database; their hashes stay
 )
 
 // The events that an action's record stands for beside its own name: what
@@ -97,6 +98,13 @@ const (
 	DetailEvent         = "event"
 	EventSecretAccessed = "secret_accessed"
 	EventSecretMissing  = "secret_missing"
+)
+
+// What became of a model call that is an attack (R-INF-33, R-AUD-26), in DetailEvent
+// of its record likewise. A leaked canary is what an answer gave away.
+const (
+	EventPromptInjectionBlocked = "prompt_injection_blocked"
+	EventCanaryLeaked           = "canary_leaked"
 )
 
 // Decision is the policy decision that a record is about.

@@ -139,7 +139,7 @@ func build(ctx context.Context, policies, depth int, limited bool) (h *house, er
 	if err != nil {
 		return nil, err
 	}
-	h.gate = gate.New(h.authority, p, h.clock, h.authorizer, h.log, desk, h.quota)
+	h.gate = gate.New(h.authority, p, h.clock, h.authorizer, h.log, desk, h.quota, nil)
 	return h, h.populate(ctx, depth, limited)
 }
 

@@ -149,7 +149,7 @@ func build(t testing.TB) *house {
 	must(err)
 	h.desk, err = oversight.Open(ctx, oversight.Config{}, d, h.clock, h.log, h.authority.Groups, silent)
 	must(err)
-	h.gate = gate.New(h.authority, p, h.clock, h.authorizer, h.log, h.desk, h.meter)
+	h.gate = gate.New(h.authority, p, h.clock, h.authorizer, h.log, h.desk, h.meter, nil)
 	h.alice, h.bot = h.authority.ID(creto.KindHuman, "alice"), h.authority.ID(creto.KindAgent, "bot")
 	must(h.authority.AddMember(ctx, h.alice))
 	must(h.authority.AddMember(ctx, h.authority.ID(creto.KindHuman, "bob"), "finance"))

@@ -81,6 +81,19 @@ type Meter interface {
 	Refund(r authz.Reservation)
 }
 
+// Taints remembers which sessions have read what their agent should not obey. A
+// session is a run or, outside of any, an agent. Package injection has one. Safe for
+// concurrent use.
+type Taints interface {
+	// Tainted returns by what the session is tainted now, or "". It is asked at each
+	// check.
+	Tainted(agent creto.ID, run string, now time.Time) string
+	// Taint marks a session, durably, and reports whether it was not marked yet.
+	//
+	// Errors: Unavailable (Degraded) if that is not durable; the mark is in force.
+	Taint(ctx context.Context, agent creto.ID, run, by string) (bool, error)
+}
+
 // Charged reports whether the action of a record counts against quota: it does
 // unless it surely did not happen. What timed out, or was given up by its
 // caller, may have happened, as may what nobody saw the end of; a failure that
@@ -126,6 +139,7 @@ type Gate struct {
 	log        audit.Log
 	approver   Approver
 	meter      Meter
+	taints     Taints // nil where nothing taints
 
 	// doubt is set when a record could not be written: until the log answers
 	// again, nothing acts.
@@ -137,11 +151,11 @@ type Gate struct {
 	callers map[string]*Caller
 }
 
-// New returns a gate.
-func New(authority nhi.Authority, provider pqc.Provider, clock consensus.Clock, authorizer authz.Authorizer, log audit.Log, approver Approver, meter Meter) *Gate {
+// New returns a gate. taints may be nil: nothing is tainted then.
+func New(authority nhi.Authority, provider pqc.Provider, clock consensus.Clock, authorizer authz.Authorizer, log audit.Log, approver Approver, meter Meter, taints Taints) *Gate {
 	return &Gate{
 		authority: authority, verifier: nhi.NewVerifier(provider, defaultCallers), clock: clock, authorizer: authorizer,
-		log: log, approver: approver, meter: meter, maxCallers: defaultCallers, callers: make(map[string]*Caller),
+		log: log, approver: approver, meter: meter, taints: taints, maxCallers: defaultCallers, callers: make(map[string]*Caller),
 	}
 }
 
@@ -200,6 +214,7 @@ type pass struct {
 	answers     []answered
 	consents    []authz.Consent
 	detail      map[string]string // of a refusal
+	tainted     string            // by what the session was tainted at the last check
 	consumed    bool              // the consents are spent
 	acted       bool              // act was called
 }
@@ -272,7 +287,7 @@ func (p *pass) decide(ctx context.Context) (bool, error) {
 	}
 	p.stamp, p.chain = stamp, standing.chain
 	d, err := p.gate.authorizer.Check(ctx, standing.session, authz.Request{
-		Action: p.action.Name, Resource: p.action.Resource, Context: contextOf(p.action), Consents: p.consents,
+		Action: p.action.Name, Resource: p.action.Resource, Context: contextOf(p.action, p.taint()), Consents: p.consents,
 	})
 	p.decision = d
 	if err != nil {
@@ -372,23 +387,32 @@ func (p *pass) requests() []string {
 	return ids
 }
 
-// isolationKey is what policies read the kind of a run's walls from.
-const isolationKey = "isolation"
+// What policies read the kind of a run's walls from, and by what its session is
+// tainted.
+const (
+	isolationKey = "isolation"
+	taintKey     = "taint"
+)
 
 // contextOf adds to an action's context what gate itself knows, and nobody else
 // may say.
-func contextOf(a creto.Action) map[string]any {
-	_, forged := a.Context[isolationKey]
-	if a.Isolation == "" && !forged {
+func contextOf(a creto.Action, taint string) map[string]any {
+	_, walls := a.Context[isolationKey]
+	_, tainted := a.Context[taintKey]
+	if a.Isolation == "" && taint == "" && !walls && !tainted {
 		return a.Context
 	}
-	context := make(map[string]any, len(a.Context)+1)
+	context := make(map[string]any, len(a.Context)+2)
 	for key, value := range a.Context {
 		context[key] = value
 	}
 	delete(context, isolationKey)
+	delete(context, taintKey)
 	if a.Isolation != "" {
 		context[isolationKey] = a.Isolation
+	}
+	if taint != "" {
+		context[taintKey] = taint
 	}
 	return context
 }

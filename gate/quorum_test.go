@@ -85,7 +85,7 @@ func (c credulous) Await(ctx context.Context, q gate.Question) (gate.Answer, err
 func TestQuorumOfOne(t *testing.T) {
 	h := build(t)
 	h.legislate(t, strings.Replace(policies, `@timeout("30m")`, `@timeout("30m") @quorum("2")`, 1))
-	g := gate.New(h.authority, localpqc.New(), h.clock, h.authorizer, h.log, credulous{h.desk}, h.quota)
+	g := gate.New(h.authority, localpqc.New(), h.clock, h.authorizer, h.log, credulous{h.desk}, h.quota, nil)
 	c, err := g.Open(t.Context(), nhi.Credential{Token: h.token(t, "")})
 	if err != nil {
 		t.Fatal(err)

@@ -37,10 +37,16 @@ func (p *pass) refuse(ctx context.Context, why error) (audit.RecordID, error) {
 	return p.end(ctx, r, why)
 }
 
+// riskKey is how likely a model call is an attack, in thousandths.
+const riskKey = "risk"
+
 // decidedOn returns what of an action's context belongs into the record of its
 // refusal: what an Act would have said, had there been one. It is none of the
 // text that agents or people write.
 func (p *pass) decidedOn() map[string]string {
+	if risk, ok := p.action.Context[riskKey].(int64); ok && p.action.Name == creto.CallModel {
+		return map[string]string{riskKey: strconv.FormatInt(risk, 10)}
+	}
 	key := map[string]string{creto.HTTPRequest: methodKey, creto.AccessSecret: deliveryKey}[p.action.Name]
 	value, ok := p.action.Context[key].(string)
 	if !ok || len(value) > maxMethodBytes {
@@ -116,6 +122,9 @@ func (p *pass) record(ctx context.Context) audit.Record {
 			}
 			r.Decision.Policies = append(r.Decision.Policies, audit.PolicyRef{ID: text(policy.ID, maxTextBytes), Digest: policy.Digest})
 		}
+	}
+	if p.tainted != "" {
+		r.Detail = bounded(r.Detail, map[string]string{taintKey: text(p.tainted, maxTextBytes/8)})
 	}
 	for _, answer := range p.answers {
 		r.Consents = append(r.Consents, answer.Consent)

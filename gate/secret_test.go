@@ -123,7 +123,7 @@ func TestSecretAuthority(t *testing.T) {
 			h.gate = gate.New(authority{h.authority, func(context.Context, nhi.Identity, []nhi.SecretRef) ([]creto.Secret, error) {
 				calls++
 				return test.secrets(h, calls)
-			}}, localpqc.New(), h.clock, h.authorizer, h.log, h.desk, h.meter)
+			}}, localpqc.New(), h.clock, h.authorizer, h.log, h.desk, h.meter, nil)
 			c := h.caller(t)
 			h.log.down.Store(test.secrets == nil)
 			got, _, err := h.gate.Secret(t.Context(), c, gate.Access{Secret: "key", Delivery: gate.DeliveryGateway})

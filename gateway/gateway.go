@@ -14,6 +14,7 @@ import (
 	"creto.dev/fault/faulthttp"
 	"creto.dev/gate"
 	"creto.dev/inference"
+	"creto.dev/inference/injection"
 )
 
 // IdempotencyHeader names a request that is sent again after its connection was
@@ -37,6 +38,8 @@ type Config struct {
 	Timeout time.Duration
 	// Credentials are added on the way out. Each must be valid.
 	Credentials []Credential
+	// Injection is what is done about prompt injection. Its zero value does nothing.
+	Injection Injection
 }
 
 // Origin is who sends a request, as the listener knows.
@@ -62,6 +65,8 @@ type Gateway struct {
 	dialer    *dialer
 	load      *load
 	injected  map[string][]Credential // by host
+	guard     *injection.Guard        // nil where nothing is judged
+	canaries  *injection.Canaries     // nil where there are none
 }
 
 // New returns a gateway onto g. models has models answer.
@@ -70,7 +75,15 @@ func New(cfg Config, g *gate.Gate, models inference.Router) *Gateway {
 		cfg.Timeout = 10 * time.Minute
 	}
 	d := newDialer(cfg.Hosts)
-	return &Gateway{cfg: cfg, gate: g, models: models, dialer: d, load: &load{agents: make(map[creto.ID]share)}, injected: byHost(cfg.Credentials), transport: &http.Transport{
+	var guard *injection.Guard
+	if cfg.Injection.Detector != nil {
+		guard = injection.NewGuard(cfg.Injection.Detector)
+	}
+	var canaries *injection.Canaries
+	if cfg.Injection.Canary != CanaryOff {
+		canaries = injection.NewCanaries()
+	}
+	return &Gateway{cfg: cfg, guard: guard, canaries: canaries, gate: g, models: models, dialer: d, load: &load{agents: make(map[creto.ID]share)}, injected: byHost(cfg.Credentials), transport: &http.Transport{
 		DialContext: d.dial, DisableCompression: true, MaxResponseHeaderBytes: 1 << 20,
 		// On a connection that was kept, net/http sends some requests again by
 		// itself. What was consented to once is sent once.

@@ -25,6 +25,7 @@ import (
 	"creto.dev/gate"
 	"creto.dev/gateway"
 	"creto.dev/inference"
+	"creto.dev/inference/injection"
 	"creto.dev/inference/localinference"
 	"creto.dev/internal/db/dbtest"
 	"creto.dev/internal/journal"
@@ -47,6 +48,7 @@ type house struct {
 	log       *localaudit.Log
 	desk      *oversight.Desk
 	gateway   *gateway.Gateway
+	taints    *injection.Taints
 	bot       creto.ID
 	stop      func() // ends the listener's base context
 }
@@ -121,7 +123,9 @@ func open(t testing.TB, cfg gateway.Config, models []inference.Model, allow ...s
 	check(err)
 	h.desk, err = oversight.Open(ctx, oversight.Config{}, d, clock, h.log, h.authority.Groups, quiet)
 	check(err)
-	g := gate.New(h.authority, p, clock, authorizer, h.log, h.desk, quota)
+	h.taints, err = injection.OpenTaints(ctx, d, clock, time.Hour)
+	check(err)
+	g := gate.New(h.authority, p, clock, authorizer, h.log, h.desk, quota, h.taints)
 	var providers []localinference.Provider
 	for _, m := range models {
 		providers = append(providers, localinference.Provider{Keys: []inference.Model{m}})

@@ -62,6 +62,7 @@ type visit struct {
 	load    *load
 	bytes   int64 // held of load
 	recheck func() error
+	seen    *inspected // of a model call
 }
 
 // admit lets a request in. The caller calls leave when it is over.

@@ -42,10 +42,11 @@ func (g *Gateway) model(w http.ResponseWriter, r *http.Request, authenticate Aut
 // answer is OpenAI's POST /v1/chat/completions and Anthropic's POST /v1/messages.
 func (g *Gateway) answer(w *startedWriter, r *http.Request, v *visit, d dialect) error {
 	return g.call(w, r, v, d, "", func(ctx context.Context, request inference.Request, stream bool) (*inference.Usage, error) {
+		models := v.seen.watched(g.models)
 		if stream {
-			return g.stream(ctx, w, d, request)
+			return streamed(ctx, w, d, models, request)
 		}
-		return g.complete(ctx, w, d, request)
+		return complete(ctx, w, d, models, request)
 	})
 }
 
@@ -106,18 +107,22 @@ func (g *Gateway) call(w *startedWriter, r *http.Request, v *visit, d dialect, o
 	if class != "" {
 		facts["classification"] = string(class)
 	}
-	_, err = g.gate.DoDecided(r.Context(), v.Caller, creto.Action{
+	action := creto.Action{
 		Name: creto.CallModel, Resource: creto.Resource{Type: "Model", ID: request.Model}, Args: args, Context: facts,
 		IdempotencyKey: v.key, Sandbox: v.Sandbox, Isolation: v.Isolation,
-	}, func(ctx context.Context, allowed authz.Decision) (gate.Result, error) {
+	}
+	if v.seen, err = g.inspect(r.Context(), v, action, request); err != nil {
+		return err
+	}
+	_, err = g.gate.DoDecided(r.Context(), v.Caller, action, func(ctx context.Context, allowed authz.Decision) (gate.Result, error) {
 		for _, policy := range allowed.Policies {
 			request.Metadata.Policies = append(request.Metadata.Policies, policy.ID)
 		}
 		return v.inForce(func(ctx context.Context) (gate.Result, error) {
 			ctx, cancel := context.WithTimeout(ctx, g.cfg.Timeout)
 			defer cancel()
-			used, err := act(ctx, request, stream)
-			return result(&request, used), err
+			used, err := act(ctx, v.seen.marked(request), stream)
+			return v.seen.noted(result(&request, used)), err
 		})(ctx)
 	})
 	return err
@@ -166,10 +171,13 @@ func result(request *inference.Request, used *inference.Usage) gate.Result {
 	return r
 }
 
-func (g *Gateway) complete(ctx context.Context, w *startedWriter, d dialect, r inference.Request) (*inference.Usage, error) {
-	response, err := g.models.Complete(ctx, r)
-	if err != nil {
+func complete(ctx context.Context, w *startedWriter, d dialect, m inference.Model, r inference.Request) (*inference.Usage, error) {
+	response, err := m.Complete(ctx, r)
+	if err != nil && response.Usage.PromptTokens == 0 && response.Usage.CompletionTokens == 0 {
 		return nil, err
+	}
+	if err != nil { // there was an answer, which may not be passed on
+		return &response.Usage, err
 	}
 	data, err := d.answer(response)
 	if err != nil {
@@ -188,12 +196,12 @@ func (w *startedWriter) whole(data []byte) error {
 // eventStream is the media type of a streamed answer.
 const eventStream = "text/event-stream"
 
-// stream passes pieces on as they come. What was said before an error, or
+// streamed passes pieces on as they come. What was said before an error, or
 // before the caller went away, is metered (B-24).
-func (g *Gateway) stream(ctx context.Context, w *startedWriter, d dialect, r inference.Request) (*inference.Usage, error) {
+func streamed(ctx context.Context, w *startedWriter, d dialect, m inference.Model, r inference.Request) (*inference.Usage, error) {
 	const op fault.Op = "gateway.stream"
 	used := func(u inference.Usage) *inference.Usage { return &u }
-	s, err := g.models.CompleteStream(ctx, r)
+	s, err := m.CompleteStream(ctx, r)
 	if err != nil {
 		return nil, err
 	}

@@ -209,6 +209,8 @@ type InferenceConfig struct {
 	// Providers are asked in their order where nothing else is said, those whose
 	// Models match.
 	Providers []ProviderConfig `toml:"providers"`
+	// Injection is what is done about prompt injection.
+	Injection InjectionConfig `toml:"injection"`
 	// How one is chosen.
 	localinference.Config
 }

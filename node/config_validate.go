@@ -279,6 +279,7 @@ func (k *configChecker) inference(c InferenceConfig) {
 		k.within("inference.attempt_timeout", c.AttemptTimeout, 100*time.Millisecond, 24*time.Hour)
 	}
 	k.routing(c)
+	k.injection(c.Injection)
 	seen := map[string]bool{}
 	for i, p := range c.Providers {
 		key := fmt.Sprintf("inference.providers[%d]", i)

@@ -34,6 +34,7 @@ import (
 	"creto.dev/gate"
 	"creto.dev/gateway"
 	"creto.dev/health"
+	"creto.dev/inference/injection"
 	"creto.dev/inference/localinference"
 	"creto.dev/internal/db"
 	"creto.dev/internal/logkey"
@@ -83,6 +84,7 @@ type Node struct {
 	log         runningLog
 	tree        *localaudit.Log // nil if the log is elsewhere
 	publisher   *witness.Publisher
+	taints      *injection.Taints
 	limits      limits
 	quota       *metering.Quota // nil if the limits are another node's
 	lender      metering.Lender // that node
@@ -287,12 +289,15 @@ func (n *Node) openEnablement(ctx context.Context) error {
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
-	n.gate = gate.New(n.authority, n.pqc, n.clock, withDecisionLog(ctx, n.authorizer, n.options.Log, cfg.Log.Decisions), n.log, n.desk, n.limits)
+	if n.taints, err = injection.OpenTaints(ctx, n.db, n.clock, time.Duration(cfg.Inference.Injection.TaintFor)); err != nil {
+		return fault.Wrap(op, err)
+	}
+	n.gate = gate.New(n.authority, n.pqc, n.clock, withDecisionLog(ctx, n.authorizer, n.options.Log, cfg.Log.Decisions), n.log, n.desk, n.limits, n.taints)
 	if err = n.openModels(ctx); err != nil {
 		return fault.Wrap(op, err)
 	}
 	n.gateway = gateway.New(gateway.Config{
-		Hosts: cfg.Egress.Hosts, Timeout: time.Duration(cfg.Inference.Timeout), Credentials: cfg.credentials(),
+		Hosts: cfg.Egress.Hosts, Timeout: time.Duration(cfg.Inference.Timeout), Credentials: cfg.credentials(), Injection: cfg.Inference.Injection.gateway(),
 	}, n.gate, n.models)
 	n.onClose(func() error { n.gateway.Close(); return nil })
 	n.runs, err = openRuns(ctx, n)

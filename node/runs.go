@@ -361,6 +361,9 @@ func (rs *runs) end(ctx context.Context, r *run, outcome audit.Outcome, why stri
 	if _, err := rs.node.db.ExecContext(ctx, "UPDATE sandbox_run SET ended_ns = $1 WHERE id = $2", now.Physical, r.id); err != nil {
 		return db.Classify(op, err)
 	}
+	if err := rs.node.taints.Ended(ctx, r.id); err != nil {
+		return fault.Wrap(op, err)
+	}
 	rs.mu.Lock()
 	if rs.active[r.id] != nil && r.ended != nil {
 		close(r.ended) // once: only one call takes a run out of active

@@ -3,6 +3,7 @@ package localauthz
 import (
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"creto.dev"
@@ -100,6 +101,8 @@ func (p *Policies) Replay(r audit.Record, past Past) Replayed {
 const (
 	detailMethod    = "method"
 	detailDelivery  = "delivery"
+	detailTaint     = "taint"
+	detailRisk      = "risk"
 	detailDecidedOn = "decided_on"
 	withoutBody     = "method and path"
 )
@@ -107,16 +110,23 @@ const (
 // contextOf puts into context what a record says of it, and returns the paths
 // that are known: also those that were surely absent.
 func contextOf(r audit.Record, context map[string]any) map[string]bool {
-	known := map[string]bool{"context.isolation": true} // gate says so itself, and nobody else can
-	set := func(name, value string) {
+	known := map[string]bool{"context.isolation": true, "context.taint": true} // gate says so itself, and nobody else can
+	set := func(name string, value any) {
 		known["context."+name] = true
 		context[name] = value
 	}
 	if r.Isolation != "" {
 		set("isolation", r.Isolation)
 	}
+	if taint := r.Detail[detailTaint]; taint != "" {
+		set("taint", taint)
+	}
 	_, id, _ := strings.Cut(r.Resource, "::")
 	switch r.What {
+	case creto.CallModel:
+		if risk, err := strconv.ParseInt(r.Detail[detailRisk], 10, 64); err == nil {
+			set("risk", risk)
+		}
 	case creto.HTTPRequest:
 		if u, err := url.Parse(id); err == nil {
 			set("host", u.Host)

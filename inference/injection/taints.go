@@ -1,0 +1,159 @@
+package injection
+
+import (
+	"context"
+	"database/sql"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"creto.dev"
+	"creto.dev/consensus"
+	"creto.dev/fault"
+	"creto.dev/internal/db"
+)
+
+// Taints remembers which sessions have read what looks like an attack. A run is
+// tainted until it ends; an agent that acts with a token of its own, which it could
+// replace, for a time. It survives a restart. Safe for concurrent use.
+type Taints struct {
+	db    *sql.DB
+	clock consensus.Clock
+	last  time.Duration // of an agent without a run
+
+	mu    sync.Mutex                           // serialises changes of known
+	known atomic.Pointer[map[string]taintedBy] // replaced, never changed
+}
+
+// taintedBy is by what a session is tainted, and until when; 0 is until it ends.
+type taintedBy struct {
+	by      string
+	until   int64
+	written bool // it is in the database
+}
+
+// renewTaint is how much longer a taint must become to be written again.
+const renewTaint = time.Minute
+
+// OpenTaints loads what an earlier life left. last is how long an agent that is in no
+// run stays tainted.
+//
+// Errors: those of the database and the clock.
+func OpenTaints(ctx context.Context, d *sql.DB, clock consensus.Clock, last time.Duration) (*Taints, error) {
+	const op fault.Op = "injection.OpenTaints"
+	now, err := clock.Now(ctx)
+	if err != nil {
+		return nil, fault.Wrap(op, err)
+	}
+	if _, err := d.ExecContext(ctx, "DELETE FROM session_taint WHERE until_ns > 0 AND until_ns <= $1", now.Physical); err != nil {
+		return nil, db.Classify(op, err)
+	}
+	rows, err := d.QueryContext(ctx, "SELECT session, cause, until_ns FROM session_taint")
+	if err != nil {
+		return nil, db.Classify(op, err)
+	}
+	defer func() { _ = rows.Close() }()
+	known := map[string]taintedBy{}
+	for rows.Next() {
+		var session string
+		var t taintedBy
+		if err := rows.Scan(&session, &t.by, &t.until); err != nil {
+			return nil, db.Classify(op, err)
+		}
+		t.written = true
+		known[session] = t
+	}
+	t := &Taints{db: d, clock: clock, last: last}
+	t.known.Store(&known)
+	return t, db.Classify(op, rows.Err())
+}
+
+// Session names the session of what an agent does in a run, or in none.
+func Session(agent creto.ID, run string) string {
+	if run != "" {
+		return runPrefix + run
+	}
+	return agent.String()
+}
+
+const runPrefix = "run:"
+
+// Tainted implements gate.Taints. It takes no lock.
+func (t *Taints) Tainted(agent creto.ID, run string, now time.Time) string {
+	known := *t.known.Load()
+	if len(known) == 0 {
+		return ""
+	}
+	found, ok := known[Session(agent, run)]
+	if !ok || found.until > 0 && found.until <= now.UnixNano() {
+		return ""
+	}
+	return found.by
+}
+
+// Taint implements gate.Taints. What cannot be written is tainted all the same, and
+// written the next time.
+//
+// Errors: those of the database and the clock.
+func (t *Taints) Taint(ctx context.Context, agent creto.ID, run, by string) (bool, error) {
+	const op fault.Op = "injection.Taint"
+	now, err := t.clock.Now(ctx)
+	if err != nil {
+		return false, fault.Wrap(op, err)
+	}
+	session := Session(agent, run)
+	next := taintedBy{by: by}
+	if run == "" {
+		next.until = now.Physical + int64(t.last)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	old, ok := (*t.known.Load())[session]
+	if ok && old.until > 0 && old.until <= now.Physical {
+		ok = false
+	}
+	if ok && old.written && next.until-old.until < int64(renewTaint) {
+		return false, nil
+	}
+	if ok {
+		next.by = old.by
+	}
+	t.replace(func(known map[string]taintedBy) { known[session] = next })
+	_, err = t.db.ExecContext(ctx, `INSERT INTO session_taint (session, cause, since_ns, until_ns) VALUES ($1, $2, $3, $4)
+		ON CONFLICT (session) DO UPDATE SET cause = excluded.cause, until_ns = excluded.until_ns`, session, next.by, now.Physical, next.until)
+	if err != nil {
+		return !ok, db.Classify(op, err)
+	}
+	next.written = true
+	t.replace(func(known map[string]taintedBy) { known[session] = next })
+	return !ok, nil
+}
+
+// replace changes what is known. The caller holds mu.
+func (t *Taints) replace(change func(map[string]taintedBy)) {
+	next := map[string]taintedBy{}
+	for session, by := range *t.known.Load() {
+		next[session] = by
+	}
+	change(next)
+	t.known.Store(&next)
+}
+
+// Ended forgets a run, whose sandbox is gone.
+//
+// Errors: those of the database; nothing is forgotten then.
+func (t *Taints) Ended(ctx context.Context, run string) error {
+	const op fault.Op = "injection.Ended"
+	session := Session(creto.ID{}, run)
+	if _, ok := (*t.known.Load())[session]; !ok || !strings.HasPrefix(session, runPrefix) {
+		return nil
+	}
+	if _, err := t.db.ExecContext(ctx, "DELETE FROM session_taint WHERE session = $1", session); err != nil {
+		return db.Classify(op, err)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.replace(func(known map[string]taintedBy) { delete(known, session) })
+	return nil
+}
