@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"bufio"
 	"context"
+	"database/sql"
 	"fmt"
 	"io"
 	"log/slog"
@@ -21,6 +22,7 @@ import (
 	"creto.dev/audit/intake"
 	"creto.dev/audit/localaudit"
 	"creto.dev/authz/localauthz"
+	"creto.dev/consensus"
 	"creto.dev/consensus/localconsensus"
 	"creto.dev/gate"
 	"creto.dev/gateway"
@@ -49,6 +51,8 @@ type house struct {
 	desk      *oversight.Desk
 	gateway   *gateway.Gateway
 	taints    *injection.Taints
+	db        *sql.DB
+	clock     consensus.Clock
 	bot       creto.ID
 	stop      func() // ends the listener's base context
 }
@@ -78,6 +82,17 @@ func must[T any](t testing.TB) func(T, error) T {
 
 func open(t testing.TB, cfg gateway.Config, models []inference.Model, allow ...string) *house {
 	t.Helper()
+	return build(t, cfg, models, func(h *house) string { return must[string](t)(localauthz.PolicyText(h.bot, rules(allow...))) })
+}
+
+// openWith is open with the text of policies.
+func openWith(t testing.TB, cfg gateway.Config, models []inference.Model, policies string) *house {
+	t.Helper()
+	return build(t, cfg, models, func(*house) string { return policies })
+}
+
+func build(t testing.TB, cfg gateway.Config, models []inference.Model, policyText func(*house) string) *house {
+	t.Helper()
 	ctx, dir := t.Context(), t.TempDir()
 	check := func(err error) {
 		t.Helper()
@@ -91,7 +106,7 @@ func open(t testing.TB, cfg gateway.Config, models []inference.Model, allow ...s
 	p := localpqc.New()
 	kek, err := p.GenerateSymmetricKey(pqc.AES256GCM)
 	check(err)
-	h := &house{}
+	h := &house{db: d, clock: clock}
 	h.authority, err = localnhi.Open(ctx, localnhi.Config{TrustDomain: "test.local", Tenant: creto.DefaultTenant}, d, p, clock, kek)
 	check(err)
 	signer, err := h.authority.CheckpointSigner(ctx, "test.local/log")
@@ -112,8 +127,7 @@ func open(t testing.TB, cfg gateway.Config, models []inference.Model, allow ...s
 	token, _, err := h.authority.IssueToken(ctx, h.bot, localnhi.TokenRequest{})
 	check(err)
 
-	text, err := localauthz.PolicyText(h.bot, rules(allow...))
-	check(err)
+	text := policyText(h)
 	policies := filepath.Join(dir, "policies")
 	check(os.MkdirAll(policies, 0o700))
 	check(os.WriteFile(filepath.Join(policies, "p.cedar"), []byte("permit (principal is Creto::Human, action, resource);\n"+text), 0o600))

@@ -506,7 +506,8 @@ func Default() Config {
 		Runtime:   RuntimeConfig{Backend: BackendAuto},
 		Secrets:   SecretsConfig{Vault: SecretVaultConfig{AppRoleMount: "approle", Timeout: Duration(2 * time.Second), Attempts: 3}},
 		Inference: InferenceConfig{
-			Timeout: Duration(10 * time.Minute), AttemptTimeout: Duration(localinference.DefaultAttemptTimeout),
+			Injection: defaultInjection(),
+			Timeout:   Duration(10 * time.Minute), AttemptTimeout: Duration(localinference.DefaultAttemptTimeout),
 			Config: localinference.Config{
 				Strategy: localinference.CloudFirst, FallbackToLocal: true,
 				LocalClassifications: []inference.Classification{inference.ClassificationRestricted},

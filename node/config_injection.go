@@ -1,13 +1,15 @@
 package node
 
 import (
+	"cmp"
 	"time"
 
 	"creto.dev/gateway"
 	"creto.dev/inference/injection"
 )
 
-// InjectionConfig is what is done about prompt injection (docs/injection.md).
+// InjectionConfig is what is done about prompt injection (docs/injection.md). What is
+// zero is the default.
 type InjectionConfig struct {
 	// Mode is off, observe (risks are recorded, and told to policies) or enforce.
 	Mode string `toml:"mode"`
@@ -36,8 +38,17 @@ func defaultInjection() InjectionConfig {
 	}
 }
 
+// filled returns c with the default for what is not said.
+func (c InjectionConfig) filled() InjectionConfig {
+	d := defaultInjection()
+	c.Mode, c.Canary = cmp.Or(c.Mode, d.Mode), cmp.Or(c.Canary, d.Canary)
+	c.Taint, c.Block, c.TaintFor = cmp.Or(c.Taint, d.Taint), cmp.Or(c.Block, d.Block), cmp.Or(c.TaintFor, d.TaintFor)
+	return c
+}
+
 // gateway returns what the gateway makes of it.
 func (c InjectionConfig) gateway() gateway.Injection {
+	c = c.filled()
 	out := gateway.Injection{Enforce: c.Mode == InjectionEnforce, Taint: injection.Risk(c.Taint), Block: injection.Risk(c.Block)}
 	if c.Mode != InjectionOff {
 		out.Detector = injection.New()
@@ -49,6 +60,7 @@ func (c InjectionConfig) gateway() gateway.Injection {
 }
 
 func (k *configChecker) injection(c InjectionConfig) {
+	c = c.filled()
 	k.oneOf("inference.injection.mode", c.Mode, InjectionOff, InjectionObserve, InjectionEnforce)
 	k.oneOf("inference.injection.canary", c.Canary, InjectionOff, string(gateway.CanaryTaint), string(gateway.CanaryBlock))
 	k.between("inference.injection.taint", c.Taint, 1, int(injection.MaxRisk))

@@ -289,7 +289,7 @@ func (n *Node) openEnablement(ctx context.Context) error {
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
-	if n.taints, err = injection.OpenTaints(ctx, n.db, n.clock, time.Duration(cfg.Inference.Injection.TaintFor)); err != nil {
+	if n.taints, err = injection.OpenTaints(ctx, n.db, n.clock, time.Duration(cfg.Inference.Injection.filled().TaintFor)); err != nil {
 		return fault.Wrap(op, err)
 	}
 	n.gate = gate.New(n.authority, n.pqc, n.clock, withDecisionLog(ctx, n.authorizer, n.options.Log, cfg.Log.Decisions), n.log, n.desk, n.limits, n.taints)

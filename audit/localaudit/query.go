@@ -343,7 +343,7 @@ func whereWhat(what string, need needs) {
 	switch what {
 	case "":
 	case audit.EventAuthzDenied, audit.EventQuotaExceeded, audit.EventDeliveryDenied, audit.EventInferenceCalled,
-		audit.EventEgressAttempted, audit.EventMessageSent, audit.EventSecretAccessed, audit.EventSecretMissing:
+		audit.EventEgressAttempted, audit.EventMessageSent, audit.EventSecretAccessed, audit.EventSecretMissing, audit.EventPromptInjectionBlocked, audit.EventCanaryLeaked:
 		need(termEvent, []string{what}, event)
 	default:
 		need(termWhat, []string{what}, name)

@@ -154,6 +154,11 @@ name = "demo"
 base_url = %q
 api_key = "${DEMO_MODEL_KEY}"
 
+# The mail in this demo takes the model over: here policy and people hold, and what
+# is said of its risk is only recorded.
+[inference.injection]
+mode = "observe"
+
 [egress.hosts]
 "shop.test" = %q
 "collector.example" = %q

@@ -71,8 +71,11 @@ func (r Risk) String() string {
 	return "0." + strconv.FormatInt(int64(MaxRisk+r), 10)[1:]
 }
 
-// or returns the risk that one of two independent signs is right.
-func (r Risk) or(other Risk) Risk { return MaxRisk - (MaxRisk-r)*(MaxRisk-other)/MaxRisk }
+// or returns the risk that one of two independent signs is right. It is never
+// certain.
+func (r Risk) or(other Risk) Risk {
+	return min(MaxRisk-1, MaxRisk-(MaxRisk-r)*(MaxRisk-other)/MaxRisk)
+}
 
 // Finding is what a text was found to be.
 type Finding struct {
