@@ -29,7 +29,7 @@ say = @printf '==> %s\n'
 in-nested = @for m in $(NESTED); do printf '    %s\n' "$$m"; (cd $$m; $(1)); done
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 build: ## compile bin/creto and the example's binaries
 	$(say) 'bin/creto $(VERSION), and bin/soft-passkey, bin/shop-agent, bin/shop-api, bin/shop-model of examples'
@@ -116,6 +116,14 @@ bench-%: ## run one, as in make bench-gate
 	$(say) 'benchmarks of $*, into out/bench/$*.json'
 	@cd bench; go run . -subject $*
 
+train-injection: ## make the weights of the prompt-injection detector again from the sets in DATA
+	$(say) 'inference/injection/weights.bin from $(or $(DATA),DATA, which is not said)'
+	@go run ./inference/injection/train -data '$(DATA)' -out inference/injection/weights.bin
+
+eval-injection: ## recall and false positives of the prompt-injection detector on the sets in DATA
+	$(say) 'prompt injection: recall and false positives, cross-validated'
+	@go run ./inference/injection/train -eval -data '$(DATA)'
+
 vulncheck: ## look for known vulnerabilities, where the database can be reached
 	$(say) 'govulncheck, pinned in tools/go.mod'
 	@go tool -modfile=tools/go.mod govulncheck ./...
@@ -128,4 +136,4 @@ uninstall: ## remove all that make installed, saying what; DATA=yes also removes
 	$(say) 'uninstalling'
 	@scripts/uninstall $(RUNSC)
 
-.PHONY: help build setup runsc debian demo test fips check fmt vet lint proto generate tidy torture bench vulncheck clean uninstall
+.PHONY: train-injection eval-injection help build setup runsc debian demo test fips check fmt vet lint proto generate tidy torture bench vulncheck clean uninstall

@@ -251,7 +251,7 @@ func (m watchedModel) CompleteStream(ctx context.Context, r inference.Request) (
 	if err != nil {
 		return nil, err
 	}
-	return &watchedStream{s, ctx, m.seen, newAnswerWatch(m.seen.canary)}, nil //nolint:containedctx // of the stream, as the one inside it has
+	return &watchedStream{s, ctx, m.seen, newAnswerWatch(m.seen.canary)}, nil
 }
 
 // watchedStream is a stream whose pieces are searched as one text.

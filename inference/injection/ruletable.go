@@ -26,7 +26,7 @@ func ruleTable() []rule {
 			near:     undoing,
 			pattern: `\b(?:ignor(?:e|ing)|disregard(?:ing)?|forget(?:ting)?|overrid(?:e|ing)|overwrite|neglect|discard|do not (?:follow|obey|listen to)|don't (?:follow|obey|listen to)|stop (?:following|obeying)|pay no attention to|abandon|set aside|erase|cancel|dismiss)\b(?: \pL+){0,3}? ` +
 				`(?:(?:all|any|every|each|everything|whatever|the|your|of|those|these|my|our|that|which|and|or|rest|other)[ ,]+){0,4}` +
-				`(?:previous|prior|above|earlier|preceding|foregoing|initial|original|former|existing|past|system|hitherto)(?:ly)?\b(?:[ ,](?:\pL+[ -]){0,3}?| )(?:instructions?|prompts?|directives?|directions|guidelines|commands|orders|programming|constraints)\b`,
+				`(?:previous|prior|above|earlier|preceding|foregoing|initial|original|former|existing|past|system|hitherto)(?:ly)?\b[ ,]+(?:\pL+[ ,-]+){0,4}?(?:instructions?|prompts?|directives?|directions|guidelines|commands|orders|programming|constraints)\b`,
 		},
 		{
 			name: "override_told", risk: both(920), quotable: true,
@@ -36,7 +36,7 @@ func ruleTable() []rule {
 		},
 		{
 			name: "override_your_rules", risk: both(700), quotable: true,
-			literals: []string{"your instruction", "your rules", "your guideline", "your programming", "your restriction", "your filter", "your safety", "your polic", "your ethic", "your content polic", "your training", "your limitation", "your prompt", "your system"},
+			literals: []string{"instruction", "rules", "guideline", "programming", "restriction", "filter", "polic", "ethic", "training", "limitation", "prompt"},
 			near:     undoing,
 			pattern:  `\b(?:ignor(?:e|ing)|disregard|forget|overrid(?:e|ing)|bypass(?:ing)?|break(?: free)?(?: from)?|violate|disable|turn off|circumvent|evade|get around|remove|drop|without (?:following|regard to))\b(?: (?:all|any|of|the|both|every|about|completely))* your (?:\pL+ ){0,3}?(?:instructions?|rules|guidelines|programming|restrictions?|filters?|polic(?:y|ies)|ethics|ethical|training|limitations?|prompts?)\b`,
 		},
@@ -107,10 +107,11 @@ func ruleTable() []rule {
 		},
 		{
 			name: "system_prompt", risk: both(850), quotable: true,
-			literals: []string{"system prompt", "system message", "system instruction", "initial prompt", "initial instruction", "hidden prompt", "hidden instruction", "secret prompt", "secret instruction", "developer message", "original prompt", "original instruction", "developer instruction", "pre-prompt", "preprompt", "your prompt", "your instructions", "your full prompt", "your exact instruction", "your entire prompt"},
+			literals: []string{"system prompt", "system message", "system instruction", "initial prompt", "initial instruction", "hidden prompt", "hidden instruction", "secret prompt", "secret instruction", "developer message", "original prompt", "original instruction", "developer instruction", "pre-prompt", "preprompt", "your prompt", "your instructions", "your full prompt", "your exact instruction", "your entire prompt", "entire prompt", "full prompt", "whole prompt", "exact prompt", "complete prompt"},
 			near:     asking,
 			pattern: `\b(?:reveal|show|print|repeat|output|display|tell me|give me|expose|leak|dump|write (?:out|down)|recite|share|return|send|copy|disclose|divulge|paste|quote|summari[sz]e|translate|spell|list|read(?: me)?|say|type|encode)\b[^.?\n]{0,40}?\b(?:your|initial|original|hidden|secret|the system|full|entire|exact|whole|complete)\b(?: \pL+){0,3}? ?(?:system prompts?|system messages?|system instructions?|initial prompts?|initial instructions?|hidden (?:prompts?|instructions?)|secret (?:prompts?|instructions?)|developer (?:message|instructions?|prompt)|original (?:prompt|instructions?)|pre-?prompt|prompts?|instructions)\b` +
-				`|\bwhat(?:'s| is| are| was| were| did)\b[^.?\n]{0,20}\byour (?:\pL+ ){0,2}(?:system|initial|original|hidden|secret|developer)?\s?(?:prompt|instructions)\b`,
+				`|\bwhat(?:'s| is| are| was| were| did)\b[^.?\n]{0,20}\byour (?:\pL+ ){0,2}(?:system|initial|original|hidden|secret|developer)?\s?(?:prompt|instructions)\b` +
+				`|\b(?:reveal|show|print|repeat|output|display|tell me|give me|expose|leak|dump|recite|disclose|divulge|paste)\b[^.?\n]{0,20}\bthe (?:system|developer|initial|hidden|secret) (?:prompts?|messages?|instructions?)\b`,
 		},
 		{
 			name: "repeat_above", risk: [Sources]Risk{720, 850}, quotable: true,
@@ -130,7 +131,7 @@ func ruleTable() []rule {
 		},
 		{
 			name: "do_anything_now", risk: both(950), quotable: true, literals: []string{"do anything now", "do anything\" now", "dan mode", "jailbroken", "jailbreak mode", "(dan)", "act as dan", "you are dan", "stan mode", "as dan,", "strive to avoid norms"},
-			pattern: `\b(?:you|i|act|pretend|chatgpt|gpt|dan|respond|reply|answer|assistant|mode|stands? for|going to|immers)\b[^\n]{0,120}(?:do anything"? now|\bdan mode|jailbreak mode|\(dan\)|strive to avoid norms)|(?:do anything now|dan mode|jailbreak mode|\bdan\b)[^\n]{0,80}\b(?:you|enabled|activated|chatgpt)\b|\b(?:act as|you are|as) dan\b|\b(?:now|are|been|is|be) jailbroken\b`,
+			pattern: `\b(?:you|i|act|pretend|chatgpt|gpt|dan|respond|reply|answer|assistant|mode|stands? for|going to|immers)\b[^\n]{0,120}(?:do anything"? now|\bdan mode|jailbreak mode|\(dan\)|strive to avoid norms)|(?:do anything now|dan mode|jailbreak mode)[^\n]{0,80}\b(?:you|enabled|activated|chatgpt)\b|\b(?:act as|you are|as) dan\b|\b(?:now|are|been|is|be) jailbroken\b`,
 		},
 		{
 			name: "unrestricted_persona", risk: both(420), quotable: true,
@@ -141,7 +142,7 @@ func ruleTable() []rule {
 		},
 		{
 			name: "no_longer_bound", risk: both(400), quotable: true,
-			literals: []string{"abide", "adhere", "comply", "obey", "bound", "broken free", "typical confines", "follow the rules", "follow any", "follow openai", "no longer"},
+			literals: []string{"abide", "adhere", "comply", "obey", "bound", "broken free", "typical confines", "follow", "no longer"},
 			near:     unbinding,
 			pattern:  `\b(?:you|chatgpt|dan|ai|it|he|she|who|which|they|assistant|bot)\b[^.\n]{0,60}(?:(?:no longer|not|don't|doesn't|never|needn't|without)(?: (?:have|need|has|needs|required|obliged|being|bound|going|want))*(?: to)? (?:abide|adhere|comply|obey|follow|bound|conform)(?: (?:by|to|with|any|the|of|your))*[^.\n]{0,40}(?:rules|guidelines?|polic|restrictions?|openai|content|terms|ethic|laws)|broken free|typical confines)`,
 		},
@@ -160,7 +161,7 @@ func ruleTable() []rule {
 			pattern: `\b(?:you (?:must|can|will|should|are)|never|cannot|can't|must not|do not|don't|not allowed to|won't|shall)\b[^.\n]{0,40}\b(?:refuse|decline|say no|(?:say|respond with|reply with|use|include|mention)[^.\n]{0,20}(?:as an ai|i cannot|i can't|i'm sorry|language model)|(?:mention|say|admit)[^.\n]{0,25}language model)\b`,
 		},
 		{
-			name: "stay_in_character", risk: both(380), literals: []string{"in character", "break character", "be a dan", "your tokens", "token system", "lose tokens"},
+			name: "stay_in_character", risk: both(380), literals: []string{"character", " tokens", "token system"},
 			pattern: `\b(?:stay|remain|keep|break|out of) (?:in )?character\b|\blos(?:e|ing) (?:\d+ )?tokens\b|\btoken system\b`,
 		},
 		{
