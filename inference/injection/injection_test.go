@@ -120,7 +120,7 @@ func TestDisguised(t *testing.T) {
 	}
 	for name, text := range map[string]string{
 		"base64": base64.StdEncoding.EncodeToString([]byte("The quick brown fox jumps over the lazy dog again.")), "hash": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
-		"initials": "J. R. R. T. wrote it", "emoji": "👩‍👩‍👧 family, 🇩🇪 flag, ❤️", "persian": "می‌خواهم", "leet": "the b4by is 2 months, c3po and r2d2",
+		"initials": "J. R. R. T. wrote it", "emoji": "👩‍👩‍👧 family, 🇩🇪 flag, ❤️", "persian": "می\u200cخواهم", "leet": "the b4by is 2 months, c3po and r2d2",
 	} {
 		if f := d.Judge(text, injection.User); f.Risk >= injection.DefaultTaint {
 			t.Errorf("harmless %s: %s %v", name, f.Risk, f.Reasons)
