@@ -27,7 +27,7 @@ type rule struct {
 // rule. Who repeats a literal more often than that has flooded is reason enough.
 const (
 	behind    = 160
-	ahead     = 240
+	ahead     = 130
 	maxWindow = 4 << 10
 	maxRead   = 32 << 10
 	floodName = "flood"

@@ -142,7 +142,7 @@ func ruleTable() []rule {
 		},
 		{
 			name: "no_longer_bound", risk: both(400), quotable: true,
-			literals: []string{"abide", "adhere", "comply", "obey", "bound", "broken free", "typical confines", "follow", "no longer"},
+			literals: []string{"abide", "adhere", "comply", "obey", "bound", "broken free", "typical confines", "follow the ", "follow any", "follow openai", "follow your", "follow its", "follow ethic", "follow rules", "no longer"},
 			near:     unbinding,
 			pattern:  `\b(?:you|chatgpt|dan|ai|it|he|she|who|which|they|assistant|bot)\b[^.\n]{0,60}(?:(?:no longer|not|don't|doesn't|never|needn't|without)(?: (?:have|need|has|needs|required|obliged|being|bound|going|want))*(?: to)? (?:abide|adhere|comply|obey|follow|bound|conform)(?: (?:by|to|with|any|the|of|your))*[^.\n]{0,40}(?:rules|guidelines?|polic|restrictions?|openai|content|terms|ethic|laws)|broken free|typical confines)`,
 		},
@@ -161,7 +161,7 @@ func ruleTable() []rule {
 			pattern: `\b(?:you (?:must|can|will|should|are)|never|cannot|can't|must not|do not|don't|not allowed to|won't|shall)\b[^.\n]{0,40}\b(?:refuse|decline|say no|(?:say|respond with|reply with|use|include|mention)[^.\n]{0,20}(?:as an ai|i cannot|i can't|i'm sorry|language model)|(?:mention|say|admit)[^.\n]{0,25}language model)\b`,
 		},
 		{
-			name: "stay_in_character", risk: both(380), literals: []string{"character", " tokens", "token system"},
+			name: "stay_in_character", risk: both(380), literals: []string{"in character", "break character", "keep character", "out of character", "stay character", "remain character", "lose ", "losing ", "token system"},
 			pattern: `\b(?:stay|remain|keep|break|out of) (?:in )?character\b|\blos(?:e|ing) (?:\d+ )?tokens\b|\btoken system\b`,
 		},
 		{
@@ -180,7 +180,7 @@ func ruleTable() []rule {
 		{
 			name: "fake_turn", risk: [Sources]Risk{320, 560},
 			literals: []string{"system:", "system]", "assistant:", "[system", "### instruction", "###instruction", "<system>", "</system>", "system message:", "system override", "system prompt:", "</user", "system note", "**system", "#system", "# system", "human:", "user:", "</tool_result", "</document", "</context", "</data"},
-			pattern:  `(?:^|\n) ?(?:#{1,4} ?|\[|\*{1,2}|<|-{2,} ?|={2,} ?)(?:system|assistant|developer|admin|instructions?)(?: (?:message|prompt|override|instructions?|notice|note|update|alert))?(?:\]|\*{1,2}|>|:)|(?:^|\n) ?system(?: (?:message|prompt|override|note))?: ?(?:you|ignore|new|the (?:user|assistant)|disregard|override|all)|</(?:user|user_input|user_query|tool_result|document|context|data|system)>[^\n]{0,40}\n? ?<?(?:system|instruction|assistant|new)|(?:^|\n) ?(?:assistant|ai): ?[^\n]{1,200}\n ?(?:user|human): `,
+			pattern:  `(?:^|\n) ?(?:#{1,4} ?|\[|\*{1,2}|<|-{2,} ?|={2,} ?)(?:system|assistant|developer|admin|instructions?)(?: (?:message|prompt|override|instructions?|notice|note|update|alert))?(?:\]|\*{1,2}|>|:)|(?:^|\n) ?system(?: (?:message|prompt|override|note))?: ?(?:you|ignore|new|the (?:user|assistant)|disregard|override|all)|</(?:user|user_input|user_query|tool_result|document|context|data|system)>[^\n]{0,40}\n? ?<?(?:system|instruction|assistant|new)|(?:^|\n) ?(?:assistant|ai): ?[^\n]{1,80}\n ?(?:user|human): `,
 		},
 		{
 			name: "fake_end", risk: [Sources]Risk{550, 700},
@@ -220,8 +220,9 @@ func ruleTable() []rule {
 			pattern:  `\b(?:in|into|to|of|with|within|at the (?:end|start|beginning) of|modify|render|provide|write|translate|end|begin|start|encode|give|make|deliver|present|format|conclude|finish|include in|append to|adjust|alter|change|enhance|convert|express|reverse|use) your (?:final |next |entire |whole )?(?:answer|response|reply|output|summary|message|solution|code|explanation|algorithm|implementation)\b(?: to the user)?`,
 		},
 		{
-			name: "encoded_answer", risk: [Sources]Risk{250, 520}, literals: []string{"base", "morse", "cipher", "rot13", "reverse", "backwards", "leet", "pig latin", "hexadecimal", "emoji", "vowels", "braille", "letters in your"},
-			pattern: `\b(?:your|the) (?:\pL+ )?(?:answer|response|reply|output|message|prompt|instructions|password|secret|key|text)\b[^.\n]{0,40}\b(?:base ?-?\d+|morse|cipher|rot ?13|reverse[d]?|backwards|leet|pig latin|hexadecimal|emojis?|braille)\b|\b(?:base ?-?\d+|morse|cipher|rot ?13|emoji|braille|letters|vowels)\b[^.\n]{0,40}\b(?:your|the) (?:answer|response|reply|output|message|prompt|password|secret)\b`,
+			name: "encoded_answer", risk: [Sources]Risk{250, 520}, near: []string{"answer", "response", "reply", "output", "message", "prompt", "instructions", "password", "secret", "key", "text"},
+			literals: []string{"base6", "base3", "base1", "base8", "base 6", "base 3", "base 1", "base-", "morse", "cipher", "rot13", "reverse", "backwards", "leet", "pig latin", "hexadecimal", "emoji", "vowels", "braille", "letters in your"},
+			pattern:  `\b(?:your|the) (?:\pL+ )?(?:answer|response|reply|output|message|prompt|instructions|password|secret|key|text)\b[^.\n]{0,40}\b(?:base ?-?\d+|morse|cipher|rot ?13|reverse[d]?|backwards|leet|pig latin|hexadecimal|emojis?|braille)\b|\b(?:base ?-?\d+|morse|cipher|rot ?13|emoji|braille|letters|vowels)\b[^.\n]{0,40}\b(?:your|the) (?:answer|response|reply|output|message|prompt|password|secret)\b`,
 		},
 		{
 			name: "squeezed", risk: both(720), literals: []string{"previousinstructions", "ignoreall", "ignoreprevious", "systemprompt", "priorinstructions", "allinstructions"},
