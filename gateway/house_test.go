@@ -82,16 +82,32 @@ func must[T any](t testing.TB) func(T, error) T {
 
 func open(t testing.TB, cfg gateway.Config, models []inference.Model, allow ...string) *house {
 	t.Helper()
-	return build(t, cfg, models, func(h *house) string { return must[string](t)(localauthz.PolicyText(h.bot, rules(allow...))) })
+	return openRouter(t, cfg, routerOf(t, models), allow...)
+}
+
+// routerOf has models answer in their order.
+func routerOf(t testing.TB, models []inference.Model) inference.Router {
+	t.Helper()
+	var providers []localinference.Provider
+	for _, m := range models {
+		providers = append(providers, localinference.Provider{Keys: []inference.Model{m}})
+	}
+	return must[*localinference.Router](t)(localinference.New(localinference.Config{}, providers, nil))
+}
+
+// openRouter is open with a router.
+func openRouter(t testing.TB, cfg gateway.Config, router inference.Router, allow ...string) *house {
+	t.Helper()
+	return build(t, cfg, router, func(h *house) string { return must[string](t)(localauthz.PolicyText(h.bot, rules(allow...))) })
 }
 
 // openWith is open with the text of policies.
 func openWith(t testing.TB, cfg gateway.Config, models []inference.Model, policies string) *house {
 	t.Helper()
-	return build(t, cfg, models, func(*house) string { return policies })
+	return build(t, cfg, routerOf(t, models), func(*house) string { return policies })
 }
 
-func build(t testing.TB, cfg gateway.Config, models []inference.Model, policyText func(*house) string) *house {
+func build(t testing.TB, cfg gateway.Config, router inference.Router, policyText func(*house) string) *house {
 	t.Helper()
 	ctx, dir := t.Context(), t.TempDir()
 	check := func(err error) {
@@ -140,12 +156,6 @@ func build(t testing.TB, cfg gateway.Config, models []inference.Model, policyTex
 	h.taints, err = injection.OpenTaints(ctx, d, clock, time.Hour)
 	check(err)
 	g := gate.New(h.authority, p, clock, authorizer, h.log, h.desk, quota, h.taints)
-	var providers []localinference.Provider
-	for _, m := range models {
-		providers = append(providers, localinference.Provider{Keys: []inference.Model{m}})
-	}
-	router, err := localinference.New(localinference.Config{}, providers, quiet)
-	check(err)
 	h.gateway = gateway.New(cfg, g, router)
 
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"creto.dev"
+	"creto.dev/client"
 	"creto.dev/fault"
 	"creto.dev/inference"
 	"creto.dev/inference/localinference"
@@ -74,6 +75,52 @@ func (p ProviderConfig) capabilities() inference.Capabilities {
 	return inference.Capabilities{
 		Streaming: true, Tools: true, Models: models, Classifications: p.Classifications, Region: region, MaxContextTokens: p.Context,
 	}
+}
+
+// ModelProviders implements serve.Admin.
+func (n *Node) ModelProviders(context.Context) ([]client.ModelProvider, error) {
+	list := []client.ModelProvider{}
+	for _, s := range n.models.Standings() {
+		p := client.ModelProvider{
+			Provider: s.Provider, Models: s.Capabilities.Models, Local: s.Local, Region: s.Capabilities.Region,
+			Circuit: string(s.Circuit), Keys: s.Keys, Resting: s.Resting, Calls: s.Calls, Concurrency: s.Concurrency,
+		}
+		for _, class := range s.Capabilities.Classifications {
+			p.Classifications = append(p.Classifications, string(class))
+		}
+		list = append(list, p)
+	}
+	return list, nil
+}
+
+// RouteModel implements serve.Admin: who would serve a model, without asking them.
+// The policies are those that permit the call now.
+func (n *Node) RouteModel(ctx context.Context, r client.ModelRoute) (client.ModelRouting, error) {
+	const op fault.Op = "node.RouteModel"
+	request := inference.Request{Model: r.Model, MaxTokens: r.MaxTokens, Metadata: inference.RequestMetadata{Classification: inference.Classification(r.Classification)}}
+	if r.Classification != "" {
+		if err := request.Metadata.Classification.Validate(); err != nil {
+			return client.ModelRouting{}, fault.Wrap(op, err)
+		}
+	}
+	var out client.ModelRouting
+	if r.Agent != "" {
+		request.Metadata.Agent = n.id(ctx, creto.KindAgent, r.Agent)
+		d, err := n.Check(ctx, client.Check{Agent: r.Agent, Action: creto.CallModel, Resource: r.Model})
+		if err != nil {
+			return client.ModelRouting{}, fault.Wrap(op, err)
+		}
+		out.Decision, out.Policies = d.Decision, d.Policies
+		request.Metadata.Policies = d.Policies
+	}
+	e := n.models.Explain(request)
+	out.Route, out.Strategy, out.Classification = e.Route, string(e.Strategy), string(e.Classification)
+	for _, c := range e.Choices {
+		out.Choices = append(out.Choices, client.ModelChoice{
+			Provider: c.Provider, Model: c.Model, Local: c.Local, Skipped: c.Skipped, Cost: c.Cost, P95MS: c.P95MS, Circuit: c.Circuit,
+		})
+	}
+	return out, nil
 }
 
 // routing checks how providers are chosen.

@@ -98,9 +98,9 @@ func (k *key) tired(now time.Time) bool {
 // attempt asks one model once; limit bounds the wait for it, 0 does not.
 type attempt[T any] func(ctx context.Context, m inference.Model, model string, limit time.Duration) (T, error)
 
-// route1 has one of those that may serve q answer it. The release that it returns,
+// reply has one of those that may serve q answer it. The release that it returns,
 // always, gives back the provider's slot.
-func route1[T any](ctx context.Context, r *Router, op fault.Op, q query, try attempt[T]) (T, func(), error) {
+func reply[T any](ctx context.Context, r *Router, op fault.Op, q query, try attempt[T]) (T, func(), error) {
 	var zero T
 	var served inference.Served
 	if q.metadata.Served != nil {

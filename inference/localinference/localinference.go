@@ -156,7 +156,7 @@ func (r *Router) Complete(ctx context.Context, request inference.Request) (infer
 		return inference.Response{}, fault.Wrap(op, err)
 	}
 	q := ask(request, false)
-	response, release, err := route1(ctx, r, op, q, func(ctx context.Context, m inference.Model, model string, limit time.Duration) (inference.Response, error) {
+	response, release, err := reply(ctx, r, op, q, func(ctx context.Context, m inference.Model, model string, limit time.Duration) (inference.Response, error) {
 		ctx, cancel := bounded(ctx, limit)
 		defer cancel()
 		asked := request
@@ -178,7 +178,7 @@ func (r *Router) Embed(ctx context.Context, request inference.EmbedRequest) (inf
 		size += len(text)
 	}
 	q := query{model: request.Model, metadata: &request.Metadata, input: inference.EstimateTokens(size)}
-	response, release, err := route1(ctx, r, op, q, func(ctx context.Context, m inference.Model, model string, limit time.Duration) (inference.EmbedResponse, error) {
+	response, release, err := reply(ctx, r, op, q, func(ctx context.Context, m inference.Model, model string, limit time.Duration) (inference.EmbedResponse, error) {
 		ctx, cancel := bounded(ctx, limit)
 		defer cancel()
 		asked := request
@@ -198,7 +198,7 @@ func (r *Router) CountTokens(ctx context.Context, request inference.Request) (in
 	}
 	q := ask(request, false)
 	q.alone = true
-	n, release, err := route1(ctx, r, op, q, func(ctx context.Context, m inference.Model, model string, limit time.Duration) (int64, error) {
+	n, release, err := reply(ctx, r, op, q, func(ctx context.Context, m inference.Model, model string, limit time.Duration) (int64, error) {
 		counter, ok := m.(inference.TokenCounter)
 		if !ok {
 			return 0, fault.New(op, fault.InferenceNotSupported, "provider %s does not count tokens", m.ID())

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"time"
 
+	"creto.dev/call"
 	"creto.dev/fault"
 	"creto.dev/inference"
 )
@@ -167,26 +169,26 @@ func (r *Router) refusal(op fault.Op, q *query) error {
 
 // Choice is one line of an explanation.
 type Choice struct {
-	Provider string `json:"provider"`
-	Model    string `json:"model"`
-	Local    bool   `json:"local"`
+	Provider string
+	Model    string
+	Local    bool
 	// Skipped says why it is not asked; "" if it is.
-	Skipped string `json:"skipped,omitempty"`
+	Skipped string
 	// Cost is an estimate in US dollars, and P95MS what answers took of late, where
 	// the strategy looks at them and they are known.
-	Cost  string `json:"cost,omitempty"`
-	P95MS int64  `json:"p95_ms,omitempty"`
+	Cost  string
+	P95MS int64
 	// Circuit is the state of the provider's breaker.
-	Circuit string `json:"circuit,omitempty"`
+	Circuit string
 }
 
 // Explanation says who would be asked for a request, in order, and who not.
 type Explanation struct {
-	Route    string   `json:"route,omitempty"`
-	Strategy Strategy `json:"strategy,omitempty"`
+	Route    string
+	Strategy Strategy
 	// Classification is what is known of the agent.
-	Classification inference.Classification `json:"classification,omitempty"`
-	Choices        []Choice                 `json:"choices"`
+	Classification inference.Classification
+	Choices        []Choice
 }
 
 // Explain says who would be asked for r, and asks nobody. Where weights are drawn,
@@ -213,4 +215,36 @@ func (r *Router) Explain(request inference.Request) Explanation {
 		e.Choices = append(e.Choices, line)
 	}
 	return e
+}
+
+// Standing is how a provider stands now.
+type Standing struct {
+	Provider     string
+	Local        bool
+	Capabilities inference.Capabilities
+	// Keys is how many there are, and Resting how many of them rest for a model.
+	Keys, Resting int
+	// Calls is how many are under way, of Concurrency at most; both are 0 without a
+	// bound.
+	Calls, Concurrency int
+	Circuit            call.State
+}
+
+// Standings returns how the providers stand, in their order. It asks nobody.
+func (r *Router) Standings() []Standing {
+	now := time.Now()
+	list := make([]Standing, len(r.providers))
+	for i, p := range r.providers {
+		s := Standing{
+			Provider: p.id, Local: p.local, Capabilities: p.keys[0].model.Capabilities(), Keys: len(p.keys),
+			Calls: len(p.slots), Concurrency: cap(p.slots), Circuit: p.breaker.State(),
+		}
+		for _, k := range p.keys {
+			if k.tired(now) {
+				s.Resting++
+			}
+		}
+		list[i] = s
+	}
+	return list
 }

@@ -19,7 +19,7 @@ func (r *Router) CompleteStream(ctx context.Context, request inference.Request) 
 	if err := request.Validate(); err != nil {
 		return nil, fault.Wrap(op, err)
 	}
-	s, release, err := route1(ctx, r, op, ask(request, true), func(ctx context.Context, m inference.Model, model string, limit time.Duration) (*stream, error) {
+	s, release, err := reply(ctx, r, op, ask(request, true), func(ctx context.Context, m inference.Model, model string, limit time.Duration) (*stream, error) {
 		asked := request
 		asked.Model, asked.Metadata.Served = model, nil
 		return begin(ctx, op, m, asked, limit)
@@ -35,15 +35,16 @@ func (r *Router) CompleteStream(ctx context.Context, request inference.Request) 
 // not 0.
 func begin(ctx context.Context, op fault.Op, m inference.Model, r inference.Request, limit time.Duration) (*stream, error) {
 	ctx, cancel := context.WithCancel(ctx)
+	inTime := func() bool { return true }
 	var late atomic.Bool
 	if limit > 0 {
-		timer := time.AfterFunc(limit, func() { late.Store(true); cancel() })
-		defer timer.Stop()
+		inTime = time.AfterFunc(limit, func() { late.Store(true); cancel() }).Stop
 	}
 	give := func(s inference.Stream, err error) error {
 		if s != nil {
 			_ = s.Close() // it failed already
 		}
+		inTime()
 		cancel()
 		if late.Load() {
 			return fault.WrapAs(op, fault.InferenceTimeout, err, "provider %s did not begin its answer in time", m.ID())
@@ -56,13 +57,13 @@ func begin(ctx context.Context, op fault.Op, m inference.Model, r inference.Requ
 	}
 	first, err := inner.Next()
 	switch {
-	case errors.Is(err, io.EOF): // it is complete, and says nothing
-		return &stream{inner: inner, cancel: cancel}, nil
-	case err != nil:
+	case err != nil && !errors.Is(err, io.EOF):
 		return nil, give(inner, err)
-	}
-	if late.Load() { // the timer was faster than its being stopped
+	case !inTime(): // what ends its context has begun
+		late.Store(true)
 		return nil, give(inner, context.DeadlineExceeded)
+	case err != nil: // it is complete, and says nothing
+		return &stream{inner: inner, cancel: cancel}, nil
 	}
 	return &stream{inner: inner, first: &first, cancel: cancel}, nil
 }

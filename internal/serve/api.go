@@ -49,6 +49,8 @@ type Admin interface {
 	Login(ctx context.Context, human string, method login.Method) (string, error)
 	Session(ctx context.Context, human string) (client.Token, error)
 	Check(ctx context.Context, c client.Check) (client.Decision, error)
+	ModelProviders(ctx context.Context) ([]client.ModelProvider, error)
+	RouteModel(ctx context.Context, r client.ModelRoute) (client.ModelRouting, error)
 	Chain(ctx context.Context, agent string, digest creto.Digest) (client.Chain, error)
 	Approvals(ctx context.Context, state string) ([]client.Approval, error)
 	Approval(ctx context.Context, id string) (client.Approval, error)
@@ -199,6 +201,10 @@ func api(a Admin, still func(*http.Request) error) http.Handler {
 		return a.Chain(r.Context(), r.PathValue("name"), digest)
 	}))
 	on("POST /api/v1/check", answer(func(r *http.Request, in client.Check) (client.Decision, error) { return a.Check(r.Context(), in) }))
+	on("GET /api/v1/models", answer(func(r *http.Request, _ none) ([]client.ModelProvider, error) { return a.ModelProviders(r.Context()) }))
+	on("POST /api/v1/models/route", answer(func(r *http.Request, in client.ModelRoute) (client.ModelRouting, error) {
+		return a.RouteModel(r.Context(), in)
+	}))
 	on("GET /api/v1/approvals", answer(func(r *http.Request, _ none) ([]client.Approval, error) {
 		return a.Approvals(r.Context(), r.FormValue("state"))
 	}))

@@ -182,6 +182,14 @@ func (a *admin) Limits(ctx context.Context, agent string) ([]client.Limit, error
 	return []client.Limit{{Agent: "bot"}}, a.note(ctx, "Limits", agent)
 }
 
+func (a *admin) ModelProviders(ctx context.Context) ([]client.ModelProvider, error) {
+	return []client.ModelProvider{{Provider: "p"}}, a.note(ctx, "ModelProviders")
+}
+
+func (a *admin) RouteModel(ctx context.Context, r client.ModelRoute) (client.ModelRouting, error) {
+	return client.ModelRouting{Route: "r"}, a.note(ctx, "RouteModel", r)
+}
+
 func (a *admin) ClearLimit(ctx context.Context, l client.LimitName) (client.Cleared, error) {
 	return client.Cleared{Quotas: 1}, a.note(ctx, "ClearLimit", l)
 }
@@ -423,6 +431,10 @@ func TestAPI(t *testing.T) {
 		{func(ctx context.Context, c *client.Client) (any, error) {
 			return c.SetLimit(ctx, client.Limit{Agent: "bot", For: "alice", Action: "*", Rate: "1/s", Burst: 2})
 		}, client.Limit{Agent: "bot", Left: 7}, "SetLimit [{Agent:bot For:alice Action:* Quota: Rate:1/s Burst:2 Used:0 Lent:0 Left:0 Reset:0001-01-01 00:00:00 +0000 UTC}]", false},
+		{func(ctx context.Context, c *client.Client) (any, error) { return c.ModelProviders(ctx) }, []client.ModelProvider{{Provider: "p"}}, "ModelProviders []", false},
+		{func(ctx context.Context, c *client.Client) (any, error) {
+			return c.RouteModel(ctx, client.ModelRoute{Model: "m", Agent: "bot"})
+		}, client.ModelRouting{Route: "r"}, "RouteModel [{Model:m Agent:bot Classification: MaxTokens:0}]", false},
 		{func(ctx context.Context, c *client.Client) (any, error) { return c.Limits(ctx, "a b") }, []client.Limit{{Agent: "bot"}}, "Limits [a b]", false},
 		{func(ctx context.Context, c *client.Client) (any, error) {
 			return c.ClearLimit(ctx, client.LimitName{Agent: "bot", Action: "*", Window: time.Hour, Rate: true})
