@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -153,6 +154,49 @@ func TestSwap(t *testing.T) {
 	stop()
 	checkers.Wait()
 	t.Logf("%d checks under %d swaps; the longest took %v", checks.Load(), swaps, time.Duration(longest.Load()))
+}
+
+// What was asked for before policies changed is laid out when they have: the first
+// check under them does without memory, and so without the garbage collector.
+func TestSwapWarm(t *testing.T) {
+	dir := t.TempDir()
+	const policies = `permit (principal is Creto::Human, action, resource);
+permit (principal is Creto::Agent, action, resource == Creto::Model::"x");
+permit (principal is Creto::Agent, action, resource) when { resource.id like "y/*" };
+`
+	write(t, dir, "p.cedar", policies)
+	a, err := open(t, dir, nil, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := a.Bind(t.Context(), nhitest.Chain(t, localpqc.New(), time.Now(), nhi.Everything(), "alice", "bot"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func() {
+		for _, id := range []string{"x", "y/z"} {
+			d, err := a.Check(t.Context(), s, authz.Request{Action: creto.CallModel, Resource: creto.Resource{Type: "Model", ID: id}})
+			if err != nil || d.Kind != authz.Allow || d.Version != a.Version() {
+				t.Fatalf("Check = %+v, %v", d, err)
+			}
+		}
+	}
+	check()
+	least := uint64(math.MaxUint64) // whatever else allocates meanwhile
+	for i := range 5 {
+		write(t, dir, "p.cedar", policies+strings.Repeat("\n", i+1))
+		if err := a.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		check()
+		runtime.ReadMemStats(&after)
+		least = min(least, after.Mallocs-before.Mallocs)
+	}
+	if least > 0 {
+		t.Errorf("the first checks after policies changed allocate %d times", least)
+	}
 }
 
 // Bind asks for groups each time; while Run is running, not more often than it

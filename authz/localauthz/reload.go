@@ -156,7 +156,8 @@ func (a *Authorizer) replace(ctx context.Context) (before, now *book, err error)
 	if err != nil || b.version == before.version {
 		return before, nil, err
 	}
-	a.live.each(func(s *session) { s.prepare(b); rest() })
+	warm := make(map[*table]struct{})
+	a.live.each(func(s *session) { s.prepare(b, warm, rest); rest() })
 	a.current.Store(b)
 	// A session that nobody uses must not keep in memory what was replaced.
 	a.live.each(func(s *session) { s.release(b) })

@@ -41,11 +41,12 @@ type session struct {
 	imagined   bool                  // principals without a chain, for tools: never bound
 }
 
-// bound is a session under one book of policies.
+// bound is a session under one book of policies. It is immutable.
 type bound struct {
 	book     *book
 	snapshot *snapshot
 	table    *table
+	parts    [creto.Actions]*part // those that were made ahead
 }
 
 // part is what a check of one action needs of a bound session: one cache line.
@@ -172,10 +173,17 @@ func (s *session) part(number int, b *book) *part {
 		return p
 	}
 	now := s.under(b)
-	at := now.table.of(number)
-	p := &part{book: b, snapshot: now.snapshot, table: now.table, actionTable: at, slots: at.slots}
+	p := now.parts[number]
+	if p == nil {
+		p = now.part(number)
+	}
 	s.parts[number].Store(p)
 	return p
+}
+
+func (b *bound) part(number int) *part {
+	at := b.table.of(number)
+	return &part{book: b.book, snapshot: b.snapshot, table: b.table, actionTable: at, slots: at.slots}
 }
 
 // under returns the session as it is under a book.
@@ -203,14 +211,22 @@ func (s *session) in(b *book) *bound {
 }
 
 // prepare finds, for the actions that were checked before, the session's policies
-// in a book that is about to be in force, so that the first check under it need not.
-func (s *session) prepare(b *book) {
+// in a book that is about to be in force, so that the first check under it need
+// not. warm has the tables whose entries were compiled already.
+func (s *session) prepare(b *book, warm map[*table]struct{}, rest func()) {
 	next := s.in(b)
+	_, done := warm[next.table]
 	for number := range s.parts {
-		if s.parts[number].Load() != nil {
-			next.table.of(number)
+		before := s.parts[number].Load()
+		if before == nil {
+			continue
+		}
+		next.parts[number] = next.part(number)
+		if !done {
+			next.table.warm(next.parts[number].actionTable, number, before.actionTable, rest)
 		}
 	}
+	warm[next.table] = struct{}{}
 	s.next.Store(next)
 }
 

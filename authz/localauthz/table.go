@@ -312,6 +312,22 @@ func (t *table) entry(at *actionTable, number int, s *slot) *entry {
 	return s.entry
 }
 
+// warm compiles the entries of resources that were asked for under other policies.
+func (t *table) warm(at *actionTable, number int, before *actionTable, rest func()) {
+	compile := func(s *slot) {
+		if s.entry != nil && s.entry.ready.Load() {
+			t.entry(at, number, t.find(at, s.id))
+			rest()
+		}
+	}
+	for i := range before.slots {
+		compile(&before.slots[i])
+	}
+	for i := range before.beginnings {
+		compile(&before.beginnings[i].slot)
+	}
+}
+
 const (
 	// maskWords times 64 is how many conditions an entry may have.
 	maskWords = 4
