@@ -28,6 +28,8 @@ const (
 	DialectBedrock Dialect = "bedrock"
 	// DialectVertex is that of generateContent.
 	DialectVertex Dialect = "vertex"
+	// DialectOllama is Ollama's own.
+	DialectOllama Dialect = "ollama"
 )
 
 // Is reports whether words of d can be sent where to is spoken.

@@ -222,6 +222,7 @@ const (
 	ProviderAzure     = "azure"
 	ProviderBedrock   = "bedrock"
 	ProviderVertex    = "vertex"
+	ProviderOllama    = "ollama"
 )
 
 // ProviderConfig is one upstream for models.
@@ -231,7 +232,7 @@ type ProviderConfig struct {
 	// Kind is the dialect; "" means ProviderOpenAI.
 	Kind string `toml:"kind"`
 	// BaseURL is the address up to and without /chat/completions or /messages;
-	// with ProviderAzure, that of the resource. Required, but for ProviderBedrock
+	// with ProviderAzure and ProviderOllama, that of the resource or server. Required, but for ProviderBedrock
 	// and ProviderVertex, whose regions have addresses.
 	BaseURL string `toml:"base_url"`
 	// APIKey is added on the way out; agents never see it. Optional.

@@ -106,6 +106,8 @@ func newModel(ctx context.Context, p ProviderConfig, c provider.Config) (interfa
 		return provider.NewVertex(provider.VertexConfig{
 			Config: c, Project: p.Vertex.Project, Location: p.Vertex.Location, ServiceAccount: account, TokenURL: p.Vertex.TokenURL,
 		})
+	case ProviderOllama:
+		return provider.NewOllama(c)
 	default:
 		return provider.NewOpenAI(c)
 	}

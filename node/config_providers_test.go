@@ -62,6 +62,8 @@ func TestProviderKinds(t *testing.T) {
 		}},
 		{"vertex in the clear", vertex + "vertex.service_account = \"${SECRET}\"\nvertex.token_url = \"http://oauth2.example/token\"", []string{at + "vertex.token_url: this would send credentials over http in the clear; use https"}},
 		{"vertex for others", "base_url = \"https://x/v1\"\nvertex.project = \"p\"", []string{at + `vertex: only for kind "vertex"`}},
+		{"ollama", "kind = \"ollama\"\nbase_url = \"http://localhost:11434\"\nlocal = true", nil},
+		{"ollama without", "kind = \"ollama\"", []string{at + "base_url: an address is required, such as https://api.openai.com/v1"}},
 		{"azure for others", "base_url = \"https://x/v1\"\nazure.api_version = \"v1\"", []string{at + `azure: only for kind "azure"`}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

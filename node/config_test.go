@@ -210,7 +210,7 @@ func TestOneProblem(t *testing.T) {
 		{"a share that is no number", "[log]\ndecisions = nan", `c.toml:2:1: log.decisions: NaN is outside 0 to 1`},
 		{"backend", "[runtime]\nbackend = \"docker\"", `c.toml:2:1: runtime.backend: "docker" is not one of auto, gvisor, namespaces`},
 		{"a provider of nothing", "[[inference.providers]]", "c.toml:1:13: inference.providers[0].name: a name is required\nc.toml:1:13: inference.providers[0].base_url: an address is required, such as https://api.openai.com/v1"},
-		{"an inline provider", "[inference]\nproviders = [{name = \"a\", kind = \"palm\", base_url = \"https://x/v1\"}]", `c.toml:2:27: inference.providers[0].kind: "palm" is not one of openai, anthropic, azure, bedrock, vertex`},
+		{"an inline provider", "[inference]\nproviders = [{name = \"a\", kind = \"palm\", base_url = \"https://x/v1\"}]", `c.toml:2:27: inference.providers[0].kind: "palm" is not one of openai, anthropic, azure, bedrock, vertex, ollama`},
 		{"a bound for whom it is not", "[[inference.providers]]\nname = \"a\"\nbase_url = \"https://x/v1\"\nmax_tokens = 5", `c.toml:4:1: inference.providers[0].max_tokens: only for kind "anthropic"; others have a bound of their own`},
 		{"a negative bound", "[[inference.providers]]\nname = \"a\"\nkind = \"anthropic\"\nbase_url = \"https://x/v1\"\nmax_tokens = -5", `c.toml:5:1: inference.providers[0].max_tokens: -5 is outside 0 to 2147483647`},
 		{"async writes", "[integrations.audit]\nasync_writes = false", `c.toml:2:1: integrations.audit.async_writes: only true is built: records are durable when accepted, and sequenced later`},

@@ -294,7 +294,7 @@ func (k *configChecker) inference(c InferenceConfig) {
 		}
 		seen[p.Name] = true
 		if p.Kind != "" {
-			k.oneOf(key+".kind", p.Kind, ProviderOpenAI, ProviderAnthropic, ProviderAzure, ProviderBedrock, ProviderVertex)
+			k.oneOf(key+".kind", p.Kind, ProviderOpenAI, ProviderAnthropic, ProviderAzure, ProviderBedrock, ProviderVertex, ProviderOllama)
 		}
 		switch {
 		case p.MaxTokens < 0 || p.MaxTokens > math.MaxInt32:

@@ -161,7 +161,7 @@ func (k *configChecker) providerRouting(key string, p ProviderConfig) {
 			k.addf(key+".api_keys", "one is empty or holds a line break")
 		}
 	}
-	if p.Local && !slices.Contains([]string{"", ProviderOpenAI, ProviderAnthropic, "ollama"}, p.Kind) {
+	if p.Local && !slices.Contains([]string{"", ProviderOpenAI, ProviderAnthropic, ProviderOllama}, p.Kind) {
 		k.addf(key+".local", "kind %q is a service of somebody else's", p.Kind)
 	}
 	for _, class := range p.Classifications {

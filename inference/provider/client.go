@@ -71,6 +71,9 @@ type client struct {
 	http   *http.Client
 	// query goes with each request whose path has none.
 	query string
+	// media is the type of streams, and split what finds the events in one.
+	media string
+	split func(io.Reader, int64) func() ([]byte, error)
 	// list is the path of the models, which tells whether the provider answers.
 	list string
 	// sign adds the key and what else each request of the dialect says. Its
@@ -117,7 +120,7 @@ func newClient(op fault.Op, c Config, others ...error) (*client, error) {
 			MaxResponseHeaderBytes: 256 << 10,
 		}
 	}
-	return &client{config: c, base: base, list: "models", http: &http.Client{
+	return &client{config: c, base: base, list: "models", media: "text/event-stream", split: serverSentEvents, http: &http.Client{
 		Transport: c.Transport,
 		// A redirect would carry prompts, and on one host the key, elsewhere.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -317,8 +320,8 @@ func drain(body io.ReadCloser) {
 	_ = body.Close()                                 // it was only read
 }
 
-// isEventStream reports whether a response is one of server-sent events.
-func isEventStream(h http.Header) bool {
+// isStream reports whether a response is a stream of the dialect.
+func (c *client) isStream(h http.Header) bool {
 	media, _, err := mime.ParseMediaType(h.Get("Content-Type"))
-	return err == nil && media == "text/event-stream"
+	return err == nil && media == c.media
 }

@@ -86,8 +86,8 @@ func (e openAIError) meaning() (fault.Code, string, bool) {
 	if c, message, ok := openAIErrorCode(e.Inner.Code); ok {
 		return c, message, true
 	}
-	// Older servers say it in words only.
-	if strings.Contains(e.Message, "maximum context length") {
+	// Older servers say it in words only, and TGI always does.
+	if strings.Contains(e.Message, "maximum context length") || strings.Contains(e.Message, "`inputs` tokens") || strings.Contains(e.Message, "`inputs` must have less than") {
 		return openAIErrorCode("context_length_exceeded")
 	}
 	return 0, "", false
@@ -144,6 +144,8 @@ func statusMeaning(status int, structured bool) (fault.Code, string) {
 		return fault.InferenceRateLimited, "the provider limits the rate of requests"
 	case status == http.StatusNotImplemented:
 		return fault.InferenceNotSupported, "the provider does not support this"
+	case status == http.StatusFailedDependency: // of TGI: the model broke
+		return fault.InferenceProviderUnavailable, "the provider failed"
 	case status >= http.StatusInternalServerError:
 		return fault.InferenceProviderUnavailable, fmt.Sprintf("the provider answered %d", status)
 	case status == http.StatusBadRequest || status == http.StatusUnprocessableEntity || status == http.StatusRequestEntityTooLarge:

@@ -21,6 +21,28 @@ func newEvents(r io.Reader, limit int64) *events {
 	return &events{r: bufio.NewReader(r), left: limit}
 }
 
+// serverSentEvents returns what reads the data of each event of r.
+func serverSentEvents(r io.Reader, limit int64) func() ([]byte, error) {
+	return newEvents(r, limit).next
+}
+
+// jsonLines returns what reads each line of r that is not empty
+// (https://github.com/ndjson/ndjson-spec).
+func jsonLines(r io.Reader, limit int64) func() ([]byte, error) {
+	e := newEvents(r, limit)
+	return func() ([]byte, error) {
+		for {
+			line, err := e.line()
+			if len(line) > 0 && (err == nil || errors.Is(err, io.EOF)) {
+				return line, nil
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
+	}
+}
+
 // next returns the data of the next event that has any. At the end it returns
 // io.EOF; what follows the last blank line counts as an event too, because some
 // servers do not end theirs.

@@ -44,7 +44,7 @@ func (c *client) stream(ctx context.Context, op, next fault.Op, path string, bod
 		end(nil)
 		return nil, err
 	}
-	if resp.StatusCode != http.StatusOK || !isEventStream(resp.Header) {
+	if resp.StatusCode != http.StatusOK || !c.isStream(resp.Header) {
 		defer end(nil)
 		defer func() { _ = resp.Body.Close() }() // it was only read
 		defer drain(resp.Body)
@@ -56,7 +56,7 @@ func (c *client) stream(ctx context.Context, op, next fault.Op, path string, bod
 	return &stream{
 		request: r, limit: c.config.MaxResponseBytes, idle: c.config.IdleTimeout, op: next,
 		broken: func(op fault.Op, err error) error { return broken(ctx, op, err) },
-		end:    end, body: resp.Body, next: newEvents(resp.Body, c.config.MaxResponseBytes).next, pieces: p,
+		end:    end, body: resp.Body, next: c.split(resp.Body, c.config.MaxResponseBytes), pieces: p,
 	}, nil
 }
 
