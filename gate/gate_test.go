@@ -101,7 +101,7 @@ func many(n int) map[string]string {
 func TestNothingWithoutAllow(t *testing.T) {
 	model, tool := callModel(), creto.Action{Name: creto.CallTool, Resource: creto.Resource{Type: "Tool", ID: "x/y"}}
 	forged := tool
-	forged.Context = map[string]any{"isolation": "gvisor"}
+	forged.Context = map[string]any{"isolation": "gvisor", "taint": "none"}
 	long := model
 	long.Resource.ID = strings.Repeat("x", 20<<10)
 	noise := model
