@@ -65,6 +65,8 @@ func TestDo(t *testing.T) {
 		{name: "foreign", op: call.Read(op), errs: []error{errors.New("eof")}, calls: 1, want: fault.Internal},
 		{name: "canceled by the callee", op: call.Read(op), errs: []error{context.Canceled}, calls: 1, want: fault.Canceled},
 		{name: "transient then permanent", op: call.Read(op), errs: []error{errDown, fault.New("a.B", fault.NHINotFound, "no")}, calls: 2, want: fault.NHINotFound},
+		{name: "again is asked", policy: call.Policy{Attempts: 9, Again: func(attempt int, err error) bool { return attempt < 2 && errors.Is(err, fault.Unavailable) }}, op: call.Read(op), errs: always, calls: 2, want: fault.Unavailable},
+		{name: "again cannot allow more", policy: call.Policy{Again: func(int, error) bool { return true }}, op: call.Read(op), errs: always, calls: 3, want: fault.Unavailable},
 		{name: "rate limited", op: call.Read(op), errs: repeat(fault.New("a.B", fault.InferenceRateLimited, "wait"), 1000), calls: 3, want: fault.InferenceRateLimited},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

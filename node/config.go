@@ -251,7 +251,8 @@ type ProviderConfig struct {
 	// Region says where the data goes; "" is not known, "local", or that of
 	// ProviderBedrock or ProviderVertex.
 	Region string `toml:"region"`
-	// Context is how many tokens prompt and answer may have; 0 is not known.
+	// Context is how many tokens prompt and answer may have, for information; 0 is
+	// not known.
 	Context int `toml:"context"`
 	// Concurrency is how many calls it may have at once; 0 is no bound.
 	Concurrency int `toml:"concurrency"`
