@@ -2,8 +2,10 @@ package provider_test
 
 import (
 	"errors"
+	"io"
 	"net/http"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -65,6 +67,22 @@ func holdAnswers(t *testing.T, open opener, cases []answerCase) {
 			_, err := m.Complete(t.Context(), inferencetest.Ask("hello"))
 			check(t, "Complete", err, tt.want, 0)
 		})
+	}
+}
+
+// holdWhole holds that a client asks for embeddings of whole texts: one that is cut
+// without a word would be a vector of something else.
+func holdWhole(t *testing.T, open opener, want string) {
+	t.Helper()
+	var body []byte
+	m := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ = io.ReadAll(r.Body)
+		respond(500, "text/plain", "")(w, r)
+	}), nil)
+	_, err := m.Embed(t.Context(), inference.EmbedRequest{Model: "m", Input: []string{"a"}})
+	check(t, "Embed", err, fault.InferenceProviderUnavailable, 0)
+	if !strings.Contains(string(body), want) {
+		t.Errorf("sent %s, want %s in it", body, want)
 	}
 }
 

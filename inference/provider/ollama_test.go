@@ -177,7 +177,10 @@ func TestOllamaStreams(t *testing.T) {
 	check(t, "events", streamed(t, openOllama(t, respond(200, "text/event-stream", hello+end), nil)), fault.InferenceProviderError, 0)
 }
 
-func TestOllamaRequests(t *testing.T) { holdRequests(t, "ollama", openOllama) }
+func TestOllamaRequests(t *testing.T) {
+	holdRequests(t, "ollama", openOllama)
+	holdWhole(t, openOllama, `"truncate":false`)
+}
 
 func TestOllamaRefusals(t *testing.T) {
 	const ask = `"messages":[{"role":"user","content":"a"}]`

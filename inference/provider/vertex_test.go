@@ -418,7 +418,10 @@ func TestVertexAnswer(t *testing.T) {
 	}
 }
 
-func TestVertexRequests(t *testing.T) { holdRequests(t, "vertex", vertexOpener) }
+func TestVertexRequests(t *testing.T) {
+	holdRequests(t, "vertex", vertexOpener)
+	holdWhole(t, vertexOpener, `"autoTruncate":false`)
+}
 
 func TestVertexRefusals(t *testing.T) {
 	const ask = `"messages":[{"role":"user","content":"a"}]`
