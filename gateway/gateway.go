@@ -137,6 +137,7 @@ func (g *Gateway) Doors(authenticate Authenticate) http.Handler {
 	mux.HandleFunc("POST /v1/chat/completions", func(w http.ResponseWriter, r *http.Request) { g.model(w, r, authenticate, openAI{}, g.answer) })
 	mux.HandleFunc("POST /v1/messages", func(w http.ResponseWriter, r *http.Request) { g.model(w, r, authenticate, anthropic{}, g.answer) })
 	mux.HandleFunc("POST /v1/messages/count_tokens", func(w http.ResponseWriter, r *http.Request) { g.model(w, r, authenticate, anthropic{}, g.count) })
+	mux.HandleFunc("POST /v1/embeddings", func(w http.ResponseWriter, r *http.Request) { g.model(w, r, authenticate, openAI{}, g.embed) })
 	mux.HandleFunc("GET /v1/models", func(w http.ResponseWriter, r *http.Request) { g.list(w, r, authenticate) })
 	mux.HandleFunc("GET /v1/secrets/{name}", func(w http.ResponseWriter, r *http.Request) { g.out(w, r, authenticate, g.secret) })
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

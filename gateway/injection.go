@@ -72,7 +72,7 @@ type inspected struct {
 //
 // Errors: InferencePromptInjection (Security), recorded; those of the detector and of
 // gate.Taint: what cannot be judged, or whose taint cannot be kept, does not go out.
-func (g *Gateway) inspect(ctx context.Context, v *visit, action creto.Action, request inference.Request) (*inspected, error) {
+func (g *Gateway) inspect(ctx context.Context, v *visit, action creto.Action, texts func() []injection.Text) (*inspected, error) {
 	const op fault.Op = "gateway.inspect"
 	seen := &inspected{gateway: g, visit: v}
 	if g.canaries != nil {
@@ -82,7 +82,7 @@ func (g *Gateway) inspect(ctx context.Context, v *visit, action creto.Action, re
 		return seen, nil
 	}
 	cfg := g.cfg.Injection
-	found, err := g.guard.Judge(ctx, textsOf(request), cfg.Taint)
+	found, err := g.guard.Judge(ctx, texts(), cfg.Taint)
 	if err != nil {
 		return nil, fault.Wrap(op, err)
 	}

@@ -17,6 +17,7 @@ import (
 	"creto.dev/fault"
 	"creto.dev/gate"
 	"creto.dev/inference"
+	"creto.dev/inference/injection"
 )
 
 // model opens a door for models, in the dialect of its callers.
@@ -94,38 +95,67 @@ func (g *Gateway) call(w *startedWriter, r *http.Request, v *visit, d dialect, o
 	if err != nil {
 		return err
 	}
-	var served inference.Served
-	request.Metadata = inference.RequestMetadata{
-		Sandbox: v.Sandbox, Agent: v.agent, TraceID: creto.TraceOf(r.Context()), IdempotencyKey: v.key, Classification: class, Served: &served,
-	}
+	request.Metadata = metadata(r, v, class)
 	facts := map[string]any{"stream": stream, "messages": int64(len(request.Messages)), "tools": int64(len(request.Tools)), "max_tokens": request.MaxTokens}
 	if operation != "" {
-		facts["operation"] = operation
-		// Consent to this is no consent to the same prompt's answer.
-		args = slices.Concat([]byte(`{"`+operation+`":`), args, []byte("}"))
+		facts[operationFact], args = operation, under(operation, args)
 	}
-	if class != "" {
-		facts["classification"] = string(class)
+	ask := asked{model: request.Model, metadata: &request.Metadata, args: args, facts: facts, texts: func() []injection.Text { return textsOf(request) }}
+	return g.decided(r.Context(), v, ask, func(ctx context.Context) (*inference.Usage, error) {
+		return act(ctx, v.seen.marked(request), stream)
+	})
+}
+
+// asked is what one call of a model asks for, as it is decided on.
+type asked struct {
+	model    string
+	metadata *inference.RequestMetadata
+	args     []byte
+	facts    map[string]any
+	// texts are what a model would read, to be judged.
+	texts func() []injection.Text
+}
+
+// metadata says on whose account a call is made.
+func metadata(r *http.Request, v *visit, class inference.Classification) inference.RequestMetadata {
+	return inference.RequestMetadata{
+		Sandbox: v.Sandbox, Agent: v.agent, TraceID: creto.TraceOf(r.Context()), IdempotencyKey: v.key, Classification: class, Served: new(inference.Served),
+	}
+}
+
+// decided has act make a call that is permitted, and records it.
+func (g *Gateway) decided(ctx context.Context, v *visit, a asked, act func(context.Context) (*inference.Usage, error)) error {
+	if class := a.metadata.Classification; class != "" {
+		a.facts["classification"] = string(class)
 	}
 	action := creto.Action{
-		Name: creto.CallModel, Resource: creto.Resource{Type: "Model", ID: request.Model}, Args: args, Context: facts,
+		Name: creto.CallModel, Resource: creto.Resource{Type: "Model", ID: a.model}, Args: a.args, Context: a.facts,
 		IdempotencyKey: v.key, Sandbox: v.Sandbox, Isolation: v.Isolation,
 	}
-	if v.seen, err = g.inspect(r.Context(), v, action, request); err != nil {
+	var err error
+	if v.seen, err = g.inspect(ctx, v, action, a.texts); err != nil {
 		return err
 	}
-	_, err = g.gate.DoDecided(r.Context(), v.Caller, action, func(ctx context.Context, allowed authz.Decision) (gate.Result, error) {
+	_, err = g.gate.DoDecided(ctx, v.Caller, action, func(ctx context.Context, allowed authz.Decision) (gate.Result, error) {
 		for _, policy := range allowed.Policies {
-			request.Metadata.Policies = append(request.Metadata.Policies, policy.ID)
+			a.metadata.Policies = append(a.metadata.Policies, policy.ID)
 		}
 		return v.inForce(func(ctx context.Context) (gate.Result, error) {
 			ctx, cancel := context.WithTimeout(ctx, g.cfg.Timeout)
 			defer cancel()
-			used, err := act(ctx, v.seen.marked(request), stream)
-			return v.seen.noted(result(&request, used)), err
+			used, err := act(ctx)
+			return v.seen.noted(result(a, used)), err
 		})(ctx)
 	})
 	return err
+}
+
+// What policies and records call the operation of a call that is no answer.
+const operationFact = "operation"
+
+// under wraps the arguments of an operation: consent to it is none to another's.
+func under(operation string, args []byte) []byte {
+	return slices.Concat([]byte(`{"`+operation+`":`), args, []byte("}"))
 }
 
 // classification returns what a request says of itself.
@@ -144,19 +174,19 @@ func classification(h http.Header) (inference.Classification, error) {
 }
 
 // result is what a record says of a call.
-func result(request *inference.Request, used *inference.Usage) gate.Result {
-	served := request.Metadata.Served
+func result(a asked, used *inference.Usage) gate.Result {
+	served := a.metadata.Served
 	r := gate.Result{Detail: map[string]string{"provider": served.Provider}}
 	if served.Provider == "" {
 		delete(r.Detail, "provider")
 	}
-	if served.Model != "" && served.Model != request.Model {
+	if served.Model != "" && served.Model != a.model {
 		r.Detail["model"] = served.Model
 	}
 	if served.Attempts > 1 {
 		r.Detail["attempts"] = strconv.Itoa(served.Attempts)
 	}
-	if class := request.Metadata.Classification; class != "" {
+	if class := a.metadata.Classification; class != "" {
 		r.Detail["classification"] = string(class)
 	}
 	if used == nil {

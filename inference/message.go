@@ -246,6 +246,9 @@ type Request struct {
 	Extra   Extra
 }
 
+// MaxModelBytes bounds the name of a model.
+const MaxModelBytes = 512
+
 // What bounds a request: its messages and tools, its betas, and their names,
 // which become a header.
 const (
@@ -265,8 +268,8 @@ func isBeta(name string) bool {
 func (r Request) Validate() error {
 	const op fault.Op = "inference.Request.Validate"
 	switch {
-	case r.Model == "" || len(r.Model) > 512:
-		return fault.New(op, fault.InvalidArgument, "model: a name of 1 to 512 bytes is required")
+	case r.Model == "" || len(r.Model) > MaxModelBytes:
+		return fault.New(op, fault.InvalidArgument, "model: a name of 1 to %d bytes is required", MaxModelBytes)
 	case len(r.Messages) == 0:
 		return fault.New(op, fault.InvalidArgument, "messages: at least one is required")
 	case len(r.Messages) > maxItems || len(r.Tools) > maxItems:

@@ -73,7 +73,7 @@ func (p ProviderConfig) capabilities() inference.Capabilities {
 		region = cmp.Or(region, "local")
 	}
 	return inference.Capabilities{
-		Streaming: true, Tools: true, Models: models, Classifications: p.Classifications, Region: region, MaxContextTokens: p.Context,
+		Streaming: true, Tools: true, Embeddings: p.Kind != ProviderAnthropic && p.Kind != ProviderBedrock, Models: models, Classifications: p.Classifications, Region: region, MaxContextTokens: p.Context,
 	}
 }
 

@@ -2,6 +2,8 @@ package interop_test
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -37,6 +39,10 @@ const (
 // gpt is an upstream of OpenAI's dialect.
 func gpt(t *testing.T) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/embeddings") {
+			embeddings(t, w, r)
+			return
+		}
 		var in openai.ChatCompletionNewParams
 		var more struct{ Stream bool }
 		body := json.NewDecoder(r.Body)
@@ -74,6 +80,16 @@ func gpt(t *testing.T) http.HandlerFunc {
 		}
 		_, _ = fmt.Fprintf(w, "data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[],\"usage\":%s}\n\ndata: [DONE]\n\n", usage)
 	}
+}
+
+// embeddings answers with vectors, as numbers.
+func embeddings(t *testing.T, w http.ResponseWriter, r *http.Request) {
+	var in openai.EmbeddingNewParams
+	if err := json.NewDecoder(r.Body).Decode(&in); err != nil || !slices.Equal(in.Input.OfArrayOfStrings, []string{"warm", "cold"}) || in.Dimensions.Value != 2 || in.EncodingFormat != openai.EmbeddingNewParamsEncodingFormatFloat {
+		t.Errorf("gpt was asked for vectors of %+v: %v", in, err)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = fmt.Fprint(w, `{"object":"list","model":"m","data":[{"object":"embedding","index":0,"embedding":[1,0.25]},{"object":"embedding","index":1,"embedding":[-1,0.1]}],"usage":{"prompt_tokens":4,"total_tokens":4}}`)
 }
 
 // claude is an upstream of Anthropic's dialect, which thinks before it calls.
@@ -234,6 +250,37 @@ func TestVendorsClients(t *testing.T) {
 	})
 	if err != nil || count.InputTokens != 20 {
 		t.Errorf("CountTokens = %+v, %v", count, err)
+	}
+}
+
+// TestVendorsEmbeddings: as numbers, and as base64, which OpenAI's clients in other
+// languages ask for unless they are told otherwise. One provider has none.
+func TestVendorsEmbeddings(t *testing.T) {
+	base, token, _ := vendors(t)
+	c := openai.NewClient(ooption.WithBaseURL(base+"/v1"), ooption.WithAPIKey(token), ooption.WithMaxRetries(0))
+	params := openai.EmbeddingNewParams{Model: "gpt-vectors", Dimensions: openai.Int(2), Input: openai.EmbeddingNewParamsInputUnion{OfArrayOfStrings: []string{"warm", "cold"}}}
+	answer, err := c.Embeddings.New(t.Context(), params)
+	if err != nil || len(answer.Data) != 2 || !slices.Equal(answer.Data[0].Embedding, []float64{1, 0.25}) || !slices.Equal(answer.Data[1].Embedding, []float64{-1, 0.1}) || answer.Data[1].Index != 1 || answer.Usage.PromptTokens != 4 {
+		t.Errorf("Embeddings.New = %+v, %v", answer, err)
+	}
+	params.EncodingFormat = openai.EmbeddingNewParamsEncodingFormatBase64
+	answer, err = c.Embeddings.New(t.Context(), params)
+	if err != nil || len(answer.Data) != 2 {
+		t.Fatalf("Embeddings.New = %+v, %v", answer, err)
+	}
+	var text string
+	if err := json.Unmarshal([]byte(answer.Data[1].JSON.Embedding.Raw()), &text); err != nil {
+		t.Fatalf("not base64: %s", answer.Data[1].JSON.Embedding.Raw())
+	}
+	var vector [2]float32
+	raw, err := base64.StdEncoding.DecodeString(text)
+	if _, err2 := binary.Decode(raw, binary.LittleEndian, &vector); err != nil || err2 != nil || len(raw) != 8 || vector != [2]float32{-1, 0.1} {
+		t.Errorf("vector %v of %x: %v, %v", vector, raw, err, err2)
+	}
+	params.Model = "claude-test"
+	_, err = c.Embeddings.New(t.Context(), params)
+	if refused, ok := errors.AsType[*openai.Error](err); !ok || refused.StatusCode != http.StatusNotImplemented {
+		t.Errorf("of a provider without: %v", err)
 	}
 }
 

@@ -412,3 +412,19 @@ func TestRefusesConfig(t *testing.T) {
 		}
 	}
 }
+
+// Vectors are asked of who has them, and nobody else.
+func TestEmbed(t *testing.T) {
+	without, with := cloud("without", nil), cloud("with", nil)
+	with.capabilities.Embeddings = true
+	r := router(t, localinference.Config{}, localinference.Provider{Keys: []inference.Model{without}}, localinference.Provider{Keys: []inference.Model{with}})
+	var served inference.Served
+	wanted := inference.EmbedRequest{Model: "m", Input: []string{"x"}, Metadata: inference.RequestMetadata{Served: &served}}
+	if answer, err := r.Embed(t.Context(), wanted); err != nil || answer.Model != "with" || served.Attempts != 1 || served.Provider != "with" {
+		t.Errorf("Embed = %+v, %v by %+v", answer, err, served)
+	}
+	r = router(t, localinference.Config{}, localinference.Provider{Keys: []inference.Model{without}})
+	if _, err := r.Embed(t.Context(), wanted); !errors.Is(err, fault.InferenceNotSupported) || served.Attempts != 0 {
+		t.Errorf("Embed without embeddings = %v after %d attempts", err, served.Attempts)
+	}
+}

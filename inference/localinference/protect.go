@@ -18,6 +18,7 @@ const (
 	unknownClass  reason = "nothing in the configuration names this classification, so it stays local"
 	notCleared    reason = "the provider's classifications do not name this one"
 	notServed     reason = "it does not serve this model"
+	noEmbeddings  reason = "it has no embeddings"
 	noFallback    reason = "fallback_to_local is false, and the cloud may serve this"
 	unknownPrice  reason = "its price for this model is not known; add one under [[inference.prices]]"
 	tooExpensive  reason = "it costs more than max_cost_per_token"

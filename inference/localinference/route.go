@@ -18,6 +18,7 @@ type query struct {
 	metadata *inference.RequestMetadata
 	streamed bool
 	alone    bool // nobody else may answer
+	embeds   bool // vectors are wanted
 	// input is an estimate of the prompt's tokens, and output a bound of the
 	// answer's; 0 is none.
 	input, output int64
@@ -94,6 +95,9 @@ func (r *Router) plan(q *query, why bool) plan {
 	p := plan{route: rt.Name, strategy: rt.Strategy, candidates: make([]candidate, 0, max(len(r.providers), len(rt.Targets)))}
 	offer := func(c candidate) {
 		c.skipped = cmp.Or(c.skipped, r.forbids(c.provider, rt.Strategy, q))
+		if q.embeds && c.skipped == "" && !c.capabilities.Embeddings {
+			c.skipped = noEmbeddings
+		}
 		if c.skipped == "" {
 			p.candidates = append(p.candidates, c)
 		} else if why {
@@ -160,6 +164,9 @@ func (r *Router) refusal(op fault.Op, q *query) error {
 	}
 	p := r.plan(q, true)
 	for _, c := range p.skipped {
+		if c.skipped == noEmbeddings {
+			return fault.New(op, fault.InferenceNotSupported, "no provider may embed with the model %q: %s: %s", q.model, c.id, c.skipped)
+		}
 		if c.skipped != notServed {
 			return fault.New(op, fault.InferenceModelNotFound, "no provider may serve the model %q: %s: %s", q.model, c.id, c.skipped)
 		}
