@@ -9,7 +9,7 @@ MAKEFLAGS   += --no-print-directory
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 RUNSC   := v0.0.0-20260905035102-160fafc42237
-DEBIAN  := python3 curl chromium postgresql:/usr/lib/postgresql/*/bin/postgres etcd-server:/usr/bin/etcd iproute2:/usr/bin/ip,/usr/sbin/ip,/sbin/ip strace nodejs:/usr/bin/node,/usr/local/bin/node
+DEBIAN  := python3 curl chromium postgresql:/usr/lib/postgresql/*/bin/postgres etcd-server:/usr/bin/etcd iproute2:/usr/bin/ip,/usr/sbin/ip,/sbin/ip strace nodejs:/usr/bin/node,/usr/local/bin/node npm:/usr/bin/npm,/usr/local/bin/npm
 FIPS    := v1.0.0 v1.26.0
 LINT     = go tool -modfile=$(CURDIR)/tools/go.mod golangci-lint run --config $(CURDIR)/.golangci.yml
 SQL      = $(shell go list -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... | grep 'creto.dev/internal/db/dbtest' | cut -d ' ' -f 1 | grep -v /cmd/)
@@ -40,7 +40,7 @@ build: ## compile bin/creto and the example's binaries
 		go build -trimpath -ldflags '-s -w' -o $(CURDIR)/bin/shop-api ./shop; \
 		go build -trimpath -ldflags '-s -w' -o $(CURDIR)/bin/shop-model ./model
 
-setup: runsc debian ## install what the demo and the tests use
+setup: runsc debian llamacpp ## install what the demo and the tests use
 
 runsc: ## install gVisor's runsc, if it is missing
 	$(say) 'gVisor, which isolates agents'
@@ -49,6 +49,10 @@ runsc: ## install gVisor's runsc, if it is missing
 debian: ## install Debian packages that tests use, if they are missing
 	$(say) 'Debian packages for the tests'
 	@scripts/install-debian '$(subst $() $(),' ',$(strip $(DEBIAN)))'
+
+llamacpp: debian ## install llama.cpp's library for the tests into .cache, if it is missing
+	$(say) 'llama.cpp, which providers are tested against'
+	@scripts/install-llamacpp .cache/llamacpp
 
 demo: build runsc ## the whole path on real input, ending with an offline verification
 	$(say) 'creto demo'
@@ -136,4 +140,4 @@ uninstall: ## remove all that make installed, saying what; DATA=yes also removes
 	$(say) 'uninstalling'
 	@scripts/uninstall $(RUNSC)
 
-.PHONY: train-injection eval-injection help build setup runsc debian demo test fips check fmt vet lint proto generate tidy torture bench vulncheck clean uninstall
+.PHONY: train-injection eval-injection help build setup runsc debian llamacpp demo test fips check fmt vet lint proto generate tidy torture bench vulncheck clean uninstall

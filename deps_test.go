@@ -48,6 +48,7 @@ var layers = []layer{
 	{"4", "sandbox/guest"},    // what runs inside; it knows nothing of Creto
 	{"4", "metering oversight sandbox messaging"},
 	{"5", "internal/db/dbtest"},
+	{"5", "internal/llamacpptest"},               // a real engine for the tests of providers and gateway
 	{"5", "pqc/pqctest consensus/consensustest"}, // a suite may use the fakes of contracts below its own
 	{"5", "nhi/nhitest"},
 	{"5", "audit/audittest"},

@@ -22,7 +22,7 @@ const (
 // is not here is foreign text and goes no further than the log.
 func openAIErrorCode(code string) (fault.Code, string, bool) {
 	switch code {
-	case "context_length_exceeded", "string_above_max_length":
+	case "context_length_exceeded", "string_above_max_length", "exceed_context_size_error": // the last is of llama.cpp
 		return fault.InferenceTokenLimitExceeded, "the prompt and answer are longer than the model's context", true
 	case "content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation":
 		return fault.InferenceContentFiltered, "the provider's content filter refused the request", true
