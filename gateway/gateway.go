@@ -135,13 +135,14 @@ func (g *Gateway) out(w http.ResponseWriter, r *http.Request, authenticate Authe
 func (g *Gateway) Doors(authenticate Authenticate) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/chat/completions", func(w http.ResponseWriter, r *http.Request) { g.model(w, r, authenticate, openAI{}, g.answer) })
+	mux.HandleFunc("POST /v1/responses", func(w http.ResponseWriter, r *http.Request) { g.model(w, r, authenticate, &responses{}, g.answer) })
 	mux.HandleFunc("POST /v1/messages", func(w http.ResponseWriter, r *http.Request) { g.model(w, r, authenticate, anthropic{}, g.answer) })
 	mux.HandleFunc("POST /v1/messages/count_tokens", func(w http.ResponseWriter, r *http.Request) { g.model(w, r, authenticate, anthropic{}, g.count) })
 	mux.HandleFunc("POST /v1/embeddings", func(w http.ResponseWriter, r *http.Request) { g.model(w, r, authenticate, openAI{}, g.embed) })
 	mux.HandleFunc("GET /v1/models", func(w http.ResponseWriter, r *http.Request) { g.list(w, r, authenticate) })
 	mux.HandleFunc("GET /v1/secrets/{name}", func(w http.ResponseWriter, r *http.Request) { g.out(w, r, authenticate, g.secret) })
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		faulthttp.Write(w, r, fault.New("gateway.Doors", fault.NotFound, "there is no door %s %s here; model calls go to /v1/chat/completions or /v1/messages", r.Method, r.URL.Path))
+		faulthttp.Write(w, r, fault.New("gateway.Doors", fault.NotFound, "there is no door %s %s here; model calls go to /v1/chat/completions, /v1/responses, /v1/messages or /v1/embeddings", r.Method, r.URL.Path))
 	})
 	return mux
 }

@@ -19,6 +19,7 @@ import (
 	aoption "github.com/anthropics/anthropic-sdk-go/option"
 	"github.com/openai/openai-go/v3"
 	ooption "github.com/openai/openai-go/v3/option"
+	"github.com/openai/openai-go/v3/responses"
 	"github.com/openai/openai-go/v3/shared"
 
 	"creto.dev"
@@ -213,6 +214,7 @@ func TestVendorsClients(t *testing.T) {
 		for _, stream := range []bool{false, true} {
 			t.Run(fmt.Sprintf("Anthropic's with %s, stream %v", model, stream), func(t *testing.T) { anthropicLoop(t, ofAnthropic, model, stream) })
 			t.Run(fmt.Sprintf("OpenAI's with %s, stream %v", model, stream), func(t *testing.T) { openAILoop(t, ofOpenAI, model, stream) })
+			t.Run(fmt.Sprintf("OpenAI's responses with %s, stream %v", model, stream), func(t *testing.T) { responsesLoop(t, ofOpenAI, model, stream) })
 		}
 	}
 	for name, list := range map[string]func() ([]string, error){
@@ -391,6 +393,88 @@ func openAILoop(t *testing.T, c openai.Client, model string, stream bool) {
 	params.Messages = append(params.Messages, back, openai.ToolMessage("warm", r.Choices[0].Message.ToolCalls[0].ID))
 	if r = ask(); r.Choices[0].Message.Content != "It is warm." || r.Choices[0].FinishReason != "stop" {
 		t.Errorf("answer %+v", r)
+	}
+}
+
+func responsesLoop(t *testing.T, c openai.Client, model string, stream bool) {
+	input := responses.ResponseInputParam{responses.ResponseInputItemParamOfMessage(responses.ResponseInputMessageContentListParam{
+		responses.ResponseInputContentParamOfInputText("weather?"),
+		{OfInputImage: &responses.ResponseInputImageParam{Detail: responses.ResponseInputImageDetailAuto, ImageURL: openai.String("data:image/png;base64," + pixel)}},
+	}, responses.EasyInputMessageRoleUser)}
+	params := responses.ResponseNewParams{
+		Model: model, Instructions: openai.String("be brief"), MaxOutputTokens: openai.Int(100), Store: openai.Bool(false),
+		Include: []responses.ResponseIncludable{responses.ResponseIncludableReasoningEncryptedContent},
+		Tools:   []responses.ToolUnionParam{responses.ToolParamOfFunction("weather", map[string]any{"type": "object"}, false)},
+	}
+	ask := func() responses.Response {
+		t.Helper()
+		params.Input = responses.ResponseNewParamsInputUnion{OfInputItemList: input}
+		if !stream {
+			r, err := c.Responses.New(t.Context(), params)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return *r
+		}
+		var all responses.ResponseAccumulator
+		var whole responses.Response
+		var kinds []string
+		s := c.Responses.NewStreaming(t.Context(), params)
+		for s.Next() {
+			event := s.Current()
+			if event.SequenceNumber != int64(len(kinds)) {
+				t.Errorf("%s is number %d, want %d", event.Type, event.SequenceNumber, len(kinds))
+			}
+			kinds = append(kinds, event.Type)
+			// The accumulator is for what comes over web sockets, which is the same.
+			var received responses.ResponsesServerEventUnion
+			if err := errors.Join(json.Unmarshal([]byte(event.RawJSON()), &received), all.AddEvent(received)); err != nil {
+				t.Fatalf("the SDK does not take %s: %v", event.RawJSON(), err)
+			}
+			if event.Type == "response.completed" {
+				whole = event.Response
+			}
+		}
+		if err := s.Err(); err != nil || len(kinds) == 0 || kinds[0] != "response.created" || kinds[len(kinds)-1] != "response.completed" {
+			t.Fatalf("events %q, %v", kinds, err)
+		}
+		// What its pieces came to is what the end says.
+		pieces := all.Snapshot()
+		if last := whole.Output[len(whole.Output)-1]; pieces.OutputText() != whole.OutputText() || pieces.Output[len(pieces.Output)-1].Arguments != last.Arguments.OfString {
+			t.Errorf("pieces %+v, at the end %s", pieces, whole.RawJSON())
+		}
+		return whole
+	}
+	r := ask()
+	last := len(r.Output) - 1
+	if last < 0 || r.Status != responses.ResponseStatusCompleted || r.Output[last].Type != "function_call" || r.Output[last].Name != "weather" || r.Output[last].Arguments.OfString != arguments {
+		t.Fatalf("no call: %s", r.RawJSON())
+	}
+	if r.Usage.InputTokens != 20 || r.Usage.OutputTokens != 5 || r.Usage.InputTokensDetails.CachedTokens != 8 || r.Usage.TotalTokens != 25 {
+		t.Errorf("usage = %+v", r.Usage)
+	}
+	if len(r.Tools) != 1 || r.Instructions.OfString != "be brief" || r.MaxOutputTokens != 100 {
+		t.Errorf("the answer repeats %+v", r)
+	}
+	// All that was said goes back, reasoning as it was signed.
+	if model == "claude-test" && (len(r.Output) != 2 || r.Output[0].Type != "reasoning" || r.Output[0].Summary[0].Text != thought || r.Output[0].EncryptedContent == "") {
+		t.Errorf("no reasoning: %+v", r.Output)
+	}
+	for _, item := range r.Output {
+		switch item := item.AsAny().(type) {
+		case responses.ResponseReasoningItem:
+			back := item.ToParam()
+			input = append(input, responses.ResponseInputItemUnionParam{OfReasoning: &back})
+		case responses.ResponseFunctionToolCall:
+			back := item.ToParam()
+			input = append(input, responses.ResponseInputItemUnionParam{OfFunctionCall: &back})
+		}
+	}
+	result := responses.ResponseInputItemParamOfFunctionCallOutput("warm")
+	result.OfFunctionCallOutput.CallID = openai.String(r.Output[last].CallID)
+	input = append(input, result)
+	if r = ask(); r.OutputText() != "It is warm." || len(r.Output) != 1 || r.Output[0].Role != "assistant" {
+		t.Errorf("answer %s", r.RawJSON())
 	}
 }
 

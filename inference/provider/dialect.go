@@ -3,6 +3,7 @@ package provider
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -54,14 +55,23 @@ func (f fields) from(came, goes inference.Dialect) (fields, error) {
 	case inference.DialectAnthropic:
 		known = anthropicOnly
 	}
+	return f, f.without(known, "the provider's dialect, "+string(goes)+",")
+}
+
+// without drops or refuses what only one vocabulary has; where they go is for
+// messages.
+//
+// Errors: InferenceNotSupported (Permanent).
+func (f fields) without(known vocabulary, goes string) error {
+	const op fault.Op = "provider.without"
 	for name, harmless := range known.needs {
 		raw, there := f[name].(json.RawMessage)
 		if !there {
 			continue
 		}
 		delete(f, name)
-		if !isOneOf(raw, append(harmless, "null")) {
-			return nil, fault.New("provider.from", fault.InferenceNotSupported, "%s: the provider's dialect, %s, has no such thing", name, goes)
+		if !isOneOf(raw, slices.Concat(harmless, []string{"null"})) {
+			return fault.New(op, fault.InferenceNotSupported, "%s: %s has no such thing", name, goes)
 		}
 	}
 	for _, name := range known.hints {
@@ -71,10 +81,10 @@ func (f fields) from(came, goes inference.Dialect) (fields, error) {
 	// theirs in lower case; another could be read as one of this dialect's.
 	for name := range f {
 		if strings.ContainsFunc(name, func(c rune) bool { return c > unicode.MaxASCII || 'A' <= c && c <= 'Z' }) {
-			return nil, fault.New("provider.from", fault.InferenceNotSupported, "%q: the provider's dialect, %s, has no such name", name, goes)
+			return fault.New(op, fault.InferenceNotSupported, "%q: %s has no such name", name, goes)
 		}
 	}
-	return f, nil
+	return nil
 }
 
 // isOneOf reports whether raw is one of some texts, but for white space.

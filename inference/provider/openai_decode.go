@@ -216,13 +216,19 @@ func decodeImage(o *object) (*inference.Image, error) {
 	if described == nil {
 		return nil, o.err
 	}
-	image := &inference.Image{URL: described.str("url")}
-	if media, data, ok := strings.Cut(strings.TrimPrefix(image.URL, "data:"), ";base64,"); ok && strings.HasPrefix(image.URL, "data:") && media != "" && !strings.ContainsAny(media, ";,") {
-		image.URL, image.MediaType, image.Data = "", media, data
-	}
+	image := imageAt(described.str("url"))
 	var err error
 	image.Extra, err = described.rest()
 	return image, err
+}
+
+// imageAt returns the image of an address.
+func imageAt(url string) *inference.Image {
+	media, data, ok := strings.Cut(strings.TrimPrefix(url, "data:"), ";base64,")
+	if !ok || !strings.HasPrefix(url, "data:") || media == "" || strings.ContainsAny(media, ";,") {
+		return &inference.Image{URL: url}
+	}
+	return &inference.Image{MediaType: media, Data: data}
 }
 
 func decodeToolCall(raw []byte, path string) (c inference.ToolCall, err error) {

@@ -183,22 +183,27 @@ func EncodeOpenAIError(err error) (status int, body []byte) {
 	case status < http.StatusInternalServerError:
 		kind = openAIInvalidRequest
 	}
-	name := code.String()
-	switch code {
-	case fault.InferenceTokenLimitExceeded:
-		name = "context_length_exceeded"
-	case fault.InferenceModelNotFound:
-		name = "model_not_found"
-	case fault.InferenceContentFiltered:
-		name = "content_filter"
-	case fault.InferenceRateLimited:
-		name = "rate_limit_exceeded"
-	default:
-	}
 	body, _ = encode(map[string]any{"error": map[string]any{ // strings always encode
-		"message": fault.Message(err), "type": kind, "code": name, "param": nil,
+		"message": fault.Message(err), "type": kind, "code": openAIErrorName(code), "param": nil,
 	}})
 	return status, body
+}
+
+// openAIErrorName is a code as clients of the dialect know it, where they act on it,
+// and otherwise Creto's own.
+func openAIErrorName(code fault.Code) string {
+	switch code {
+	case fault.InferenceTokenLimitExceeded:
+		return "context_length_exceeded"
+	case fault.InferenceModelNotFound:
+		return "model_not_found"
+	case fault.InferenceContentFiltered:
+		return "content_filter"
+	case fault.InferenceRateLimited:
+		return "rate_limit_exceeded"
+	default:
+		return code.String()
+	}
 }
 
 // WriteOpenAIError answers a request with err in OpenAI's dialect, with
