@@ -60,10 +60,12 @@ var layers = []layer{
 	{"6", "internal/gen/creto/nhi/..."}, // so are links
 	{"6", "internal/gen/... fault/faultgrpc"},
 	{"7", "internal/wire internal/wire/wiretest"},
-	{"8", "inference/injection/..."},  // what attacks models is judged above every contract, for the gateway
-	{"8", "audit/intake"},             // the front that logs share
-	{"8", "authz/localauthz/program"}, // Cedar, compiled
-	{"8", "sandbox/internal/launch"},  // what the sandbox backends share
+	{"7", "internal/otlp internal/otlp/otlptest"}, // telemetry, on its way out
+	{"8", "inference/telemetry inference/cache"},  // decorators of models
+	{"8", "inference/injection/..."},              // what attacks models is judged above every contract, for the gateway
+	{"8", "audit/intake"},                         // the front that logs share
+	{"8", "authz/localauthz/program"},             // Cedar, compiled
+	{"8", "sandbox/internal/launch"},              // what the sandbox backends share
 	{"8", "pqc/kek"},
 	{"8", "pqc/*pqc consensus/*consensus nhi/*nhi nhi/secretsource audit/*audit authz/*authz memory/*memory storage/*storage inference/*inference audit/witness audit/export"},
 	{"8", "metering/*metering oversight/*oversight sandbox/*sandbox messaging/*messaging"},

@@ -227,9 +227,10 @@ func (g *Gateway) secret(w *startedWriter, r *http.Request, v *visit) error {
 	if err := name.Validate(); err != nil {
 		return err
 	}
-	value, _, err := g.gate.Secret(r.Context(), v.Caller, gate.Access{
+	value, id, err := g.gate.Secret(r.Context(), v.Caller, gate.Access{
 		Secret: name, Delivery: gate.DeliveryRaw, Args: []byte("raw " + name), IdempotencyKey: v.key, Sandbox: v.Sandbox, Isolation: v.Isolation,
 	})
+	recorded(r.Context(), id, err)
 	if err != nil {
 		return err
 	}

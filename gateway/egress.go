@@ -49,7 +49,7 @@ func (g *Gateway) request(w *startedWriter, r *http.Request, v *visit) error {
 	}
 	resource := *target
 	resource.RawQuery = "" // it may hold what a log should not
-	_, err = g.gate.Do(r.Context(), v.Caller, creto.Action{
+	id, err := g.gate.Do(r.Context(), v.Caller, creto.Action{
 		Name: creto.HTTPRequest, Resource: creto.Resource{Type: "Url", ID: resource.String()}, Args: x.arguments(),
 		Context: facts, IdempotencyKey: v.key, Sandbox: v.Sandbox, Isolation: v.Isolation,
 	}, v.inForce(func(ctx context.Context) (gate.Result, error) {
@@ -64,6 +64,7 @@ func (g *Gateway) request(w *startedWriter, r *http.Request, v *visit) error {
 		}
 		return gate.Result{Detail: detail}, g.forward(ctx, w, x, extra, v.key, detail)
 	}))
+	recorded(r.Context(), id, err)
 	return err
 }
 

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"creto.dev"
 	"creto.dev/fault"
 	"creto.dev/fault/faulthttp"
@@ -38,6 +40,8 @@ type Config struct {
 	Timeout time.Duration
 	// Credentials are added on the way out. Each must be valid.
 	Credentials []Credential
+	// Tracer has requests be spans; nil makes none, and passes the caller's trace on.
+	Tracer trace.TracerProvider
 	// Injection is what is done about prompt injection. Its zero value does nothing.
 	Injection Injection
 }
@@ -97,8 +101,8 @@ func (g *Gateway) Close() { g.transport.CloseIdleConnections() }
 // Sandbox returns the handler for the socket of one run: models, and the way
 // out as a proxy.
 func (g *Gateway) Sandbox(authenticate Authenticate) http.Handler {
-	doors := g.Doors(authenticate)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	doors := g.doors(authenticate)
+	return g.traced(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.Method == http.MethodConnect:
 			g.out(w, r, authenticate, g.connect)
@@ -109,7 +113,7 @@ func (g *Gateway) Sandbox(authenticate Authenticate) http.Handler {
 			// the forwarder, which is this gateway.
 			doors.ServeHTTP(w, r)
 		}
-	})
+	}))
 }
 
 // out opens a door that is no model's. An error after the response began cuts the
@@ -133,6 +137,10 @@ func (g *Gateway) out(w http.ResponseWriter, r *http.Request, authenticate Authe
 // Doors returns the handler of what is below /v1: the vendors' dialects, and
 // secrets for those who may hold them.
 func (g *Gateway) Doors(authenticate Authenticate) http.Handler {
+	return g.traced(g.doors(authenticate))
+}
+
+func (g *Gateway) doors(authenticate Authenticate) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/chat/completions", func(w http.ResponseWriter, r *http.Request) { g.model(w, r, authenticate, openAI{}, g.answer) })
 	mux.HandleFunc("POST /v1/responses", func(w http.ResponseWriter, r *http.Request) { g.model(w, r, authenticate, &responses{}, g.answer) })

@@ -102,7 +102,8 @@ func (g *Gateway) inspect(ctx context.Context, v *visit, action creto.Action, te
 	}
 	detail := maps.Clone(seen.detail)
 	detail[audit.DetailEvent] = audit.EventPromptInjectionBlocked
-	_, err = g.gate.Refuse(ctx, v.Caller, action, fault.New(op, fault.InferencePromptInjection, "the request looks like a prompt injection (risk %s)", found.Risk), detail)
+	id, err := g.gate.Refuse(ctx, v.Caller, action, fault.New(op, fault.InferencePromptInjection, "the request looks like a prompt injection (risk %s)", found.Risk), detail)
+	recorded(ctx, id, err)
 	return nil, err
 }
 

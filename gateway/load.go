@@ -83,6 +83,7 @@ func (g *Gateway) admit(r *http.Request, authenticate Authenticate) (*visit, err
 	if !g.load.add(agent, 1, 0) {
 		return nil, fault.After(fault.New(op, fault.RateLimited, "%s has %d requests under way; wait for one of them", agent.Name, maxRequests), tryAgain)
 	}
+	known(r.Context(), agent, origin.Sandbox)
 	return &visit{Origin: origin, key: key, agent: agent, load: g.load, recheck: func() error {
 		_, err := authenticate(r)
 		return err
@@ -147,6 +148,7 @@ const recheckInterval = time.Second
 // made once, but a stream or a tunnel may last for hours.
 func (v *visit) inForce(act gate.Act) gate.Act {
 	return func(ctx context.Context) (gate.Result, error) {
+		allowed(ctx)
 		ctx, cancel := context.WithCancelCause(ctx)
 		var watch sync.WaitGroup
 		watch.Go(func() {

@@ -132,11 +132,12 @@ func (g *Gateway) decided(ctx context.Context, v *visit, a asked, act func(conte
 		Name: creto.CallModel, Resource: creto.Resource{Type: "Model", ID: a.model}, Args: a.args, Context: a.facts,
 		IdempotencyKey: v.key, Sandbox: v.Sandbox, Isolation: v.Isolation,
 	}
-	var err error
-	if v.seen, err = g.inspect(ctx, v, action, a.texts); err != nil {
+	seen, err := g.inspect(ctx, v, action, a.texts)
+	if err != nil {
 		return err
 	}
-	_, err = g.gate.DoDecided(ctx, v.Caller, action, func(ctx context.Context, allowed authz.Decision) (gate.Result, error) {
+	v.seen = seen
+	id, err := g.gate.DoDecided(ctx, v.Caller, action, func(ctx context.Context, allowed authz.Decision) (gate.Result, error) {
 		for _, policy := range allowed.Policies {
 			a.metadata.Policies = append(a.metadata.Policies, policy.ID)
 		}
@@ -147,6 +148,7 @@ func (g *Gateway) decided(ctx context.Context, v *visit, a asked, act func(conte
 			return v.seen.noted(result(a, used)), err
 		})(ctx)
 	})
+	recorded(ctx, id, err)
 	return err
 }
 

@@ -20,12 +20,13 @@ func (g *Gateway) connect(w *startedWriter, r *http.Request, v *visit) error {
 	if err != nil {
 		return err
 	}
-	_, err = g.gate.Do(r.Context(), v.Caller, creto.Action{
+	id, err := g.gate.Do(r.Context(), v.Caller, creto.Action{
 		Name: creto.NetworkEgress, Resource: creto.Resource{Type: "Host", ID: target}, Args: []byte("CONNECT " + target),
 		Context: map[string]any{"host": target}, IdempotencyKey: v.key, Sandbox: v.Sandbox, Isolation: v.Isolation,
 	}, v.inForce(func(ctx context.Context) (gate.Result, error) {
 		return g.tunnel(ctx, w, target)
 	}))
+	recorded(r.Context(), id, err)
 	if w.started {
 		return nil // the connection is taken over and closed, there is nobody to tell
 	}

@@ -189,7 +189,13 @@ type Served struct {
 	Model string
 	// Attempts is how many calls were made, of all providers.
 	Attempts int
+	// Cache is CacheHit where the answer was given before and kept; Provider is who
+	// gave it then. "" otherwise.
+	Cache string
 }
+
+// CacheHit is the value of [Served.Cache] for a kept answer.
+const CacheHit = "hit"
 
 // Match reports whether a pattern, which is a name, or a prefix followed by *, is of
 // name.

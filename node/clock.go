@@ -171,7 +171,7 @@ type forwarder struct {
 
 // dialNode connects to another node's contracts, with this one's certificate.
 func (n *Node) dialNode(address string) (*grpc.ClientConn, error) {
-	c := wire.Config{Address: address}
+	c := wire.Config{Address: address, Tracing: n.tracing}
 	if n.tls != nil && !strings.HasPrefix(address, "unix:") {
 		c.Source = n.tls.source
 	}

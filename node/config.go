@@ -37,6 +37,7 @@ type Config struct {
 	Secrets      SecretsConfig      `toml:"secrets"`
 	Inference    InferenceConfig    `toml:"inference"`
 	Log          LogConfig          `toml:"log"`
+	Telemetry    TelemetryConfig    `toml:"telemetry"`
 	Audit        PublicationConfig  `toml:"audit"`
 	Integrations IntegrationsConfig `toml:"integrations"`
 }
@@ -259,6 +260,9 @@ type ProviderConfig struct {
 	// MaxTokens bounds an answer where the request does not, because Anthropic
 	// demands a bound; 0 means 4096. Only for ProviderAnthropic.
 	MaxTokens int `toml:"max_tokens"`
+	// TraceContext has requests to it carry the W3C trace context that they belong
+	// to (traceparent and tracestate). Local providers are sent it in any case.
+	TraceContext bool `toml:"trace_context"`
 	// What one kind alone has.
 	Azure   AzureProviderConfig   `toml:"azure"`
 	Bedrock BedrockProviderConfig `toml:"bedrock"`
@@ -515,8 +519,9 @@ func Default() Config {
 				LocalClassifications: []inference.Classification{inference.ClassificationRestricted},
 			},
 		},
-		Log:   LogConfig{Level: "info", Format: "text"},
-		Audit: PublicationConfig{Publish: PublishNone, PublishInterval: Duration(5 * time.Second)},
+		Log:       LogConfig{Level: "info", Format: "text"},
+		Telemetry: TelemetryConfig{SampleRatio: 1},
+		Audit:     PublicationConfig{Publish: PublishNone, PublishInterval: Duration(5 * time.Second)},
 		Integrations: IntegrationsConfig{
 			NHI:   nhi,
 			Authz: AuthzConfig{RemoteConfig: with(10, 3), CacheEnabled: true, CacheTTLSeconds: 60, CacheMaxEntries: 10_000},

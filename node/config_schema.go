@@ -20,7 +20,7 @@ func unbuilt(path string) (section, part string, ok bool) {
 		{"metering", "metering"},
 		{"billing", "billing"}, {"integrations.billing", "billing"},
 		{"memory", "memory"}, {"storage", "storage"},
-		{"telemetry", "telemetry"}, {"server.tls", "TLS"},
+		{"server.tls", "TLS"},
 		{"slack", "slack"}, {"stripe", "stripe"},
 	} {
 		if path == s.section || strings.HasPrefix(path, s.section+".") {

@@ -33,12 +33,13 @@ func (n *Node) openModels(ctx context.Context) error {
 		for _, key := range p.keys() {
 			m, err := newModel(ctx, p, provider.Config{
 				Name: p.Name, BaseURL: p.BaseURL, APIKey: key, Timeout: time.Duration(cfg.Timeout), Local: p.Local, Capabilities: p.capabilities(),
+				TraceContext: p.TraceContext || p.Local,
 			})
 			if err != nil {
 				return fault.Wrap(op, err)
 			}
 			n.onClose(m.Close)
-			made.Keys = append(made.Keys, m)
+			made.Keys = append(made.Keys, n.tracedModel(m))
 		}
 		list = append(list, made)
 	}

@@ -36,10 +36,13 @@ import (
 	"creto.dev/health"
 	"creto.dev/inference/injection"
 	"creto.dev/inference/localinference"
+	"creto.dev/inference/telemetry"
 	"creto.dev/internal/db"
 	"creto.dev/internal/logkey"
+	"creto.dev/internal/otlp"
 	"creto.dev/internal/serve"
 	"creto.dev/internal/sts"
+	"creto.dev/internal/wire"
 	"creto.dev/login"
 	"creto.dev/metering"
 	"creto.dev/nhi/localnhi"
@@ -92,6 +95,9 @@ type Node struct {
 	desk        *oversight.Desk
 	gate        *gate.Gate
 	models      *localinference.Router
+	telemetry   *otlp.Pipeline // nil without a collector
+	tracing     wire.Tracing
+	calls       *telemetry.Telemetry // nil without a collector
 	gateway     *gateway.Gateway
 	sessions    *login.Sessions
 	passkeys    *login.Passkeys
@@ -134,7 +140,7 @@ func Open(ctx context.Context, o Options) (*Node, error) {
 	}
 	n := &Node{options: o}
 	for _, step := range []func(context.Context) error{
-		n.openData, n.openPlatform, n.openLogin, n.openSecurity, n.openEnablement, n.openDoors, n.announce,
+		n.openData, n.openTelemetry, n.openPlatform, n.openLogin, n.openSecurity, n.openEnablement, n.openDoors, n.announce,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(err, n.Close())
@@ -298,7 +304,8 @@ func (n *Node) openEnablement(ctx context.Context) error {
 	}
 	n.gateway = gateway.New(gateway.Config{
 		Hosts: cfg.Egress.Hosts, Timeout: time.Duration(cfg.Inference.Timeout), Credentials: cfg.credentials(), Injection: cfg.Inference.Injection.gateway(),
-	}, n.gate, n.models)
+		Tracer: n.tracing.Tracer,
+	}, n.gate, n.tracedRouter(n.models))
 	n.onClose(func() error { n.gateway.Close(); return nil })
 	n.runs, err = openRuns(ctx, n)
 	return fault.Wrap(op, err)
@@ -375,7 +382,7 @@ func (n *Node) Run(ctx context.Context) error {
 			Register: n.register, Authenticate: n.authenticate, Ready: func(ctx context.Context) bool { return n.health.Ready(ctx).OK() },
 			Doors: n.requests.count(n.gateway.Doors(n.bearer)), Console: n.requests.count(n.console.Handler()),
 			Tokens: n.requests.count(n.tokens.Handler()), Health: n.health.Handler(n.mayKnow),
-			Log: n.requests.count(serve.TileServer(publishedLog{n}, n.mayReadLog)),
+			Log: n.requests.count(serve.TileServer(publishedLog{n}, n.mayReadLog)), Tracing: n.tracing,
 		}
 		if n.tls != nil {
 			parts.TLS = n.tls.source
@@ -481,6 +488,9 @@ func (n *Node) checks() []health.Check {
 	}
 	if n.hold != nil {
 		list = append(list, ping("database", true, n.hold.Check, "Database slow", "Database unavailable"))
+	}
+	if n.telemetry != nil {
+		list = append(list, health.Check{Name: "telemetry", Probe: func(context.Context) health.Status { return n.telemetry.Status() }})
 	}
 	if len(n.models.Providers()) > 0 { // none configured is not reported (B-28)
 		list = append(list, health.Check{Name: "inference", Probe: n.models.Status})

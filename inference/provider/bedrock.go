@@ -20,6 +20,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/bedrockruntime"
 	"github.com/aws/aws-sdk-go-v2/service/bedrockruntime/types"
 	"github.com/aws/smithy-go/auth/bearer"
+	"go.opentelemetry.io/otel/propagation"
 )
 
 // BedrockConfig is where Bedrock is, and who asks. Exactly one of APIKey (a key of
@@ -75,7 +76,7 @@ func NewBedrock(ctx context.Context, c BedrockConfig) (*Bedrock, error) {
 	inner.config.Capabilities.Embeddings = false
 	options := bedrockruntime.Options{
 		Region: c.Region, Retryer: aws.NopRetryer{},
-		HTTPClient: &boundedHTTP{inner.http, inner.config.MaxResponseBytes},
+		HTTPClient: &boundedHTTP{inner.http, inner.config.MaxResponseBytes, inner.config.TraceContext},
 	}
 	if endpoint != "" {
 		options.BaseEndpoint = &endpoint
@@ -245,6 +246,7 @@ func speaksAnthropic(model string) bool { return strings.Contains(model, "anthro
 type boundedHTTP struct {
 	http  *http.Client
 	limit int64
+	trace bool
 }
 
 // Do implements aws.HTTPClient.
@@ -260,6 +262,9 @@ func (b *boundedHTTP) Do(r *http.Request) (*http.Response, error) {
 	}
 	// With GetBody, net/http may send a request again by itself.
 	r.GetBody = nil
+	if b.trace { // it is no part of what was signed
+		propagation.TraceContext{}.Inject(r.Context(), propagation.HeaderCarrier(r.Header))
+	}
 	resp, err := b.http.Do(r)
 	if err == nil {
 		resp.Body = &boundedBody{resp.Body, b.limit}

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/propagation"
+
 	"creto.dev"
 	"creto.dev/fault"
 	"creto.dev/inference"
@@ -59,6 +61,9 @@ type Config struct {
 	// Local has connections made to BaseURL's host and port alone, by no proxy. A
 	// Transport that is given is left as it is.
 	Local bool
+	// TraceContext has requests carry the trace context of their call, if it has one
+	// (W3C Trace Context). What is asked for tokens never does.
+	TraceContext bool
 	// Transport makes the connections. nil means one of its own.
 	Transport http.RoundTripper
 }
@@ -265,6 +270,9 @@ func (c *client) send(ctx context.Context, op fault.Op, method, path string, bod
 		req.Header.Set("Content-Type", "application/json")
 	}
 	req.Header.Set("User-Agent", "creto")
+	if c.config.TraceContext {
+		propagation.TraceContext{}.Inject(ctx, propagation.HeaderCarrier(req.Header))
+	}
 	if err := c.sign(ctx, op, req.Header); err != nil {
 		return nil, err
 	}
