@@ -166,7 +166,12 @@ require (
 	google.golang.org/grpc v1.85.0
 )
 
-require github.com/aws/aws-sdk-go-v2/service/bedrockruntime v1.61.0 // indirect
+require (
+	github.com/aws/aws-sdk-go-v2/service/bedrockruntime v1.61.0 // indirect
+	go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetrichttp v1.47.0 // indirect
+	go.opentelemetry.io/otel/exporters/otlp/otlptrace v1.47.0 // indirect
+	go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp v1.47.0 // indirect
+)
 
 replace creto.dev => ../
 
