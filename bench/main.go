@@ -31,11 +31,16 @@ func subjects() []subject {
 		{"consensus", "what a stamp costs, in this process, over a wire, and of a cluster", benchConsensus},
 		{"audit", "what a record costs its caller, the tree, and proofs", benchAudit},
 		{"authz", "what a decision costs, and other engines on the same policies", benchAuthz},
+		{"gateway", "what a model call takes through the product, a bare proxy, and nothing", benchGateway},
 		{"gate", "what the gate adds to an action, and the contracts that it asks", benchGate},
 	}
 }
 
 func main() {
+	if what := os.Getenv(childEnv); what != "" {
+		fmt.Fprintln(os.Stderr, "bench:", child(what))
+		os.Exit(1)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
