@@ -250,7 +250,7 @@ func decodeBlock(o *object, kind string) (p inference.Part, err error) {
 // decodeSource reads where an image comes from; nil, with the source left where it
 // is, if that is not known.
 func decodeSource(o *object) (*inference.Image, error) {
-	raw := o.fields["source"]
+	raw := o.peek("source")
 	source := parseObject(raw, o.at("source"))
 	image := &inference.Image{}
 	switch kind := source.str("type"); kind {
@@ -397,7 +397,7 @@ func decodeAnthropicUsage(o *object, u *inference.Usage) error {
 	for name, count := range map[string]*int64{
 		"input_tokens": &fresh, "cache_read_input_tokens": &u.CachedTokens, "cache_creation_input_tokens": &u.CacheWriteTokens, "output_tokens": &u.CompletionTokens,
 	} {
-		if raw, there := o.fields[name]; there && string(raw) != "null" {
+		if raw := o.peek(name); raw != nil && string(raw) != "null" {
 			*count = o.integer(name)
 		}
 		o.raw(name)
@@ -407,7 +407,7 @@ func decodeAnthropicUsage(o *object, u *inference.Usage) error {
 		}
 	}
 	u.PromptTokens = fresh + u.CachedTokens + u.CacheWriteTokens
-	if details, there := o.fields[outputDetails]; there {
+	if details := o.peek(outputDetails); details != nil {
 		u.ReasoningTokens = detail(details, "thinking_tokens")
 	}
 	rest, err := o.rest()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -15,25 +16,124 @@ import (
 // encoding/json's structs, which also take a name in another case. The first
 // mistake is kept in err, and what was not read is the object's Extra.
 type object struct {
-	path   string
-	fields map[string]json.RawMessage
+	// path is where it is in what is read; or, to be put together only for a
+	// message, it is below above, in a field and, from 1 on, at a place in its list.
+	path  string
+	above *object
+	name  string
+	nth   int
+
+	fields []field
 	taken  []string
 	err    error
+
+	// For the fields and names of most objects.
+	fieldSpace [8]field
+	takenSpace [12]string
+}
+
+// field is one of an object, as it is written.
+type field struct {
+	name  []byte // without its quotes, and without escapes
+	value json.RawMessage
+	taken bool
 }
 
 // parseObject reads raw, which must be one object. Of a name that is there
 // twice, the last counts.
 func parseObject(raw []byte, path string) *object {
 	o := &object{path: path}
-	if !utf8.Valid(raw) {
+	switch {
+	case !utf8.Valid(raw):
 		o.fail("", "not UTF-8")
-		return o
-	}
-	if err := json.Unmarshal(raw, &o.fields); err != nil || o.fields == nil {
-		o.fields = nil
+	case !json.Valid(raw):
 		o.fail("", "expected an object")
+	default:
+		o.split(raw)
 	}
 	return o
+}
+
+// below reads a value of o that must be an object: of a field, or if nth is not 0 of
+// a list there.
+func (o *object) below(name string, nth int, raw []byte) *object {
+	made := &object{above: o, name: name, nth: nth}
+	made.split(raw)
+	return made
+}
+
+// split finds the fields in a valid text.
+func (o *object) split(raw []byte) {
+	o.fields, o.taken = o.fieldSpace[:0], o.takenSpace[:0]
+	i := blanks(raw, 0)
+	if raw[i] != '{' {
+		o.fail("", "expected an object")
+		return
+	}
+	for i = blanks(raw, i+1); raw[i] != '}'; {
+		end := endOfValue(raw, i)
+		f := field{name: raw[i+1 : end-1]}
+		if bytes.IndexByte(f.name, '\\') >= 0 {
+			f.name = []byte(unquoted(raw[i:end]))
+		}
+		i = blanks(raw, blanks(raw, end)+1) // past the colon
+		end = endOfValue(raw, i)
+		f.value = json.RawMessage(raw[i:end:end])
+		o.fields = append(o.fields, f)
+		if i = blanks(raw, end); raw[i] == ',' {
+			i = blanks(raw, i+1)
+		}
+	}
+}
+
+// blanks returns where white space from i on ends.
+func blanks(raw []byte, i int) int {
+	for i < len(raw) && raw[i] <= ' ' {
+		i++
+	}
+	return i
+}
+
+// endOfValue returns where the value that begins at i in a valid text ends.
+func endOfValue(raw []byte, i int) int {
+	depth := 0
+	for ; i < len(raw); i++ {
+		switch raw[i] {
+		case '"':
+			for i++; raw[i] != '"'; i++ {
+				if raw[i] == '\\' {
+					i++
+				}
+			}
+			if depth == 0 {
+				return i + 1
+			}
+		case '{', '[':
+			depth++
+		case '}', ']':
+			if depth--; depth < 0 {
+				return i // of what holds a number or a name
+			}
+			if depth == 0 {
+				return i + 1
+			}
+		case ',', ' ', '\t', '\r', '\n':
+			if depth == 0 {
+				return i
+			}
+		}
+	}
+	return i
+}
+
+// unquoted returns the text of a valid string.
+func unquoted(raw []byte) string {
+	if inside := raw[1 : len(raw)-1]; bytes.IndexByte(inside, '\\') < 0 {
+		return string(inside)
+	}
+	var s string
+	_ = json.Unmarshal(raw, &s) // it is valid
+	return s
 }
 
 func (o *object) fail(name, format string, args ...any) {
@@ -44,18 +144,43 @@ func (o *object) fail(name, format string, args ...any) {
 
 // at is the path of a field, for messages.
 func (o *object) at(name string) string {
-	path := strings.Trim(o.path+"."+name, ".")
+	path := strings.Trim(o.place()+"."+name, ".")
 	if path == "" {
 		return "body"
 	}
 	return path
 }
 
+func (o *object) place() string {
+	if o.above == nil {
+		return o.path
+	}
+	path := strings.Trim(o.above.place()+"."+o.name, ".")
+	if o.nth > 0 {
+		path += fmt.Sprintf("[%d]", o.nth-1)
+	}
+	return path
+}
+
+// peek returns a field without taking it; nil if it is absent.
+func (o *object) peek(name string) json.RawMessage {
+	for i := len(o.fields) - 1; i >= 0; i-- {
+		if f := &o.fields[i]; !f.taken && string(f.name) == name {
+			return f.value
+		}
+	}
+	return nil
+}
+
 // raw takes a field; nil if it is absent or null.
 func (o *object) raw(name string) json.RawMessage {
-	value := o.fields[name]
-	delete(o.fields, name)
 	o.taken = append(o.taken, name)
+	var value json.RawMessage
+	for i := range o.fields {
+		if f := &o.fields[i]; !f.taken && string(f.name) == name {
+			value, f.taken = f.value, true
+		}
+	}
 	if string(value) == "null" {
 		return nil
 	}
@@ -72,14 +197,20 @@ func (o *object) into(name string, v any, want string) {
 }
 
 func (o *object) str(name string) string {
-	var s string
-	o.into(name, &s, "a string")
-	return s
+	raw := o.raw(name)
+	switch {
+	case raw == nil:
+		return ""
+	case raw[0] != '"':
+		o.fail(name, "expected a string")
+		return ""
+	}
+	return unquoted(raw)
 }
 
 // strIf takes a field if it is a string; another value stays in the rest.
 func (o *object) strIf(name string) (string, bool) {
-	if value := o.fields[name]; len(value) == 0 || value[0] != '"' {
+	if value := o.peek(name); len(value) == 0 || value[0] != '"' {
 		return "", false
 	}
 	return o.str(name), true
@@ -87,15 +218,20 @@ func (o *object) strIf(name string) (string, bool) {
 
 // flag takes true or false; nil if it is not there.
 func (o *object) flag(name string) *bool {
-	var b *bool
-	o.into(name, &b, "true or false")
-	return b
+	raw := o.raw(name)
+	if raw == nil {
+		return nil
+	}
+	b := string(raw) == "true"
+	if !b && string(raw) != "false" {
+		o.fail(name, "expected true or false")
+	}
+	return &b
 }
 
 func (o *object) boolean(name string) bool {
-	var b bool
-	o.into(name, &b, "true or false")
-	return b
+	b := o.flag(name)
+	return b != nil && *b
 }
 
 func (o *object) integer(name string) int64 {
@@ -129,31 +265,68 @@ func (o *object) object(name string) *object {
 	if raw == nil {
 		return nil
 	}
-	return parseObject(raw, o.at(name))
+	return o.below(name, 0, raw)
 }
 
 // list takes a field that is a list.
 func (o *object) list(name string) []json.RawMessage {
-	var items []json.RawMessage
-	o.into(name, &items, "a list")
+	raw := o.raw(name)
+	if raw == nil {
+		return nil
+	}
+	items, ok := itemsOf(raw)
+	if !ok {
+		o.fail(name, "expected a list")
+	}
 	return items
+}
+
+// itemsOf returns the values of a valid text if it is a list.
+func itemsOf(raw []byte) (items []json.RawMessage, ok bool) {
+	if raw[0] != '[' {
+		return nil, false
+	}
+	items = []json.RawMessage{}
+	for i := blanks(raw, 1); raw[i] != ']'; {
+		end := endOfValue(raw, i)
+		items = append(items, json.RawMessage(raw[i:end:end]))
+		if i = blanks(raw, end); raw[i] == ',' {
+			i = blanks(raw, i+1)
+		}
+	}
+	return items, true
+}
+
+// left returns what was not taken; nil if all was.
+func (o *object) left() map[string]json.RawMessage {
+	var left map[string]json.RawMessage
+	for i := range o.fields {
+		if f := &o.fields[i]; !f.taken {
+			if left == nil {
+				left = make(map[string]json.RawMessage)
+			}
+			left[string(f.name)] = f.value
+		}
+	}
+	return left
 }
 
 // rest returns what was not taken, and the first mistake. A name that some
 // reader takes for a known one (Go's own does) is a mistake: the provider could
 // act on a field that policy did not see.
 func (o *object) rest() (inference.Extra, error) {
-	for name := range o.fields {
+	left := o.left()
+	for name := range left {
 		for _, known := range o.taken {
 			if strings.EqualFold(name, known) {
 				o.fail(name, "written %q", known)
 			}
 		}
 	}
-	if o.err != nil || len(o.fields) == 0 {
+	if o.err != nil {
 		return nil, o.err
 	}
-	return o.fields, nil
+	return left, nil
 }
 
 // fields collects the fields of an object to write. Known ones replace those of
@@ -195,13 +368,132 @@ func (f fields) flag(name string, value *bool) {
 	}
 }
 
-// encode writes v on one line, with < and > as they are.
+// encode writes v on one line, with < and > as they are, and names in order.
 func encode(v any) ([]byte, error) {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
+	return appendJSON(make([]byte, 0, 512), v)
+}
+
+// appendJSON writes what [fields] hold as encoding/json does, which it leaves the
+// rest to: that finds out by reflection what each value is.
+func appendJSON(b []byte, v any) ([]byte, error) {
+	switch v := v.(type) {
+	case nil:
+		return append(b, "null"...), nil
+	case string:
+		return appendText(b, v), nil
+	case bool:
+		return strconv.AppendBool(b, v), nil
+	case int:
+		return strconv.AppendInt(b, int64(v), 10), nil
+	case int64:
+		return strconv.AppendInt(b, v, 10), nil
+	case json.RawMessage:
+		if v == nil {
+			return append(b, "null"...), nil
+		}
+		w := bytes.NewBuffer(b)
+		err := json.Compact(w, v)
+		return w.Bytes(), err
+	case fields:
+		return appendObject(b, v)
+	case map[string]any:
+		return appendObject(b, v)
+	case []fields:
+		return appendList(b, v)
+	case []any:
+		return appendList(b, v)
+	}
+	w := bytes.NewBuffer(b)
+	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
 	if err := e.Encode(v); err != nil {
 		return nil, err
 	}
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+	return bytes.TrimSuffix(w.Bytes(), []byte("\n")), nil
+}
+
+func appendObject(b []byte, f map[string]any) ([]byte, error) {
+	if f == nil {
+		return append(b, "null"...), nil
+	}
+	var space [16]string
+	names := space[:0]
+	for name := range f {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	b = append(b, '{')
+	for i, name := range names {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(appendText(b, name), ':')
+		var err error
+		if b, err = appendJSON(b, f[name]); err != nil {
+			return nil, err
+		}
+	}
+	return append(b, '}'), nil
+}
+
+func appendList[T any](b []byte, items []T) ([]byte, error) {
+	if items == nil {
+		return append(b, "null"...), nil
+	}
+	b = append(b, '[')
+	for i, item := range items {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		var err error
+		if b, err = appendJSON(b, item); err != nil {
+			return nil, err
+		}
+	}
+	return append(b, ']'), nil
+}
+
+// appendText writes a JSON string. What few texts hold is left to encoding/json.
+func appendText(b []byte, s string) []byte {
+	const hex = "0123456789abcdef"
+	begin := len(b)
+	b = append(b, '"')
+	plain := 0
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		if c >= ' ' && c != '"' && c != '\\' && c < utf8.RuneSelf {
+			continue
+		}
+		if c >= utf8.RuneSelf {
+			r, size := utf8.DecodeRuneInString(s[i:])
+			if r == utf8.RuneError && size == 1 || r == '\u2028' || r == '\u2029' {
+				w := bytes.NewBuffer(b[:begin])
+				e := json.NewEncoder(w)
+				e.SetEscapeHTML(false)
+				_ = e.Encode(s) // strings always encode
+				return bytes.TrimSuffix(w.Bytes(), []byte("\n"))
+			}
+			i += size - 1
+			continue
+		}
+		b = append(b, s[plain:i]...)
+		plain = i + 1
+		switch c {
+		case '"', '\\':
+			b = append(b, '\\', c)
+		case '\b':
+			b = append(b, '\\', 'b')
+		case '\f':
+			b = append(b, '\\', 'f')
+		case '\n':
+			b = append(b, '\\', 'n')
+		case '\r':
+			b = append(b, '\\', 'r')
+		case '\t':
+			b = append(b, '\\', 't')
+		default:
+			b = append(b, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+		}
+	}
+	return append(append(b, s[plain:]...), '"')
 }

@@ -204,7 +204,7 @@ func (s *speaker) ollamaOptions(r inference.Request, f fields) fields {
 			s.at = "options"
 			s.fail(fault.InvalidArgument, "expected an object")
 		}
-		maps.Copy(options, fieldsOf(o.fields))
+		maps.Copy(options, fieldsOf(o.left()))
 	}
 	for name := range vertexNumbers { // which are called alike here
 		if raw := f.take(name); raw != nil {

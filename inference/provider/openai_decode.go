@@ -25,14 +25,14 @@ func DecodeOpenAIRequest(body []byte) (r inference.Request, stream bool, err err
 	r.Model = o.str("model")
 	stream = o.boolean("stream")
 	for i, raw := range o.list("messages") {
-		m, err := decodeMessage(raw, fmt.Sprintf("messages[%d]", i))
+		m, err := decodeMessage(o.below("messages", i+1, raw))
 		if err != nil {
 			return r, stream, refuse(op, err)
 		}
 		r.Messages = append(r.Messages, m)
 	}
 	for i, raw := range o.list("tools") {
-		t, err := decodeTool(raw, fmt.Sprintf("tools[%d]", i))
+		t, err := decodeTool(o.below("tools", i+1, raw))
 		if err != nil {
 			return r, stream, refuse(op, err)
 		}
@@ -144,14 +144,13 @@ func decodeToolChoice(raw json.RawMessage) (*inference.ToolChoice, error) {
 	return c, err
 }
 
-func decodeMessage(raw []byte, path string) (m inference.Message, err error) {
-	o := parseObject(raw, path)
+func decodeMessage(o *object) (m inference.Message, err error) {
 	m.Role = inference.Role(o.str("role"))
 	m.Name = o.str("name")
 	m.ToolCallID = o.str("tool_call_id")
 	m.Refusal = o.str("refusal")
 	if content := o.raw("content"); content != nil {
-		if m.Content, err = decodeContent(content, o.at("content")); err != nil {
+		if m.Content, err = decodeContent(o, content); err != nil {
 			return m, err
 		}
 	}
@@ -162,7 +161,7 @@ func decodeMessage(raw []byte, path string) (m inference.Message, err error) {
 		}
 	}
 	for i, raw := range o.list("tool_calls") {
-		c, err := decodeToolCall(raw, fmt.Sprintf("%s.tool_calls[%d]", path, i))
+		c, err := decodeToolCall(o.below("tool_calls", i+1, raw))
 		if err != nil {
 			return m, err
 		}
@@ -176,18 +175,18 @@ func decodeMessage(raw []byte, path string) (m inference.Message, err error) {
 // call it, and as OpenRouter and newer versions of vLLM do.
 var reasoningFields = []string{"reasoning_content", "reasoning"}
 
-func decodeContent(raw []byte, path string) ([]inference.Part, error) {
-	var text string
-	if json.Unmarshal(raw, &text) == nil {
-		return inference.Text(text), nil
+// decodeContent reads the content of a message, which was taken already.
+func decodeContent(m *object, raw []byte) ([]inference.Part, error) {
+	if raw[0] == '"' {
+		return inference.Text(unquoted(raw)), nil
 	}
-	var items []json.RawMessage
-	if err := json.Unmarshal(raw, &items); err != nil {
-		return nil, fmt.Errorf("%s: expected a string or a list of parts", path)
+	items, ok := itemsOf(raw)
+	if !ok {
+		return nil, fmt.Errorf("%s: expected a string or a list of parts", m.at("content"))
 	}
 	parts := make([]inference.Part, len(items))
 	for i, item := range items {
-		o := parseObject(item, fmt.Sprintf("%s[%d]", path, i))
+		o := m.below("content", i+1, item)
 		p := inference.Part{Type: o.str("type"), Text: o.str("text"), CacheControl: o.raw("cache_control")}
 		if p.Type == "" {
 			o.fail("type", "required")
@@ -231,8 +230,7 @@ func imageAt(url string) *inference.Image {
 	return &inference.Image{MediaType: media, Data: data}
 }
 
-func decodeToolCall(raw []byte, path string) (c inference.ToolCall, err error) {
-	o := parseObject(raw, path)
+func decodeToolCall(o *object) (c inference.ToolCall, err error) {
 	c.Index = int(o.integer("index"))
 	c.ID = o.str("id")
 	c.Type = o.str("type")
@@ -247,8 +245,7 @@ func decodeToolCall(raw []byte, path string) (c inference.ToolCall, err error) {
 	return c, err
 }
 
-func decodeTool(raw []byte, path string) (t inference.Tool, err error) {
-	o := parseObject(raw, path)
+func decodeTool(o *object) (t inference.Tool, err error) {
 	t.Type = o.str("type")
 	t.CacheControl = o.raw("cache_control")
 	if f := o.object("function"); f != nil {
@@ -314,12 +311,11 @@ func DecodeOpenAIChunk(data []byte) (c inference.Chunk, err error) {
 func decodeChoices(o *object, message string) ([]inference.Choice, error) {
 	var choices []inference.Choice
 	for i, raw := range o.list("choices") {
-		path := fmt.Sprintf("choices[%d]", i)
-		c := parseObject(raw, path)
+		c := o.below("choices", i+1, raw)
 		choice := inference.Choice{Index: int(c.integer("index")), FinishReason: c.str("finish_reason")}
 		if raw := c.raw(message); raw != nil {
 			var err error
-			if choice.Message, err = decodeMessage(raw, path+"."+message); err != nil {
+			if choice.Message, err = decodeMessage(c.below(message, 0, raw)); err != nil {
 				return nil, err
 			}
 		}
@@ -344,10 +340,10 @@ func decodeUsage(o *object) (*inference.Usage, error) {
 		u.fail("", "negative")
 	}
 	// Details stay in Extra, as they came: some are counted and some are not.
-	if details := u.fields[promptDetails]; details != nil {
+	if details := u.peek(promptDetails); details != nil {
 		usage.CachedTokens, usage.CacheWriteTokens = detail(details, "cached_tokens"), detail(details, "cache_write_tokens")
 	}
-	usage.ReasoningTokens = detail(u.fields[completionDetails], "reasoning_tokens")
+	usage.ReasoningTokens = detail(u.peek(completionDetails), "reasoning_tokens")
 	var err error
 	usage.Extra, err = u.rest()
 	return usage, err

@@ -34,7 +34,7 @@ func jsonLines(r io.Reader, limit int64) func() ([]byte, error) {
 		for {
 			line, err := e.line()
 			if len(line) > 0 && (err == nil || errors.Is(err, io.EOF)) {
-				return line, nil
+				return bytes.Clone(line), nil
 			}
 			if err != nil {
 				return nil, err
@@ -71,8 +71,7 @@ func (e *events) next() ([]byte, error) {
 	}
 }
 
-// line returns the next line without its end, valid as long as the caller keeps
-// it.
+// line returns the next line without its end, valid until the next one is read.
 func (e *events) line() ([]byte, error) {
 	var line []byte
 	for {
@@ -80,10 +79,13 @@ func (e *events) line() ([]byte, error) {
 		if e.left -= int64(len(piece)); e.left < 0 || len(line)+len(piece) > maxEventBytes {
 			return nil, errTooLarge
 		}
-		line = append(line, piece...)
 		if errors.Is(err, bufio.ErrBufferFull) {
+			line = append(line, piece...)
 			continue
 		}
-		return bytes.TrimRight(line, "\r\n"), err
+		if line != nil {
+			piece = append(line, piece...)
+		}
+		return bytes.TrimRight(piece, "\r\n"), err
 	}
 }
