@@ -232,6 +232,13 @@ func (w *startedWriter) send(p []byte) error {
 	if err == nil {
 		err = http.NewResponseController(w.ResponseWriter).Flush()
 	}
+	return left(err)
+}
+
+// left returns the fault of a caller who does not take the answer.
+//
+// Errors: Canceled (Permanent).
+func left(err error) error {
 	return fault.WrapAs("gateway.send", fault.Canceled, err, "the caller went away")
 }
 

@@ -228,8 +228,8 @@ func (w *startedWriter) whole(data []byte) error {
 // eventStream is the media type of a streamed answer.
 const eventStream = "text/event-stream"
 
-// streamed passes pieces on as they come. What was said before an error, or
-// before the caller went away, is metered (B-24).
+// streamed passes pieces on as they come, those that come together at once. What was
+// said before an error, or before the caller went away, is metered (B-24).
 func streamed(ctx context.Context, w *startedWriter, d dialect, m inference.Model, r inference.Request) (*inference.Usage, error) {
 	const op fault.Op = "gateway.stream"
 	used := func(u inference.Usage) *inference.Usage { return &u }
@@ -241,7 +241,14 @@ func streamed(ctx context.Context, w *startedWriter, d dialect, m inference.Mode
 	w.Header().Set("Content-Type", eventStream)
 	w.Header().Set("Cache-Control", "no-store")
 	events := d.events(r)
+	flushed := true
 	for {
+		if !flushed && !s.Ready() {
+			if err := w.send(nil); err != nil {
+				return used(s.Usage()), err
+			}
+			flushed = true
+		}
 		chunk, err := s.Next()
 		var data []byte
 		over := errors.Is(err, io.EOF)
@@ -254,11 +261,14 @@ func streamed(ctx context.Context, w *startedWriter, d dialect, m inference.Mode
 		if err != nil {
 			return used(s.Usage()), fault.Wrap(op, err)
 		}
-		if len(data) > 0 {
-			err = w.send(data)
-		}
-		if over || err != nil {
-			return used(s.Usage()), err
+		switch {
+		case over:
+			return used(s.Usage()), w.send(data)
+		case len(data) > 0:
+			if _, err := w.Write(data); err != nil {
+				return used(s.Usage()), left(err)
+			}
+			flushed = false
 		}
 	}
 }

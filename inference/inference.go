@@ -98,8 +98,7 @@ type TokenCounter interface {
 	CountTokens(ctx context.Context, r Request) (int64, error)
 }
 
-// Stream is an answer in pieces. Next and Usage are for one goroutine; Close is
-// for any.
+// Stream is an answer in pieces. Close is for any goroutine, all else for one.
 type Stream interface {
 	// Next returns the next piece. After the last one it returns io.EOF, and
 	// goes on to. io.EOF means that the answer is complete: one that broke off
@@ -109,6 +108,11 @@ type Stream interface {
 	// Errors: those of [Model]; Canceled (Permanent) after Close;
 	// InferenceContentFiltered (Permanent) when the provider stops for that.
 	Next() (Chunk, error)
+
+	// Ready reports that Next would return without waiting, so that who passes
+	// pieces on may pass on several at once. It is never wrong about that, but may
+	// say false of what is there.
+	Ready() bool
 
 	// Usage returns what the answer used so far: what the provider said, or an
 	// estimate that is marked as one.

@@ -180,6 +180,9 @@ func (s *fakeStream) Next() (inference.Chunk, error) {
 	return c, nil
 }
 
+// Ready implements inference.Stream.
+func (s *fakeStream) Ready() bool { return !s.hang }
+
 // Usage implements inference.Stream.
 func (s *fakeStream) Usage() inference.Usage { return s.usage }
 

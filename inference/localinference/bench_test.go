@@ -34,6 +34,8 @@ func (s *stillStream) Next() (inference.Chunk, error) {
 	}
 	return inference.Chunk{}, nil
 }
+func (*stillStream) Ready() bool { return false }
+
 func (*stillStream) Usage() inference.Usage { return inference.Usage{} }
 func (*stillStream) Close() error           { return nil }
 

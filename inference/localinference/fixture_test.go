@@ -96,6 +96,8 @@ func (s *stubStream) Next() (inference.Chunk, error) {
 	return inference.Chunk{Choices: []inference.Choice{{Message: inference.Message{Content: inference.Text(s.stub.id + " ")}}}}, nil
 }
 
+func (s *stubStream) Ready() bool { return false }
+
 func (s *stubStream) Usage() inference.Usage {
 	return inference.Usage{PromptTokens: 1, CompletionTokens: int64(s.n)}
 }

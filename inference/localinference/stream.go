@@ -92,6 +92,9 @@ func (s *stream) Next() (inference.Chunk, error) {
 	return chunk, err
 }
 
+// Ready implements inference.Stream.
+func (s *stream) Ready() bool { return s.first != nil || s.inner.Ready() }
+
 // Usage implements inference.Stream.
 func (s *stream) Usage() inference.Usage { return s.inner.Usage() }
 

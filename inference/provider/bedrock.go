@@ -195,7 +195,7 @@ func (b *Bedrock) CompleteStream(ctx context.Context, r inference.Request) (infe
 	return &stream{
 		request: r, limit: b.config.MaxResponseBytes, idle: b.config.IdleTimeout, op: "provider.Bedrock.Next",
 		broken: func(op fault.Op, err error) error { return bedrockFault(ctx, op, b.config.MaxResponseBytes, err) },
-		end:    end, body: bedrockBody{events}, next: said.next, pieces: said,
+		end:    end, body: bedrockBody{events}, events: eventReader{said.next, func() bool { return false }}, pieces: said,
 	}, nil
 }
 

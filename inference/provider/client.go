@@ -78,7 +78,7 @@ type client struct {
 	query string
 	// media is the type of streams, and split what finds the events in one.
 	media string
-	split func(io.Reader, int64) func() ([]byte, error)
+	split func(io.Reader, int64) eventReader
 	// list is the path of the models, which tells whether the provider answers.
 	list string
 	// sign adds the key and what else each request of the dialect says. Its

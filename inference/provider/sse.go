@@ -21,16 +21,24 @@ func newEvents(r io.Reader, limit int64) *events {
 	return &events{r: bufio.NewReader(r), left: limit}
 }
 
+// eventReader is how a stream is read: next returns the data of an event, and ready
+// reports that one is there.
+type eventReader struct {
+	next  func() ([]byte, error)
+	ready func() bool
+}
+
 // serverSentEvents returns what reads the data of each event of r.
-func serverSentEvents(r io.Reader, limit int64) func() ([]byte, error) {
-	return newEvents(r, limit).next
+func serverSentEvents(r io.Reader, limit int64) eventReader {
+	e := newEvents(r, limit)
+	return eventReader{e.next, func() bool { return e.holds("\n\n") || e.holds("\n\r\n") }}
 }
 
 // jsonLines returns what reads each line of r that is not empty
 // (https://github.com/ndjson/ndjson-spec).
-func jsonLines(r io.Reader, limit int64) func() ([]byte, error) {
+func jsonLines(r io.Reader, limit int64) eventReader {
 	e := newEvents(r, limit)
-	return func() ([]byte, error) {
+	next := func() ([]byte, error) {
 		for {
 			line, err := e.line()
 			if len(line) > 0 && (err == nil || errors.Is(err, io.EOF)) {
@@ -41,6 +49,13 @@ func jsonLines(r io.Reader, limit int64) func() ([]byte, error) {
 			}
 		}
 	}
+	return eventReader{next, func() bool { return e.holds("\n") }}
+}
+
+// holds reports whether what was received and not read yet has an end.
+func (e *events) holds(end string) bool {
+	buffered, _ := e.r.Peek(e.r.Buffered()) // it is there
+	return bytes.Contains(buffered, []byte(end))
 }
 
 // next returns the data of the next event that has any. At the end it returns

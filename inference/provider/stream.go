@@ -56,7 +56,7 @@ func (c *client) stream(ctx context.Context, op, next fault.Op, path string, bod
 	return &stream{
 		request: r, limit: c.config.MaxResponseBytes, idle: c.config.IdleTimeout, op: next,
 		broken: func(op fault.Op, err error) error { return broken(ctx, op, err) },
-		end:    end, body: resp.Body, next: c.split(resp.Body, c.config.MaxResponseBytes), pieces: p,
+		end:    end, body: resp.Body, events: c.split(resp.Body, c.config.MaxResponseBytes), pieces: p,
 	}, nil
 }
 
@@ -80,16 +80,24 @@ type stream struct {
 	broken  func(fault.Op, error) error
 	end     func(cause error)
 	body    io.ReadCloser
-	next    func() ([]byte, error) // the data of the next event
+	events  eventReader
 
 	// For the one goroutine that calls Next:
-	pieces pieces
-	err    error // what Next returns from now on
-	last   bool  // the piece that was returned completed the answer
-	said   int   // bytes of answer
+	pieces  pieces
+	silence *time.Timer // ends a stream that fell silent; nil until it is waited for
+	ahead   *piece      // what Next returns next, if it was read already
+	err     error       // what Next returns from now on
+	last    bool        // the piece that was read completed the answer
+	said    int         // bytes of answer
 
 	closed  atomic.Bool // by Close
 	closing sync.Once
+}
+
+// piece is what one event came to.
+type piece struct {
+	chunk inference.Chunk
+	err   error
 }
 
 var _ inference.Stream = (*stream)(nil)
@@ -114,43 +122,79 @@ func (s *stream) Next() (inference.Chunk, error) {
 	return chunk, nil
 }
 
+// Ready implements [inference.Stream].
+func (s *stream) Ready() bool {
+	for s.ahead == nil && s.err == nil && !s.last {
+		if !s.events.ready() {
+			return false
+		}
+		if chunk, ok, err := s.step(); ok || err != nil {
+			s.ahead = &piece{chunk, err}
+		}
+	}
+	return true
+}
+
 // read returns the next chunk, or why there is none; io.EOF only if the answer
 // is complete.
 func (s *stream) read() (inference.Chunk, error) {
+	if p := s.ahead; p != nil {
+		s.ahead = nil
+		return p.chunk, p.err
+	}
 	if s.last {
 		return inference.Chunk{}, io.EOF
 	}
-	silence := time.AfterFunc(s.idle, func() { s.end(errIdle) })
-	defer silence.Stop()
 	for {
-		data, err := s.next()
-		switch {
-		case errors.Is(err, io.EOF) && s.pieces.complete():
-			return inference.Chunk{}, io.EOF
-		case errors.Is(err, io.EOF):
-			// A call that was given up may look like this too.
-			if err := s.broken(s.op, io.ErrUnexpectedEOF); fault.CodeOf(err) != fault.InferenceProviderUnavailable {
-				return inference.Chunk{}, err
-			}
-			return inference.Chunk{}, fault.New(s.op, fault.InferenceProviderUnavailable, "the provider broke off in the middle of its answer")
-		case errors.Is(err, errTooLarge):
-			return inference.Chunk{}, tooLarge(s.op, s.limit)
-		case err != nil:
-			return inference.Chunk{}, s.broken(s.op, err)
+		ready := s.events.ready()
+		if !ready {
+			s.await()
 		}
-		chunk, ok, err := s.pieces.decode(s.op, data)
-		if errors.Is(err, fault.InvalidArgument) {
-			err = fault.WrapAs(s.op, fault.InferenceProviderError, foreign(err), "a piece of the provider's answer is not in the dialect")
-		}
-		if ok && errors.Is(err, io.EOF) {
-			s.last = true
-			return chunk, nil
+		chunk, ok, err := s.step()
+		if !ready {
+			s.silence.Stop()
 		}
 		if ok || err != nil {
 			return chunk, err
 		}
-		silence.Reset(s.idle)
 	}
+}
+
+// await begins to wait for an event.
+func (s *stream) await() {
+	if s.silence == nil {
+		s.silence = time.AfterFunc(s.idle, func() { s.end(errIdle) })
+		return
+	}
+	s.silence.Reset(s.idle)
+}
+
+// step reads one event; ok is false for one that has no news.
+func (s *stream) step() (chunk inference.Chunk, ok bool, err error) {
+	data, err := s.events.next()
+	switch {
+	case errors.Is(err, io.EOF) && s.pieces.complete():
+		return chunk, false, io.EOF
+	case errors.Is(err, io.EOF):
+		// A call that was given up may look like this too.
+		if err := s.broken(s.op, io.ErrUnexpectedEOF); fault.CodeOf(err) != fault.InferenceProviderUnavailable {
+			return chunk, false, err
+		}
+		return chunk, false, fault.New(s.op, fault.InferenceProviderUnavailable, "the provider broke off in the middle of its answer")
+	case errors.Is(err, errTooLarge):
+		return chunk, false, tooLarge(s.op, s.limit)
+	case err != nil:
+		return chunk, false, s.broken(s.op, err)
+	}
+	chunk, ok, err = s.pieces.decode(s.op, data)
+	if errors.Is(err, fault.InvalidArgument) {
+		err = fault.WrapAs(s.op, fault.InferenceProviderError, foreign(err), "a piece of the provider's answer is not in the dialect")
+	}
+	if ok && errors.Is(err, io.EOF) {
+		s.last = true
+		err = nil
+	}
+	return chunk, ok, err
 }
 
 // Usage implements [inference.Stream].

@@ -211,6 +211,9 @@ func (s *stream) Next() (inference.Chunk, error) {
 	return inference.Chunk{}, s.err
 }
 
+// Ready implements inference.Stream.
+func (s *stream) Ready() bool { return s.err != nil }
+
 // Usage implements inference.Stream.
 func (s *stream) Usage() inference.Usage { return s.usage }
 

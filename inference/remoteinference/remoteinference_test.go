@@ -156,6 +156,8 @@ func (s *echoStream) Next() (inference.Chunk, error) {
 	_, _, _, chunk, _ := full()
 	return chunk, nil
 }
+func (s *echoStream) Ready() bool { return false }
+
 func (s *echoStream) Usage() inference.Usage { return inference.Usage{CompletionTokens: int64(s.n)} }
 func (*echoStream) Close() error             { return nil }
 
