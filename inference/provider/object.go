@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,20 +24,37 @@ type object struct {
 	name  string
 	nth   int
 
+	text   []byte
 	fields []field
 	taken  []string
 	err    error
 
 	// For the fields and names of most objects.
 	fieldSpace [8]field
-	takenSpace [12]string
+	takenSpace [8]string
 }
 
-// field is one of an object, as it is written.
+// field is where one of an object is in its text. Of texts in memory, which are
+// bounded to much less, 2 GiB can be told.
 type field struct {
-	name  []byte // without its quotes, and without escapes
-	value json.RawMessage
-	taken bool
+	name, nameEnd   int32 // with quotes
+	value, valueEnd int32
+	escaped         bool // there are escapes in the name
+	taken           bool
+}
+
+func (o *object) value(f *field) json.RawMessage {
+	return json.RawMessage(o.text[f.value:f.valueEnd:f.valueEnd])
+}
+
+func (o *object) nameOf(f *field) string { return unquoted(o.text[f.name:f.nameEnd]) }
+
+// is reports whether a field has a name.
+func (o *object) is(f *field, name string) bool {
+	if f.escaped {
+		return o.nameOf(f) == name
+	}
+	return string(o.text[f.name+1:f.nameEnd-1]) == name
 }
 
 // parseObject reads raw, which must be one object. Of a name that is there
@@ -46,7 +64,7 @@ func parseObject(raw []byte, path string) *object {
 	switch {
 	case !utf8.Valid(raw):
 		o.fail("", "not UTF-8")
-	case !json.Valid(raw):
+	case len(raw) > math.MaxInt32 || !json.Valid(raw):
 		o.fail("", "expected an object")
 	default:
 		o.split(raw)
@@ -64,7 +82,7 @@ func (o *object) below(name string, nth int, raw []byte) *object {
 
 // split finds the fields in a valid text.
 func (o *object) split(raw []byte) {
-	o.fields, o.taken = o.fieldSpace[:0], o.takenSpace[:0]
+	o.text, o.fields, o.taken = raw, o.fieldSpace[:0], o.takenSpace[:0]
 	i := blanks(raw, 0)
 	if raw[i] != '{' {
 		o.fail("", "expected an object")
@@ -72,13 +90,10 @@ func (o *object) split(raw []byte) {
 	}
 	for i = blanks(raw, i+1); raw[i] != '}'; {
 		end := endOfValue(raw, i)
-		f := field{name: raw[i+1 : end-1]}
-		if bytes.IndexByte(f.name, '\\') >= 0 {
-			f.name = []byte(unquoted(raw[i:end]))
-		}
+		f := field{name: int32(i), nameEnd: int32(end), escaped: bytes.IndexByte(raw[i:end], '\\') >= 0}
 		i = blanks(raw, blanks(raw, end)+1) // past the colon
 		end = endOfValue(raw, i)
-		f.value = json.RawMessage(raw[i:end:end])
+		f.value, f.valueEnd = int32(i), int32(end)
 		o.fields = append(o.fields, f)
 		if i = blanks(raw, end); raw[i] == ',' {
 			i = blanks(raw, i+1)
@@ -165,8 +180,8 @@ func (o *object) place() string {
 // peek returns a field without taking it; nil if it is absent.
 func (o *object) peek(name string) json.RawMessage {
 	for i := len(o.fields) - 1; i >= 0; i-- {
-		if f := &o.fields[i]; !f.taken && string(f.name) == name {
-			return f.value
+		if f := &o.fields[i]; !f.taken && o.is(f, name) {
+			return o.value(f)
 		}
 	}
 	return nil
@@ -177,8 +192,8 @@ func (o *object) raw(name string) json.RawMessage {
 	o.taken = append(o.taken, name)
 	var value json.RawMessage
 	for i := range o.fields {
-		if f := &o.fields[i]; !f.taken && string(f.name) == name {
-			value, f.taken = f.value, true
+		if f := &o.fields[i]; !f.taken && o.is(f, name) {
+			value, f.taken = o.value(f), true
 		}
 	}
 	if string(value) == "null" {
@@ -305,7 +320,7 @@ func (o *object) left() map[string]json.RawMessage {
 			if left == nil {
 				left = make(map[string]json.RawMessage)
 			}
-			left[string(f.name)] = f.value
+			left[o.nameOf(f)] = o.value(f)
 		}
 	}
 	return left

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"creto.dev/inference"
 )
 
 // FuzzObject compares what is read of a JSON text, and written again, with
@@ -84,5 +86,44 @@ func TestEncode(t *testing.T) {
 		if want, theirs := encodeByJSON(v); (err != nil) != (theirs != nil) || err == nil && !bytes.Equal(got, want) {
 			t.Errorf("%#v is written %q, %v; want %q, %v", v, got, err, want, theirs)
 		}
+	}
+}
+
+// A chunk of text alone is written as any other is.
+func TestEncodeTextChunk(t *testing.T) {
+	plain := 0
+	for _, text := range []string{"", "a", "\"\n é\u2028"} {
+		for _, role := range []inference.Role{"", inference.RoleAssistant} {
+			for _, finish := range []string{"", "stop"} {
+				for _, change := range []func(*inference.Chunk){
+					func(*inference.Chunk) {},
+					func(c *inference.Chunk) { c.Extra = inference.Extra{"x": json.RawMessage("1")} },
+					func(c *inference.Chunk) { c.Choices[0].Extra = inference.Extra{"logprobs": json.RawMessage("null")} },
+					func(c *inference.Chunk) { c.Choices[0].Message.Extra = inference.Extra{"x": json.RawMessage("[]")} },
+					func(c *inference.Chunk) { c.Choices[0].Message.Content = nil },
+					func(c *inference.Chunk) { c.Choices[0].Message.Content[0].Reasoning = &inference.Reasoning{} },
+					func(c *inference.Chunk) { c.Choices[0].Message.Content[0].Type = "text" },
+					func(c *inference.Chunk) { c.Choices[0].Message.Refusal = "no" },
+					func(c *inference.Chunk) { c.Choices[0].Message.ToolCalls = []inference.ToolCall{{Name: "f"}} },
+					func(c *inference.Chunk) { c.Usage = &inference.Usage{PromptTokens: 1} },
+					func(c *inference.Chunk) { c.Choices = append(c.Choices, c.Choices[0]) },
+					func(c *inference.Chunk) { c.Choices = nil },
+				} {
+					c := inference.Chunk{ID: "i<d>", Model: "m", Created: 7, Choices: []inference.Choice{{Index: 3, FinishReason: finish, Message: inference.Message{Role: role, Content: inference.Text(text)}}}}
+					change(&c)
+					if _, ok := encodeTextChunk(c); ok {
+						plain++
+					}
+					got, err := EncodeOpenAIChunk(c)
+					want, _ := encodeFields(c)
+					if err != nil || !bytes.Equal(got, want) {
+						t.Errorf("%+v is written %s, %v; want %s", c, got, err, want)
+					}
+				}
+			}
+		}
+	}
+	if plain != 3*2*2 {
+		t.Errorf("%d chunks are of text alone, want %d", plain, 3*2*2)
 	}
 }

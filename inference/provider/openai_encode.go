@@ -3,6 +3,7 @@ package provider
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"creto.dev/fault"
@@ -345,6 +346,15 @@ func EncodeOpenAIResponse(r inference.Response) ([]byte, error) {
 //
 // Errors: Internal (Permanent) for an Extra that is not JSON.
 func EncodeOpenAIChunk(c inference.Chunk) ([]byte, error) {
+	if body, ok := encodeTextChunk(c); ok {
+		return body, nil
+	}
+	body, err := encodeFields(c)
+	return body, fault.Wrap("provider.EncodeOpenAIChunk", err)
+}
+
+// encodeFields writes any chunk.
+func encodeFields(c inference.Chunk) ([]byte, error) {
 	f := fieldsOf(c.Extra)
 	f["object"] = "chat.completion.chunk"
 	f["id"], f["model"], f["created"] = c.ID, c.Model, c.Created
@@ -354,8 +364,7 @@ func EncodeOpenAIChunk(c inference.Chunk) ([]byte, error) {
 	if c.Usage != nil {
 		f["usage"] = encodeUsage(*c.Usage)
 	}
-	body, err := encode(f)
-	return body, fault.Wrap("provider.EncodeOpenAIChunk", err)
+	return encode(f)
 }
 
 // choices writes choices with their message in the field named message.
@@ -384,4 +393,36 @@ func encodeUsage(u inference.Usage) fields {
 		f[completionDetails] = fields{"reasoning_tokens": u.ReasoningTokens}
 	}
 	return f
+}
+
+// encodeTextChunk writes a chunk that is a piece of text and no more, as nearly all
+// are, without collecting its fields; false if it is another.
+func encodeTextChunk(c inference.Chunk) ([]byte, bool) {
+	if len(c.Choices) != 1 || len(c.Extra) > 0 || c.Usage != nil {
+		return nil, false
+	}
+	choice := &c.Choices[0]
+	m := &choice.Message
+	if len(choice.Extra) > 0 || len(m.Extra) > 0 || len(m.Content) != 1 || m.Name != "" || m.ToolCallID != "" || m.Refusal != "" || len(m.ToolCalls) > 0 {
+		return nil, false
+	}
+	if p := &m.Content[0]; p.Type != "" || !p.IsText() {
+		return nil, false
+	}
+	b := make([]byte, 0, 256+len(m.Content[0].Text))
+	b = appendText(append(b, `{"choices":[{"delta":{"content":`...), m.Content[0].Text)
+	if m.Role != "" {
+		b = appendText(append(b, `,"role":`...), string(m.Role))
+	}
+	b = append(b, `},"finish_reason":`...)
+	if choice.FinishReason == "" {
+		b = append(b, "null"...)
+	} else {
+		b = appendText(b, choice.FinishReason)
+	}
+	b = strconv.AppendInt(append(b, `,"index":`...), int64(choice.Index), 10)
+	b = strconv.AppendInt(append(b, `}],"created":`...), c.Created, 10)
+	b = appendText(append(b, `,"id":`...), c.ID)
+	b = appendText(append(b, `,"model":`...), c.Model)
+	return append(b, `,"object":"chat.completion.chunk"}`...), true
 }
