@@ -150,28 +150,50 @@ func (v *visit) inForce(act gate.Act) gate.Act {
 	return func(ctx context.Context) (gate.Result, error) {
 		allowed(ctx)
 		ctx, cancel := context.WithCancelCause(ctx)
-		var watch sync.WaitGroup
-		watch.Go(func() {
-			ticker := time.NewTicker(recheckInterval)
-			defer ticker.Stop()
-			for {
-				select {
-				case <-ctx.Done():
-					return
-				case <-ticker.C:
-				}
-				// What passes, such as a clock that is late, ends nothing.
-				if err := v.recheck(); err != nil && !fault.Retryable(err) {
-					cancel(err)
-				}
-			}
-		})
+		defer cancel(nil)
+		watch := v.watch(cancel)
 		result, err := act(ctx)
+		watch.end()
 		if ended, ok := errors.AsType[*fault.Error](context.Cause(ctx)); ok && err != nil {
 			err = ended
 		}
-		cancel(nil)
-		watch.Wait()
 		return result, err
 	}
+}
+
+// watch looks again and again whether a caller's authority is in force, from a timer:
+// most calls are over before it first rings.
+type watch struct {
+	mu    sync.Mutex // held while it looks
+	timer *time.Timer
+	over  bool
+}
+
+// watch cancels when the caller's authority has ended. What passes, such as a clock
+// that is late, ends nothing.
+func (v *visit) watch(cancel context.CancelCauseFunc) *watch {
+	w := &watch{}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.timer = time.AfterFunc(recheckInterval, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.over {
+			return
+		}
+		if err := v.recheck(); err != nil && !fault.Retryable(err) {
+			cancel(err)
+			return
+		}
+		w.timer.Reset(recheckInterval)
+	})
+	return w
+}
+
+// end stops it, and waits while it looks.
+func (w *watch) end() {
+	w.timer.Stop()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.over = true
 }

@@ -233,6 +233,9 @@ func (i *Intake) accept(ctx context.Context, r *audit.Record, relevant bool) (ui
 		}
 		return 0, Unavailable(op, err)
 	}
+	if i.journal.Waiting() < i.cfg.Batch {
+		return sequence, nil // the timer takes it; waking Run for each would cost more than all else
+	}
 	select {
 	case i.arrived <- struct{}{}:
 	default:
@@ -338,7 +341,7 @@ func (i *Intake) Run(ctx context.Context) error {
 			return i.Flush(context.WithoutCancel(ctx))
 		case <-i.arrived:
 			if wait > i.cfg.Flush || i.journal.Waiting() < i.cfg.Batch {
-				continue // the timer takes it
+				continue // the timer takes it, or did
 			}
 		case <-timer.C:
 		}
