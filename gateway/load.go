@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -108,13 +109,21 @@ func idempotencyKey(h http.Header) (string, error) {
 	return key, nil
 }
 
+// maxBelieved is how much memory a body gets ahead for what its header says of its
+// length.
+const maxBelieved = 64 << 10
+
 // body reads a request's body. It is held in memory until the visit is over:
 // what is decided on is what is sent.
 func (v *visit) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	const op fault.Op = "gateway.body"
-	body, err := io.ReadAll(&counted{http.MaxBytesReader(w, r.Body, MaxBodyBytes), v})
+	var body bytes.Buffer
+	if n := r.ContentLength; n > 0 { // what is said to come, if it is believable
+		body.Grow(int(min(n, maxBelieved)) + bytes.MinRead)
+	}
+	_, err := body.ReadFrom(&counted{http.MaxBytesReader(w, r.Body, MaxBodyBytes), v})
 	if err == nil {
-		return body, nil
+		return body.Bytes(), nil
 	}
 	if f, ok := errors.AsType[*fault.Error](err); ok {
 		return nil, f

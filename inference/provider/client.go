@@ -33,6 +33,9 @@ const (
 	maxErrorBytes = 64 << 10
 	// maxEventBytes bounds one event of a stream.
 	maxEventBytes = 4 << 20
+	// maxBelieved is how much memory an answer gets ahead for what it says of its
+	// length.
+	maxBelieved = 64 << 10
 	// maxDrainBytes is how much is read, after the end of an answer, so that the
 	// connection can be used again.
 	maxDrainBytes = 64 << 10
@@ -241,14 +244,18 @@ func (c *client) exchange(ctx context.Context, op fault.Op, path string, body []
 	if resp.StatusCode != http.StatusOK {
 		return nil, c.refusal(op, resp)
 	}
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, c.config.MaxResponseBytes+1))
+	var answer bytes.Buffer
+	if n := resp.ContentLength; n > 0 { // what is said to come, if it is believable
+		answer.Grow(int(min(n, maxBelieved)) + bytes.MinRead)
+	}
+	n, err := answer.ReadFrom(io.LimitReader(resp.Body, c.config.MaxResponseBytes+1))
 	switch {
 	case err != nil:
 		return nil, broken(ctx, op, err)
-	case int64(len(answer)) > c.config.MaxResponseBytes:
+	case n > c.config.MaxResponseBytes:
 		return nil, tooLarge(op, c.config.MaxResponseBytes)
 	}
-	return answer, nil
+	return answer.Bytes(), nil
 }
 
 // send makes one request. The caller closes the body of the response.

@@ -385,7 +385,29 @@ func (f fields) flag(name string, value *bool) {
 
 // encode writes v on one line, with < and > as they are, and names in order.
 func encode(v any) ([]byte, error) {
-	return appendJSON(make([]byte, 0, 512), v)
+	return appendJSON(make([]byte, 0, roomFor(v)), v)
+}
+
+// roomFor returns about how long a text gets; a little more than most do.
+func roomFor(v any) int {
+	room := 8
+	switch v := v.(type) {
+	case string:
+		room += len(v) + len(v)/16
+	case json.RawMessage:
+		room += len(v)
+	case fields:
+		for name, value := range v {
+			room += len(name) + roomFor(value)
+		}
+	case []fields:
+		for _, f := range v {
+			room += roomFor(f)
+		}
+	default:
+		room += 16
+	}
+	return room
 }
 
 // appendJSON writes what [fields] hold as encoding/json does, which it leaves the
