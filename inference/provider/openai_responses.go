@@ -49,7 +49,7 @@ func DecodeOpenAIResponsesRequest(body []byte) (r inference.Request, stream bool
 	answer = &OpenAIResponses{asked: fields{}}
 	for name, otherwise := range responsesRepeat {
 		answer.asked[name] = otherwise
-		if raw := o.fields[name]; raw != nil && string(raw) != "null" {
+		if raw := o.peek(name); raw != nil && string(raw) != "null" {
 			answer.asked[name] = raw
 		}
 	}
@@ -236,7 +236,7 @@ func plain(role inference.Role, content []inference.Part) []inference.Part {
 // message of chat completions.
 func (d *responsesDecoder) item(o *object) {
 	kind := o.str("type")
-	if kind == "" && o.fields["role"] != nil {
+	if kind == "" && o.peek("role") != nil {
 		kind = "message"
 	}
 	o.raw("id")
@@ -253,7 +253,7 @@ func (d *responsesDecoder) item(o *object) {
 			o.fail("role", "%q is no role", role)
 		}
 		said := len(m.Content)
-		d.content(o, m)
+		d.content(o, "content", m)
 		for i := range m.ToolCalls {
 			m.ToolCalls[i].Before += len(m.Content) - said
 		}
@@ -267,8 +267,7 @@ func (d *responsesDecoder) item(o *object) {
 		d.done(o)
 	case "function_call_output":
 		m := inference.Message{Role: inference.RoleTool, ToolCallID: o.str("call_id")}
-		o.fields["content"] = o.raw("output")
-		d.content(o, &m)
+		d.content(o, "output", &m)
 		d.r.Messages = append(d.r.Messages, m)
 		d.done(o)
 	case "reasoning":
@@ -291,9 +290,9 @@ func (d *responsesDecoder) assistant() *inference.Message {
 	return &d.r.Messages[len(d.r.Messages)-1]
 }
 
-// content reads a text, or a list of parts, into m.
-func (d *responsesDecoder) content(o *object, m *inference.Message) {
-	raw := o.raw("content")
+// content reads a field that is a text, or a list of parts, into m.
+func (d *responsesDecoder) content(o *object, name string, m *inference.Message) {
+	raw := o.raw(name)
 	var text string
 	if raw == nil || json.Unmarshal(raw, &text) == nil {
 		m.Content = append(m.Content, inference.Part{Type: "text", Text: text})
@@ -301,10 +300,10 @@ func (d *responsesDecoder) content(o *object, m *inference.Message) {
 	}
 	var parts []json.RawMessage
 	if err := json.Unmarshal(raw, &parts); err != nil {
-		o.fail("content", "expected a text or a list of parts")
+		o.fail(name, "expected a text or a list of parts")
 	}
 	for i, raw := range parts {
-		p := parseObject(raw, fmt.Sprintf("%s[%d]", o.at("content"), i))
+		p := parseObject(raw, fmt.Sprintf("%s[%d]", o.at(name), i))
 		switch kind := p.str("type"); kind {
 		case "input_text", "output_text", "text", "summary_text":
 			m.Content = append(m.Content, inference.Part{Type: "text", Text: p.str("text")})
