@@ -20,6 +20,8 @@ type dialect interface {
 	answer(r inference.Response) ([]byte, error)
 	// events returns what writes a streamed answer to r.
 	events(r inference.Request) events
+	// announce writes the headers that go with each answer to a known caller.
+	announce(h http.Header, s standing)
 	// refuse answers with err.
 	refuse(w http.ResponseWriter, err error)
 	// broken returns the event that ends a stream which broke. The status is out

@@ -207,17 +207,25 @@ func upstream(op fault.Op, err error, what string) error {
 type startedWriter struct {
 	http.ResponseWriter
 	started bool
+	before  func(http.Header) // adds headers, just before they are sent; nil adds none
+}
+
+func (w *startedWriter) start() {
+	if !w.started && w.before != nil {
+		w.before(w.Header())
+	}
+	w.started = true
 }
 
 // WriteHeader implements http.ResponseWriter.
 func (w *startedWriter) WriteHeader(status int) {
-	w.started = true
+	w.start()
 	w.ResponseWriter.WriteHeader(status)
 }
 
 // Write implements http.ResponseWriter.
 func (w *startedWriter) Write(p []byte) (int, error) {
-	w.started = true
+	w.start()
 	return w.ResponseWriter.Write(p)
 }
 

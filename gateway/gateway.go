@@ -44,6 +44,8 @@ type Config struct {
 	Tracer trace.TracerProvider
 	// Injection is what is done about prompt injection. Its zero value does nothing.
 	Injection Injection
+	// Limits tells callers of models what they may still call; nil tells nothing.
+	Limits Limits
 }
 
 // Origin is who sends a request, as the listener knows.

@@ -21,6 +21,7 @@ import (
 	"creto.dev/audit"
 	"creto.dev/audit/intake"
 	"creto.dev/audit/localaudit"
+	"creto.dev/authz"
 	"creto.dev/authz/localauthz"
 	"creto.dev/consensus"
 	"creto.dev/consensus/localconsensus"
@@ -53,6 +54,7 @@ type house struct {
 	taints    *injection.Taints
 	db        *sql.DB
 	clock     consensus.Clock
+	quota     *metering.Quota
 	bot       creto.ID
 	stop      func() // ends the listener's base context
 }
@@ -149,13 +151,14 @@ func build(t testing.TB, cfg gateway.Config, router inference.Router, policyText
 	check(os.WriteFile(filepath.Join(policies, "p.cedar"), []byte("permit (principal is Creto::Human, action, resource);\n"+text), 0o600))
 	quota, err := metering.OpenQuota(ctx, d, clock, h.log)
 	check(err)
-	authorizer, err := localauthz.Open(policies, creto.DefaultTenant, h.authority.Groups, nil, func(context.Context, localauthz.Change) {})
+	authorizer, err := localauthz.Open(policies, creto.DefaultTenant, h.authority.Groups, []authz.Extension{quota, quota.Rates()}, func(context.Context, localauthz.Change) {})
 	check(err)
 	h.desk, err = oversight.Open(ctx, oversight.Config{}, d, clock, h.log, h.authority.Groups, quiet)
 	check(err)
 	h.taints, err = injection.OpenTaints(ctx, d, clock, time.Hour)
 	check(err)
 	g := gate.New(h.authority, p, clock, authorizer, h.log, h.desk, quota, h.taints)
+	h.quota, cfg.Limits = quota, quota
 	h.gateway = gateway.New(cfg, g, router)
 
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))

@@ -58,6 +58,7 @@ func (l *load) add(agent creto.ID, requests int, bytes int64) bool {
 // visit is one request at a door, of a sender who is known.
 type visit struct {
 	Origin
+	arrival
 	key     string // of idempotency
 	agent   creto.ID
 	load    *load
@@ -85,7 +86,7 @@ func (g *Gateway) admit(r *http.Request, authenticate Authenticate) (*visit, err
 		return nil, fault.After(fault.New(op, fault.RateLimited, "%s has %d requests under way; wait for one of them", agent.Name, maxRequests), tryAgain)
 	}
 	known(r.Context(), agent, origin.Sandbox)
-	return &visit{Origin: origin, key: key, agent: agent, load: g.load, recheck: func() error {
+	return &visit{Origin: origin, key: key, agent: agent, load: g.load, arrival: arrived(r), recheck: func() error {
 		_, err := authenticate(r)
 		return err
 	}}, nil

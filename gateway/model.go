@@ -26,12 +26,13 @@ func (g *Gateway) model(w http.ResponseWriter, r *http.Request, authenticate Aut
 	v, err := g.admit(r, authenticate)
 	if err == nil {
 		defer v.leave()
+		sent.before = announcement{g.cfg.Limits, r, v, d}.write
 		err = way(sent, r, v, d)
 	}
 	switch {
 	case err == nil:
 	case !sent.started:
-		refuse(w, d, err)
+		refuse(sent, d, err)
 	case sent.Header().Get("Content-Type") == eventStream:
 		_ = sent.send(d.broken(err)) // the connection is cut either way
 		panic(http.ErrAbortHandler)

@@ -262,3 +262,40 @@ func TestParse(t *testing.T) {
 		}
 	}
 }
+
+// What is left is told of the limit that has least, and nothing is taken by telling.
+func TestLeft(t *testing.T) {
+	h := open(t)
+	left := func(want metering.Left) {
+		t.Helper()
+		for range 2 {
+			got, err := h.quota.Left(t.Context(), h.chain.Agent(), h.chain.Human(), creto.CallModel)
+			if at := got.ResetAt; want.Limit > 0 != !at.IsZero() {
+				t.Errorf("it is reset at %v", at)
+			}
+			if got.ResetAt = (time.Time{}); err != nil || got != want {
+				t.Errorf("Left = %+v, %v, want %+v", got, err, want)
+			}
+		}
+	}
+	left(metering.Left{})
+	e := h.rate(t, metering.Rate{Count: 10, Period: time.Second, Burst: 3})
+	left(metering.Left{Limit: 3, Units: 3})
+	pass(t, e, true)
+	left(metering.Left{Limit: 3, Units: 2, Reset: 100 * time.Millisecond})
+	for range 2 {
+		pass(t, e, true)
+	}
+	left(metering.Left{Limit: 3, Reset: 300 * time.Millisecond})
+	// A quota beside it, which has less once the rate has recovered.
+	if err := h.quota.SetLimit(t.Context(), h.subject(), metering.Limit{Amount: 1, Window: time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	h.clock.Advance(300 * time.Millisecond)
+	if got, err := h.quota.Left(t.Context(), h.chain.Agent(), h.chain.Human(), creto.CallModel); err != nil || got.Limit != 1 || got.Units != 1 || got.Reset <= 0 || got.Reset > time.Hour || got.ResetAt.Minute() != 0 {
+		t.Errorf("Left = %+v, %v", got, err)
+	}
+	if got, err := h.quota.Left(t.Context(), h.chain.Agent(), h.chain.Human(), creto.CallTool); err != nil || got != (metering.Left{}) {
+		t.Errorf("of another action: %+v, %v", got, err)
+	}
+}

@@ -304,7 +304,7 @@ func (n *Node) openEnablement(ctx context.Context) error {
 	}
 	n.gateway = gateway.New(gateway.Config{
 		Hosts: cfg.Egress.Hosts, Timeout: time.Duration(cfg.Inference.Timeout), Credentials: cfg.credentials(), Injection: cfg.Inference.Injection.gateway(),
-		Tracer: n.tracing.Tracer,
+		Tracer: n.tracing.Tracer, Limits: n.limits,
 	}, n.gate, n.tracedRouter(n.models))
 	n.onClose(func() error { n.gateway.Close(); return nil })
 	n.runs, err = openRuns(ctx, n)

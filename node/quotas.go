@@ -12,6 +12,7 @@ import (
 	"creto.dev/client"
 	"creto.dev/fault"
 	"creto.dev/gate"
+	"creto.dev/gateway"
 	"creto.dev/metering"
 	"creto.dev/metering/remotemetering"
 )
@@ -20,6 +21,7 @@ import (
 type limits interface {
 	authz.Extension
 	gate.Meter
+	gateway.Limits
 	Rates() metering.Rates
 	Run(ctx context.Context, log *slog.Logger) error
 }

@@ -199,8 +199,10 @@ func openAIErrorName(code fault.Code) string {
 		return "model_not_found"
 	case fault.InferenceContentFiltered:
 		return "content_filter"
-	case fault.InferenceRateLimited:
+	case fault.InferenceRateLimited, fault.RateLimited:
 		return "rate_limit_exceeded"
+	case fault.ResourceExhausted:
+		return "insufficient_quota"
 	default:
 		return code.String()
 	}
