@@ -33,6 +33,8 @@ const (
 	maxErrorBytes = 64 << 10
 	// maxEventBytes bounds one event of a stream.
 	maxEventBytes = 4 << 20
+	// readBufferBytes is how much of an answer is read at once.
+	readBufferBytes = 16 << 10
 	// maxBelieved is how much memory an answer gets ahead for what it says of its
 	// length.
 	maxBelieved = 64 << 10
@@ -122,6 +124,7 @@ func newClient(op fault.Op, c Config, others ...error) (*client, error) {
 			DialContext:            dial,
 			ForceAttemptHTTP2:      true,
 			TLSHandshakeTimeout:    10 * time.Second,
+			ReadBufferSize:         readBufferBytes, // many pieces of a stream at once
 			MaxIdleConns:           256,
 			MaxIdleConnsPerHost:    64,
 			IdleConnTimeout:        90 * time.Second,

@@ -28,6 +28,7 @@ type object struct {
 	fields []field
 	taken  []string
 	err    error
+	made   *objects // where those below come from; nil for new ones
 
 	// For the fields and names of most objects.
 	fieldSpace [8]field
@@ -57,10 +58,45 @@ func (o *object) is(f *field, name string) bool {
 	return string(o.text[f.name+1:f.nameEnd-1]) == name
 }
 
+// objects are used again for one text after the other, where there are many: in a
+// stream.
+type objects struct {
+	all  []*object
+	used int
+}
+
+// maxObjects bounds what is kept: more than nearly all texts of a stream have.
+const maxObjects = 16
+
+// take returns an empty object, which is valid until all are given back.
+func (m *objects) take() *object {
+	if m == nil || m.used == maxObjects {
+		return &object{made: m}
+	}
+	if m.used == len(m.all) {
+		m.all = append(m.all, &object{})
+	}
+	o := m.all[m.used]
+	m.used++
+	*o = object{made: m}
+	return o
+}
+
+// parse reads the next text, as parseObject does. Those of the one before are no
+// longer valid.
+func (m *objects) parse(raw []byte) *object {
+	m.used = 0
+	return m.take().parse(raw)
+}
+
 // parseObject reads raw, which must be one object. Of a name that is there
 // twice, the last counts.
 func parseObject(raw []byte, path string) *object {
 	o := &object{path: path}
+	return o.parse(raw)
+}
+
+func (o *object) parse(raw []byte) *object {
 	switch {
 	case !utf8.Valid(raw):
 		o.fail("", "not UTF-8")
@@ -75,7 +111,8 @@ func parseObject(raw []byte, path string) *object {
 // below reads a value of o that must be an object: of a field, or if nth is not 0 of
 // a list there.
 func (o *object) below(name string, nth int, raw []byte) *object {
-	made := &object{above: o, name: name, nth: nth}
+	made := o.made.take()
+	made.above, made.name, made.nth = o, name, nth
 	made.split(raw)
 	return made
 }

@@ -290,8 +290,11 @@ func DecodeOpenAIResponse(body []byte) (r inference.Response, err error) {
 //
 // Errors: InvalidArgument (Permanent), naming the field.
 func DecodeOpenAIChunk(data []byte) (c inference.Chunk, err error) {
+	return decodeOpenAIChunk(parseObject(data, ""))
+}
+
+func decodeOpenAIChunk(o *object) (c inference.Chunk, err error) {
 	const op fault.Op = "provider.DecodeOpenAIChunk"
-	o := parseObject(data, "")
 	c.Dialect = inference.DialectOpenAI
 	c.ID, c.Model, c.Created = o.str("id"), o.str("model"), o.integer("created")
 	o.raw("object")

@@ -34,13 +34,14 @@ func (o *OpenAI) CompleteStream(ctx context.Context, r inference.Request) (infer
 type openAIPieces struct {
 	finished map[int]bool // by index of the choices heard of
 	counted  inference.Usage
+	objects  objects
 }
 
 func (p *openAIPieces) decode(op fault.Op, data []byte) (inference.Chunk, bool, error) {
 	if string(data) == doneMark {
 		return inference.Chunk{}, false, io.EOF
 	}
-	chunk, err := DecodeOpenAIChunk(data)
+	chunk, err := decodeOpenAIChunk(p.objects.parse(data))
 	if err != nil {
 		return inference.Chunk{}, false, err
 	}

@@ -18,7 +18,7 @@ type events struct {
 }
 
 func newEvents(r io.Reader, limit int64) *events {
-	return &events{r: bufio.NewReader(r), left: limit}
+	return &events{r: bufio.NewReaderSize(r, readBufferBytes), left: limit}
 }
 
 // eventReader is how a stream is read: next returns the data of an event, and ready
