@@ -84,7 +84,9 @@ type Route struct {
 	Agents []string `toml:"agents"`
 	// Policies are ids, or prefixes followed by *, of the policies that permitted.
 	Policies []string `toml:"policies"`
-	// Classifications are of the request itself or of its agent.
+	// Classifications are of the request itself or of its agent. What a request says
+	// of itself chooses among what it could have without saying so, and among local
+	// providers.
 	Classifications []inference.Classification `toml:"classifications"`
 	// Targets are asked in their order; none means every provider that serves the
 	// model.

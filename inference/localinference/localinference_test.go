@@ -252,6 +252,52 @@ func testNeverLessProtected(t *testing.T) {
 	}
 }
 
+// A request that says a classification takes that one's route, but not to where it
+// could not have gone without saying so.
+func TestSayingLeadsNowhereElse(t *testing.T) {
+	a, b, l := cloud("a", nil), cloud("b", nil), cloud("l", nil)
+	to := func(names ...string) (list []localinference.Target) {
+		for _, n := range names {
+			list = append(list, localinference.Target{Provider: n})
+		}
+		return list
+	}
+	of := func(class inference.Classification, strategy localinference.Strategy, names ...string) localinference.Route {
+		rt := localinference.Route{Strategy: strategy, Targets: to(names...)}
+		if class != "" {
+			rt.Classifications = []inference.Classification{class}
+		}
+		return rt
+	}
+	for _, test := range []struct {
+		name        string
+		known, said inference.Classification
+		routes      []localinference.Route
+		want        string
+	}{
+		{"past local_only", "restricted", "public", []localinference.Route{of("public", "", "a"), of("restricted", localinference.LocalOnly)}, ""},
+		{"past a local target", "restricted", "public", []localinference.Route{of("public", "", "a"), of("restricted", "", "l")}, ""},
+		{"past another target", "restricted", "public", []localinference.Route{of("public", "", "a", "b"), of("restricted", "", "b")}, "b"},
+		{"past what is for the unclassified", "", "public", []localinference.Route{of("public", "", "a"), of("", localinference.ClassificationBased)}, ""},
+		{"to what is local", "public", "restricted", []localinference.Route{of("restricted", "", "l"), of("public", "", "a")}, "l"},
+		{"to some of all", "", "public", []localinference.Route{of("public", "", "b")}, "b"},
+		{"the same", "restricted", "restricted", []localinference.Route{of("public", "", "a"), of("restricted", "", "b")}, "b"},
+		{"nothing", "restricted", "", []localinference.Route{of("public", "", "a"), of("restricted", "", "b")}, "b"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			cfg := localinference.Config{Tenant: "default", Routes: test.routes}
+			if test.known != "" {
+				cfg.Classified = []localinference.Classified{{Agents: []string{"bob"}, Classification: test.known}}
+			}
+			r := router(t, cfg, one(a, false), one(b, false), one(l, true))
+			got, _, err := complete(t, r, test.said)
+			if got != test.want || (err == nil) != (test.want != "") || err != nil && !errors.Is(err, fault.InferenceModelNotFound) {
+				t.Errorf("%q, %v; want %q", got, err, test.want)
+			}
+		})
+	}
+}
+
 func TestOrder(t *testing.T) {
 	a, b, l := cloud("a", nil), cloud("b", nil), cloud("l", nil)
 	for _, test := range []struct {

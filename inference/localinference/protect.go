@@ -16,6 +16,7 @@ const (
 	staysLocal    reason = "what is so classified stays local"
 	unclassified  reason = "what is not classified stays local"
 	unknownClass  reason = "nothing in the configuration names this classification, so it stays local"
+	onlyBySaying  reason = "only what the request says of itself would lead it there"
 	notCleared    reason = "the provider's classifications do not name this one"
 	notServed     reason = "it does not serve this model"
 	noEmbeddings  reason = "it has no embeddings"

@@ -45,8 +45,9 @@ func (r *Router) compile(i int, c Route) route {
 	return route{c, mustRate(cmp.Or(c.MaxCostPerToken, r.cfg.MaxCostPerToken), perToken)}
 }
 
-// matches reports whether a request takes the route.
-func (rt *route) matches(r *Router, q *query) bool {
+// matches reports whether a request takes the route, which may be of what is known
+// of its agent, or of said.
+func (rt *route) matches(r *Router, q *query, said inference.Classification) bool {
 	if len(rt.Models) > 0 && !slices.ContainsFunc(rt.Models, func(p string) bool { return inference.Match(p, q.model) }) {
 		return false
 	}
@@ -58,7 +59,28 @@ func (rt *route) matches(r *Router, q *query) bool {
 	}) {
 		return false
 	}
-	return len(rt.Classifications) == 0 || slices.Contains(rt.Classifications, q.known) || slices.Contains(rt.Classifications, q.said)
+	return len(rt.Classifications) == 0 || slices.Contains(rt.Classifications, q.known) || slices.Contains(rt.Classifications, said)
+}
+
+// routeOf returns the route of a request that says said of itself, and its place;
+// len(r.routes) is that of none.
+func (r *Router) routeOf(q *query, said inference.Classification) (rt route, place int) {
+	rt = route{Route: Route{Strategy: r.cfg.Strategy, MaxLatencyMS: r.cfg.MaxLatencyMS}, maxCost: r.maxCost}
+	for place = range r.routes {
+		if r.routes[place].matches(r, q, said) {
+			rt = r.routes[place]
+			if len(rt.Targets) == 0 && rt.Strategy == "" {
+				rt.Strategy = r.cfg.Strategy
+			}
+			return rt, place
+		}
+	}
+	return rt, len(r.routes)
+}
+
+// reaches reports whether a route leads to a provider.
+func (rt *route) reaches(p *provider) bool {
+	return len(rt.Targets) == 0 || slices.ContainsFunc(rt.Targets, func(t Target) bool { return t.Provider == p.id })
 }
 
 // candidate is a provider that may be asked, or skipped for a reason.
@@ -82,19 +104,22 @@ type plan struct {
 // listed only if why is true.
 func (r *Router) plan(q *query, why bool) plan {
 	q.known, q.said = r.classify(q.metadata.Agent), q.metadata.Classification
-	rt := route{Route: Route{Strategy: r.cfg.Strategy, MaxLatencyMS: r.cfg.MaxLatencyMS}, maxCost: r.maxCost}
-	for i := range r.routes {
-		if r.routes[i].matches(r, q) {
-			rt = r.routes[i]
-			break
-		}
-	}
-	if len(rt.Targets) == 0 && rt.Strategy == "" {
-		rt.Strategy = r.cfg.Strategy
+	rt, place := r.routeOf(q, q.said)
+	// What a request says of itself may not lead it past the route that it would have
+	// without it, out of this house.
+	silent, other := rt, place
+	if q.said != "" && q.said != q.known {
+		silent, other = r.routeOf(q, q.known)
 	}
 	p := plan{route: rt.Name, strategy: rt.Strategy, candidates: make([]candidate, 0, max(len(r.providers), len(rt.Targets)))}
 	offer := func(c candidate) {
 		c.skipped = cmp.Or(c.skipped, r.forbids(c.provider, rt.Strategy, q))
+		if other != place && c.skipped == "" {
+			c.skipped = r.forbids(c.provider, silent.Strategy, q)
+			if !c.local && !silent.reaches(c.provider) {
+				c.skipped = cmp.Or(c.skipped, onlyBySaying)
+			}
+		}
 		if q.embeds && c.skipped == "" && !c.capabilities.Embeddings {
 			c.skipped = noEmbeddings
 		}
