@@ -266,10 +266,17 @@ func (b *boundedHTTP) Do(r *http.Request) (*http.Response, error) {
 		propagation.TraceContext{}.Inject(r.Context(), propagation.HeaderCarrier(r.Header))
 	}
 	resp, err := b.http.Do(r)
-	if err == nil {
-		resp.Body = &boundedBody{resp.Body, b.limit}
+	if err != nil {
+		return nil, err
 	}
-	return resp, err
+	if resp.StatusCode >= http.StatusMultipleChoices {
+		said, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBytes)) // else the status alone must do
+		drain(resp.Body)
+		resp.Body = io.NopCloser(bytes.NewReader(redact(said, r.Header)))
+		return resp, nil
+	}
+	resp.Body = &boundedBody{resp.Body, b.limit}
+	return resp, nil
 }
 
 // boundedBody fails when more than so many bytes are read.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"creto.dev/fault"
 	"creto.dev/inference"
@@ -55,7 +56,7 @@ func (b *Bedrock) encode(op fault.Op, r inference.Request) (converse, error) {
 	if err := r.Validate(); err != nil {
 		return c, fault.Wrap(op, err)
 	}
-	if !bedrockModel.MatchString(r.Model) {
+	if !bedrockModel.MatchString(r.Model) || strings.Contains(r.Model, "..") { // a proxy may decode the path
 		return c, fault.New(op, fault.InferenceModelNotFound, "no model can have this name")
 	}
 	f, err := fieldsOf(r.Extra).from(r.Dialect, inference.DialectBedrock)

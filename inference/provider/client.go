@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -89,8 +90,9 @@ type client struct {
 	// sign adds the key and what else each request of the dialect says. Its
 	// errors are those of a call.
 	sign func(ctx context.Context, op fault.Op, h http.Header) error
-	// refused hears that the provider did not accept the key; nil if nobody must.
-	refused func()
+	// refused hears which Authorization the provider did not accept, where the next
+	// one may be another; nil where it is the same.
+	refused func(authorization string)
 	// fault is what an answer that is no success means.
 	fault func(op fault.Op, status int, header http.Header, body []byte) error
 }
@@ -261,8 +263,26 @@ func (c *client) exchange(ctx context.Context, op fault.Op, path string, body []
 	return answer.Bytes(), nil
 }
 
-// send makes one request. The caller closes the body of the response.
+// send makes one request; a second if the provider refused a token that can be
+// replaced. The caller closes the body of the response.
 func (c *client) send(ctx context.Context, op fault.Op, method, path string, body []byte, header http.Header) (*http.Response, error) {
+	for name, values := range header {
+		for _, v := range values {
+			if strings.ContainsFunc(v, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) {
+				return nil, fault.New(op, fault.InvalidArgument, "%s: holds what a header cannot", name)
+			}
+		}
+	}
+	resp, err := c.try(ctx, op, method, path, body, header)
+	if err != nil || resp.StatusCode != http.StatusUnauthorized || c.refused == nil {
+		return resp, err
+	}
+	c.refused(resp.Request.Header.Get("Authorization"))
+	drain(resp.Body)
+	return c.try(ctx, op, method, path, body, header)
+}
+
+func (c *client) try(ctx context.Context, op fault.Op, method, path string, body []byte, header http.Header) (*http.Response, error) {
 	path, query, _ := strings.Cut(path, "?")
 	target := c.base.JoinPath(path)
 	target.RawQuery = cmp.Or(query, c.query)
@@ -290,6 +310,7 @@ func (c *client) send(ctx context.Context, op fault.Op, method, path string, bod
 	if err != nil {
 		return nil, broken(ctx, op, err)
 	}
+	resp.Request = req // whatever the transport made of it
 	return resp, nil
 }
 
@@ -297,20 +318,30 @@ func (c *client) send(ctx context.Context, op fault.Op, method, path string, bod
 func (c *client) refusal(op fault.Op, resp *http.Response) error {
 	// What cannot be read says no more than the status does.
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBytes))
-	err := c.fault(op, resp.StatusCode, resp.Header, body)
+	err := c.fault(op, resp.StatusCode, resp.Header, redact(body, resp.Request.Header))
 	switch resp.StatusCode {
 	case http.StatusUnauthorized, http.StatusPaymentRequired, http.StatusForbidden:
-		if c.refused != nil { // the next call gets another token
-			if resp.StatusCode == http.StatusUnauthorized {
-				c.refused()
-			}
-			return err
-		}
 		if errors.Is(err, fault.InferenceProviderError) {
 			return fault.Wrap(op, errors.Join(err, inference.ErrKeyRefused))
 		}
 	}
 	return err
+}
+
+// redact takes the credentials of a request out of what was answered to it: some
+// servers quote them in their errors, which go to the log.
+func redact(body []byte, sent http.Header) []byte {
+	for _, name := range []string{"Authorization", "Api-Key", "X-Api-Key", "X-Goog-Api-Key"} {
+		value := strings.TrimPrefix(sent.Get(name), "Bearer ")
+		if value == "" {
+			continue
+		}
+		body = bytes.ReplaceAll(body, []byte(value), []byte("***"))
+		if escaped, err := json.Marshal(value); err == nil { // as JSON writes it
+			body = bytes.ReplaceAll(body, bytes.Trim(escaped, `"`), []byte("***"))
+		}
+	}
+	return body
 }
 
 // broken classifies the failure of a connection.

@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -56,7 +57,7 @@ func (c *client) stream(ctx context.Context, op, next fault.Op, path string, bod
 	return &stream{
 		request: r, limit: c.config.MaxResponseBytes, idle: c.config.IdleTimeout, op: next,
 		broken: func(op fault.Op, err error) error { return broken(ctx, op, err) },
-		end:    end, body: resp.Body, events: c.split(resp.Body, c.config.MaxResponseBytes), pieces: p,
+		end:    end, body: resp.Body, events: c.split(resp.Body, c.config.MaxResponseBytes), pieces: p, sent: resp.Request.Header,
 	}, nil
 }
 
@@ -81,6 +82,7 @@ type stream struct {
 	end     func(cause error)
 	body    io.ReadCloser
 	events  eventReader
+	sent    http.Header // whose credentials no error quotes; nil if none could
 
 	// For the one goroutine that calls Next:
 	pieces  pieces
@@ -187,6 +189,12 @@ func (s *stream) step() (chunk inference.Chunk, ok bool, err error) {
 		return chunk, false, s.broken(s.op, err)
 	}
 	chunk, ok, err = s.pieces.decode(s.op, data)
+	if err != nil && !errors.Is(err, io.EOF) && s.quotes(data) {
+		_, _, err = s.pieces.decode(s.op, redact(data, s.sent))
+		if err == nil {
+			err = fault.InferenceProviderUnavailable // that it failed stands
+		}
+	}
 	if errors.Is(err, fault.InvalidArgument) {
 		err = fault.WrapAs(s.op, fault.InferenceProviderError, foreign(err), "a piece of the provider's answer is not in the dialect")
 	}
@@ -196,6 +204,9 @@ func (s *stream) step() (chunk inference.Chunk, ok bool, err error) {
 	}
 	return chunk, ok, err
 }
+
+// quotes reports whether an event holds a credential of the request.
+func (s *stream) quotes(data []byte) bool { return !bytes.Equal(data, redact(data, s.sent)) }
 
 // Usage implements [inference.Stream].
 func (s *stream) Usage() inference.Usage {

@@ -3,6 +3,7 @@ package provider
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"creto.dev/fault"
+	"creto.dev/inference"
 	"golang.org/x/sync/singleflight"
 )
 
@@ -90,11 +92,14 @@ func (t *tokens) current() token {
 	return t.kept
 }
 
-// forget drops a token that was refused.
-func (t *tokens) forget() {
+// forget drops the token of an Authorization that was refused, unless there is
+// another by now.
+func (t *tokens) forget(authorization string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.kept = token{}
+	if authorization == "Bearer "+t.kept.value {
+		t.kept = token{}
+	}
 }
 
 // bearer adds the token to a request.
@@ -157,6 +162,9 @@ func tokenFault(op fault.Op, status int, header http.Header, body []byte) error 
 		message = fmt.Sprintf("the token endpoint answered %d", status)
 	}
 	err := fault.WrapAs(op, code, cause, "%s", message)
+	if code == fault.InferenceProviderError && status >= http.StatusBadRequest {
+		return fault.Wrap(op, errors.Join(err, inference.ErrKeyRefused))
+	}
 	if wait := retryAfter(header); wait > 0 && fault.Retryable(err) {
 		err = fault.After(err, wait)
 	}

@@ -40,7 +40,11 @@ func TestTokenLife(t *testing.T) {
 			t.Errorf("after %v: %q, %v, want %q", step.after, got, err, step.want)
 		}
 	}
-	held.forget()
+	held.forget("Bearer 4") // late: there is another by now
+	if got, err := held.get(t.Context(), "test"); got != "5" || err != nil {
+		t.Errorf("after an old one was refused: %q, %v", got, err)
+	}
+	held.forget("Bearer 5")
 	if got, err := held.get(t.Context(), "test"); got != "6" || err != nil {
 		t.Errorf("after one was refused: %q, %v", got, err)
 	}
