@@ -134,6 +134,9 @@ func (a *Anthropic) encode(op fault.Op, r inference.Request, stream bool) ([]byt
 	if err := r.Validate(); err != nil {
 		return nil, nil, fault.Wrap(op, err)
 	}
+	if err := a.config.stays(op, r); err != nil {
+		return nil, nil, err
+	}
 	header := idempotency(r.Metadata)
 	if r.Dialect.Is(inference.DialectAnthropic) && len(r.Betas) > 0 {
 		header.Set("Anthropic-Beta", strings.Join(r.Betas, ","))

@@ -64,8 +64,9 @@ type Config struct {
 	// MaxResponseBytes bounds an answer, decompressed. 0 means
 	// DefaultMaxResponseBytes.
 	MaxResponseBytes int64
-	// Local has connections made to BaseURL's host and port alone, by no proxy. A
-	// Transport that is given is left as it is.
+	// Local has connections made to BaseURL's host and port alone, by no proxy, and
+	// refuses what would have the server there fetch addresses or ask Ollama's cloud.
+	// A Transport that is given is left as it is.
 	Local bool
 	// TraceContext has requests carry the trace context of their call, if it has one
 	// (W3C Trace Context). What is asked for tokens never does.

@@ -47,6 +47,9 @@ func NewOllama(c Config) (*Ollama, error) {
 func (o *Ollama) Complete(ctx context.Context, r inference.Request) (inference.Response, error) {
 	const op fault.Op = "provider.Ollama.Complete"
 	var none inference.Response
+	if err := o.config.stays(op, r); err != nil {
+		return none, err
+	}
 	body, err := encodeOllamaRequest(r, false)
 	if err != nil {
 		return none, fault.Wrap(op, err)
@@ -76,6 +79,9 @@ func counted(u inference.Usage) bool { return u.PromptTokens > 0 && u.Completion
 // CompleteStream implements [inference.Model].
 func (o *Ollama) CompleteStream(ctx context.Context, r inference.Request) (inference.Stream, error) {
 	const op fault.Op = "provider.Ollama.CompleteStream"
+	if err := o.config.stays(op, r); err != nil {
+		return nil, err
+	}
 	body, err := encodeOllamaRequest(r, true)
 	if err != nil {
 		return nil, fault.Wrap(op, err)
@@ -94,6 +100,9 @@ func (o *Ollama) Embed(ctx context.Context, r inference.EmbedRequest) (inference
 		return none, fault.New(op, fault.InvalidArgument, "model: required")
 	case len(r.Input) == 0:
 		return none, fault.New(op, fault.InvalidArgument, "input: at least one text is required")
+	}
+	if err := o.config.staysModel(op, r.Model); err != nil {
+		return none, err
 	}
 	f := fieldsOf(r.Extra)
 	delete(f, "encoding_format") // how a client wants the numbers

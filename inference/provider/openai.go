@@ -77,6 +77,9 @@ func (o *OpenAI) prepare(op fault.Op, r inference.Request, stream bool) (path st
 	if err := r.Validate(); err != nil {
 		return "", nil, fault.Wrap(op, err)
 	}
+	if err := o.config.stays(op, r); err != nil {
+		return "", nil, err
+	}
 	path, r.Model, err = o.route(op, r.Model, "chat/completions")
 	if err != nil {
 		return "", nil, err

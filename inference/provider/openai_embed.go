@@ -25,6 +25,9 @@ func (o *OpenAI) Embed(ctx context.Context, r inference.EmbedRequest) (inference
 	case len(r.Input) == 0:
 		return none, fault.New(op, fault.InvalidArgument, "input: at least one text is required")
 	}
+	if err := o.config.staysModel(op, r.Model); err != nil {
+		return none, err
+	}
 	path, name, err := o.route(op, r.Model, "embeddings")
 	if err != nil {
 		return none, err
