@@ -119,7 +119,7 @@ Start with:  creto demo`,
 	add("run", a.demoCommand(), a.runCommand())
 	add("people", a.agentCommand(), a.humanCommand(), a.workloadCommand(), a.loginCommand(), a.logoutCommand(), a.tokenCommand(), a.svidCommand(), a.secretCommand(), a.approvalsCommand(), a.policyCommand(), a.quotaCommand(), a.checkCommand())
 	add("proof", a.receiptsCommand(), a.auditCommand(), a.verifyCommand())
-	add("node", a.serveCommand(), a.modelCommand(), a.witnessCommand(), a.tenantCommand(), a.healthCommand(), a.configCommand(), a.keysCommand(), a.inferenceCommand())
+	add("node", a.serveCommand(), a.modelCommand(), a.witnessCommand(), a.tenantCommand(), a.healthCommand(), a.configCommand(), a.keysCommand())
 	explainUsage(root)
 	return root
 }

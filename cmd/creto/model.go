@@ -11,8 +11,8 @@ import (
 )
 
 func (a *app) modelCommand() *cobra.Command {
-	c := &cobra.Command{Use: "model", Short: "Show the providers of models, and who serves what"}
-	c.AddCommand(a.modelListCommand(), a.modelRouteCommand())
+	c := &cobra.Command{Use: "model", Short: "Show the providers of models, who serves what, and what a prompt is taken for"}
+	c.AddCommand(a.modelListCommand(), a.modelRouteCommand(), a.modelScanCommand())
 	return c
 }
 

@@ -12,12 +12,6 @@ import (
 	"creto.dev/inference/injection"
 )
 
-func (a *app) inferenceCommand() *cobra.Command {
-	c := &cobra.Command{Use: "inference", Short: "Try what is done with the text of model calls"}
-	c.AddCommand(a.inferenceScanCommand())
-	return c
-}
-
 // maxScanned bounds what is read to be judged: as much as a request may hold.
 const maxScanned = 32 << 20
 
@@ -30,7 +24,7 @@ type scanned struct {
 	Bytes   int      `json:"bytes"`
 }
 
-func (a *app) inferenceScanCommand() *cobra.Command {
+func (a *app) modelScanCommand() *cobra.Command {
 	var from string
 	c := &cobra.Command{
 		Use: "scan FILE", Short: "Judge how likely a text is a prompt injection", Args: cobra.ExactArgs(1),
@@ -42,8 +36,8 @@ returned. It needs no node, and exits 0 whatever it finds. The risk is an order 
 to 1 rather than a probability; nodes taint sessions from 0.500 and refuse calls from
 0.900 where their configuration does not say otherwise.
 
-  creto inference scan prompt.txt
-  curl -s https://example.com | creto inference scan --from document -`,
+  creto model scan prompt.txt
+  curl -s https://example.com | creto model scan --from document -`,
 		RunE: func(c *cobra.Command, args []string) error {
 			const op fault.Op = "creto.scan"
 			source, err := injection.ParseSource(from)
