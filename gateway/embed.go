@@ -45,6 +45,7 @@ func (g *Gateway) embed(w *startedWriter, r *http.Request, v *visit, _ dialect) 
 		if err != nil {
 			return &response.Usage, err
 		}
+		w.cached(request.Metadata.Served)
 		return &response.Usage, w.whole(data)
 	})
 }

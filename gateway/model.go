@@ -120,7 +120,7 @@ type asked struct {
 // metadata says on whose account a call is made.
 func metadata(r *http.Request, v *visit, class inference.Classification) inference.RequestMetadata {
 	return inference.RequestMetadata{
-		Sandbox: v.Sandbox, Agent: v.agent, TraceID: creto.TraceOf(r.Context()), IdempotencyKey: v.key, Classification: class, Served: new(inference.Served),
+		Sandbox: v.Sandbox, Agent: v.agent, TraceID: creto.TraceOf(r.Context()), IdempotencyKey: v.key, Classification: class, NoStore: noStore(r.Header), Served: new(inference.Served),
 	}
 }
 
@@ -189,6 +189,9 @@ func result(a asked, used *inference.Usage) gate.Result {
 	if served.Attempts > 1 {
 		r.Detail["attempts"] = strconv.Itoa(served.Attempts)
 	}
+	if served.Cache != "" {
+		r.Detail["cache"] = served.Cache
+	}
 	if class := a.metadata.Classification; class != "" {
 		r.Detail["classification"] = string(class)
 	}
@@ -216,6 +219,7 @@ func complete(ctx context.Context, w *startedWriter, d dialect, m inference.Mode
 	if err != nil {
 		return &response.Usage, err
 	}
+	w.cached(r.Metadata.Served)
 	return &response.Usage, w.whole(data)
 }
 
@@ -239,6 +243,7 @@ func streamed(ctx context.Context, w *startedWriter, d dialect, m inference.Mode
 		return nil, err
 	}
 	defer func() { _ = s.Close() }()
+	w.cached(r.Metadata.Served)
 	w.Header().Set("Content-Type", eventStream)
 	w.Header().Set("Cache-Control", "no-store")
 	events := d.events(r)

@@ -179,6 +179,8 @@ type RequestMetadata struct {
 	// Classification is what the request says of itself. It adds to what is known
 	// of its agent, and never takes away from that.
 	Classification Classification
+	// NoStore has the answer neither taken from those that are kept nor kept.
+	NoStore bool
 	// Served is filled in by a [Router] before its method returns, also with an
 	// error; nil if nobody wants to know.
 	Served *Served
@@ -208,6 +210,15 @@ func Match(pattern, name string) bool {
 		return strings.HasPrefix(name, prefix)
 	}
 	return pattern == name
+}
+
+// MatchAgent reports whether a pattern is of an agent: NAME is one of tenant,
+// TENANT/NAME says whose, and each part may be a prefix followed by *.
+func MatchAgent(pattern, tenant string, agent creto.ID) bool {
+	if t, name, both := strings.Cut(pattern, "/"); both {
+		tenant, pattern = t, name
+	}
+	return Match(tenant, agent.Tenant) && Match(pattern, agent.Name)
 }
 
 // EmbedRequest asks for vectors.

@@ -11,6 +11,7 @@ import (
 	"creto.dev/consensus/etcdconsensus"
 	"creto.dev/fault"
 	"creto.dev/inference"
+	"creto.dev/inference/cache"
 	"creto.dev/inference/localinference"
 	"creto.dev/login"
 	"creto.dev/pqc/kek"
@@ -212,6 +213,8 @@ type InferenceConfig struct {
 	Providers []ProviderConfig `toml:"providers"`
 	// Injection is what is done about prompt injection.
 	Injection InjectionConfig `toml:"injection"`
+	// Cache is which answers are kept, and given again.
+	Cache CacheConfig `toml:"cache"`
 	// How one is chosen.
 	localinference.Config
 }
@@ -512,8 +515,8 @@ func Default() Config {
 		Runtime:   RuntimeConfig{Backend: BackendAuto},
 		Secrets:   SecretsConfig{Vault: SecretVaultConfig{AppRoleMount: "approle", Timeout: Duration(2 * time.Second), Attempts: 3}},
 		Inference: InferenceConfig{
-			Injection: defaultInjection(),
-			Timeout:   Duration(10 * time.Minute), AttemptTimeout: Duration(localinference.DefaultAttemptTimeout),
+			Injection: defaultInjection(), Cache: CacheConfig{MaxMiB: cache.DefaultMaxBytes >> 20, TTL: Duration(cache.DefaultTTL)},
+			Timeout: Duration(10 * time.Minute), AttemptTimeout: Duration(localinference.DefaultAttemptTimeout),
 			Config: localinference.Config{
 				Strategy: localinference.CloudFirst, FallbackToLocal: true,
 				LocalClassifications: []inference.Classification{inference.ClassificationRestricted},

@@ -105,6 +105,7 @@ func (c Config) problems() []configProblem {
 	}
 	k.secrets(c.Secrets, c.Identity.Tenant)
 	k.inference(c.Inference)
+	k.cache(c.Inference.Cache)
 	k.telemetry(c.Telemetry)
 	k.oneOf("audit.publish", c.Audit.Publish, PublishNone, PublishProofs, PublishAll)
 	k.within("audit.publish_interval", c.Audit.PublishInterval, time.Second, time.Hour)

@@ -34,6 +34,7 @@ import (
 	"creto.dev/gate"
 	"creto.dev/gateway"
 	"creto.dev/health"
+	"creto.dev/inference/cache"
 	"creto.dev/inference/injection"
 	"creto.dev/inference/localinference"
 	"creto.dev/inference/telemetry"
@@ -98,6 +99,7 @@ type Node struct {
 	telemetry   *otlp.Pipeline // nil without a collector
 	tracing     wire.Tracing
 	calls       *telemetry.Telemetry // nil without a collector
+	answers     *cache.Router        // nil where none are kept
 	gateway     *gateway.Gateway
 	sessions    *login.Sessions
 	passkeys    *login.Passkeys
@@ -244,6 +246,9 @@ func (n *Node) policyChanged(ctx context.Context, c localauthz.Change) {
 		r.Outcome, r.Why = audit.Failure, "the policies are wrong; those before stay in force"
 	} else {
 		n.policyMistake.Store(nil)
+		if n.answers != nil {
+			n.answers.Clear() // other policies may route to others
+		}
 		n.options.Log.LogAttrs(ctx, slog.LevelInfo, "policies changed", slog.String(logkey.PolicyVersion, c.After.String()), slog.Int(logkey.Policies, c.Policies))
 	}
 	if _, err := n.log.Log(ctx, r); err != nil {
@@ -302,10 +307,14 @@ func (n *Node) openEnablement(ctx context.Context) error {
 	if err = n.openModels(ctx); err != nil {
 		return fault.Wrap(op, err)
 	}
+	answering, err := n.openCache()
+	if err != nil {
+		return fault.Wrap(op, err)
+	}
 	n.gateway = gateway.New(gateway.Config{
 		Hosts: cfg.Egress.Hosts, Timeout: time.Duration(cfg.Inference.Timeout), Credentials: cfg.credentials(), Injection: cfg.Inference.Injection.gateway(),
 		Tracer: n.tracing.Tracer, Limits: n.limits,
-	}, n.gate, n.tracedRouter(n.models))
+	}, n.gate, n.tracedRouter(answering))
 	n.onClose(func() error { n.gateway.Close(); return nil })
 	n.runs, err = openRuns(ctx, n)
 	return fault.Wrap(op, err)

@@ -2,7 +2,6 @@ package localinference
 
 import (
 	"slices"
-	"strings"
 
 	"creto.dev"
 	"creto.dev/inference"
@@ -55,14 +54,14 @@ func (r *Router) classify(agent creto.ID) inference.Classification {
 	return ""
 }
 
+// Classification returns what the configuration says of an agent's requests; "" is
+// nothing, and counts as the most restricted one.
+func (r *Router) Classification(agent creto.ID) inference.Classification { return r.classify(agent) }
+
 // isAgent reports whether one of the patterns is of agent.
 func (r *Router) isAgent(patterns []string, agent creto.ID) bool {
 	return slices.ContainsFunc(patterns, func(p string) bool {
-		tenant, name, both := strings.Cut(p, "/")
-		if !both {
-			tenant, name = r.cfg.Tenant, p
-		}
-		return inference.Match(tenant, agent.Tenant) && inference.Match(name, agent.Name)
+		return inference.MatchAgent(p, r.cfg.Tenant, agent)
 	})
 }
 

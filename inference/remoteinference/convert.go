@@ -122,7 +122,7 @@ func toolFrom(in *inferencev1.Tool) inference.Tool {
 func metadataOf(m inference.RequestMetadata) *inferencev1.Metadata {
 	return &inferencev1.Metadata{
 		Sandbox: m.Sandbox, Agent: m.Agent.String(), TraceId: m.TraceID, IdempotencyKey: m.IdempotencyKey,
-		Policies: m.Policies, Classification: string(m.Classification),
+		Policies: m.Policies, Classification: string(m.Classification), NoStore: m.NoStore,
 	}
 }
 
@@ -132,7 +132,7 @@ func metadataOf(m inference.RequestMetadata) *inferencev1.Metadata {
 func metadataFrom(in *inferencev1.Metadata) (inference.RequestMetadata, error) {
 	m := inference.RequestMetadata{
 		Sandbox: in.GetSandbox(), TraceID: in.GetTraceId(), IdempotencyKey: in.GetIdempotencyKey(), Policies: in.GetPolicies(),
-		Classification: inference.Classification(in.GetClassification()), Served: new(inference.Served),
+		Classification: inference.Classification(in.GetClassification()), NoStore: in.GetNoStore(), Served: new(inference.Served),
 	}
 	err := m.Agent.UnmarshalText([]byte(in.GetAgent()))
 	return m, fault.Wrap("remoteinference.metadata", err)
@@ -238,9 +238,9 @@ func chunkFrom(in *inferencev1.Chunk) inference.Chunk {
 }
 
 func servedOf(s *inference.Served) *inferencev1.Served {
-	return &inferencev1.Served{Provider: s.Provider, Model: s.Model, Attempts: int64(s.Attempts)}
+	return &inferencev1.Served{Provider: s.Provider, Model: s.Model, Attempts: int64(s.Attempts), Cache: s.Cache}
 }
 
 func servedFrom(in *inferencev1.Served) inference.Served {
-	return inference.Served{Provider: in.GetProvider(), Model: in.GetModel(), Attempts: int(in.GetAttempts())}
+	return inference.Served{Provider: in.GetProvider(), Model: in.GetModel(), Attempts: int(in.GetAttempts()), Cache: in.GetCache()}
 }

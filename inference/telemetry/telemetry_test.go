@@ -360,6 +360,10 @@ func TestStreamBreaksOff(t *testing.T) {
 			if got := otlptest.Attributes(attempt)["error.type"]; got != test.code {
 				t.Errorf("the attempt's error is %q", got)
 			}
+			points := b.points(t)
+			if d, used := points["gen_ai.client.operation.duration"], points["gen_ai.client.token.usage"]; len(d) != 1 || d[0]["count"] != "1" || len(used) != 2 || used[0]["count"] != "1" {
+				t.Errorf("measured %v", points)
+			}
 		})
 	}
 }

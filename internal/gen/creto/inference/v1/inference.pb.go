@@ -777,8 +777,10 @@ type Metadata struct {
 	IdempotencyKey string   `protobuf:"bytes,4,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
 	Policies       []string `protobuf:"bytes,5,rep,name=policies,proto3" json:"policies,omitempty"`
 	Classification string   `protobuf:"bytes,6,opt,name=classification,proto3" json:"classification,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The answer is neither taken from what is kept nor kept.
+	NoStore       bool `protobuf:"varint,7,opt,name=no_store,json=noStore,proto3" json:"no_store,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Metadata) Reset() {
@@ -851,6 +853,13 @@ func (x *Metadata) GetClassification() string {
 		return x.Classification
 	}
 	return ""
+}
+
+func (x *Metadata) GetNoStore() bool {
+	if x != nil {
+		return x.NoStore
+	}
+	return false
 }
 
 // Prompt is inference.Request.
@@ -1300,10 +1309,12 @@ func (x *Chunk) GetExtra() map[string][]byte {
 
 // Served says who answered a request.
 type Served struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Provider      string                 `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"`
-	Model         string                 `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
-	Attempts      int64                  `protobuf:"varint,3,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Provider string                 `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"`
+	Model    string                 `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
+	Attempts int64                  `protobuf:"varint,3,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	// "hit" for an answer that was kept; empty for one of a provider's.
+	Cache         string `protobuf:"bytes,4,opt,name=cache,proto3" json:"cache,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1357,6 +1368,13 @@ func (x *Served) GetAttempts() int64 {
 		return x.Attempts
 	}
 	return 0
+}
+
+func (x *Served) GetCache() string {
+	if x != nil {
+		return x.Cache
+	}
+	return ""
 }
 
 // DescribeRequest asks for nothing in particular.
@@ -2206,14 +2224,15 @@ const file_creto_inference_v1_inference_proto_rawDesc = "" +
 	"\n" +
 	"ExtraEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"\xc2\x01\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"\xdd\x01\n" +
 	"\bMetadata\x12\x18\n" +
 	"\asandbox\x18\x01 \x01(\tR\asandbox\x12\x14\n" +
 	"\x05agent\x18\x02 \x01(\tR\x05agent\x12\x19\n" +
 	"\btrace_id\x18\x03 \x01(\tR\atraceId\x12'\n" +
 	"\x0fidempotency_key\x18\x04 \x01(\tR\x0eidempotencyKey\x12\x1a\n" +
 	"\bpolicies\x18\x05 \x03(\tR\bpolicies\x12&\n" +
-	"\x0eclassification\x18\x06 \x01(\tR\x0eclassification\"\xc6\x06\n" +
+	"\x0eclassification\x18\x06 \x01(\tR\x0eclassification\x12\x19\n" +
+	"\bno_store\x18\a \x01(\bR\anoStore\"\xc6\x06\n" +
 	"\x06Prompt\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x127\n" +
 	"\bmessages\x18\x02 \x03(\v2\x1b.creto.inference.v1.MessageR\bmessages\x12.\n" +
@@ -2275,11 +2294,12 @@ const file_creto_inference_v1_inference_proto_rawDesc = "" +
 	"\n" +
 	"ExtraEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"V\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"l\n" +
 	"\x06Served\x12\x1a\n" +
 	"\bprovider\x18\x01 \x01(\tR\bprovider\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12\x1a\n" +
-	"\battempts\x18\x03 \x01(\x03R\battempts\"\x11\n" +
+	"\battempts\x18\x03 \x01(\x03R\battempts\x12\x14\n" +
+	"\x05cache\x18\x04 \x01(\tR\x05cache\"\x11\n" +
 	"\x0fDescribeRequest\"\xb7\x02\n" +
 	"\x10DescribeResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
