@@ -8,8 +8,8 @@
 // that a rule names are looked up or kept, and of those only such as depend on
 // nothing else ([Rule], kept.go). Nothing of it is ever on a disk.
 //
-// There is no cache by likeness. Texts that differ in an amount, a name or a "not" are
-// as alike as paraphrases to every embedding that we know of.
+// There is no semantic cache, which takes texts for the same whose embeddings are
+// alike: those that differ in an amount or a "not" often are (docs/decisions.md, D-103).
 package cache
 
 import (
