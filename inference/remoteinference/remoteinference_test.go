@@ -113,7 +113,7 @@ type echo struct {
 	fail   error
 }
 
-var served = inference.Served{Provider: "p", Model: "q", Attempts: 3}
+var served = inference.Served{Provider: "p", Model: "q", Attempts: 3, Cache: inference.CacheHit}
 
 func (*echo) ID() string { return "echo" }
 func (*echo) Capabilities() (c inference.Capabilities) {

@@ -26,6 +26,8 @@ type bench struct {
 	inference.Router
 	collector *otlptest.Collector
 	pipeline  *otlp.Pipeline
+	made      *telemetry.Telemetry
+	local     inference.Router
 }
 
 // behind returns a router of models, which speak "openai" and are at HOST.example:8443.
@@ -53,7 +55,7 @@ func behind(t *testing.T, models ...inference.Model) bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return bench{made.Router(r), c, p}
+	return bench{made.Router(r), c, p, made, r}
 }
 
 // spans returns what came, sent now.
@@ -391,4 +393,43 @@ func TestCloseWhileReading(t *testing.T) {
 	if n := len(b.spans(t)); n != 2 {
 		t.Errorf("%d spans, want 2", n)
 	}
+}
+
+// An answer that was kept is a call that used nothing, without an attempt; its zero
+// tokens are in no histogram.
+func TestKeptAnswer(t *testing.T) {
+	b := behind(t, &named{id: "one"})
+	for _, cached := range []string{"", inference.CacheHit} {
+		b.Router = b.made.Router(keeper{b.local, cached})
+		if _, err := b.Complete(t.Context(), inferencetest.Ask("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hits := 0
+	for _, s := range b.spans(t) {
+		if a := otlptest.Attributes(s); a["creto.cache"] == inference.CacheHit {
+			hits++
+			if a["creto.provider"] != "one" || a["creto.attempts"] != "0" || a["gen_ai.usage.input_tokens"] != "0" || a["gen_ai.provider.name"] != "openai" {
+				t.Errorf("the call is %v", a)
+			}
+		}
+	}
+	points := b.points(t)
+	if d, tokens := points["gen_ai.client.operation.duration"], points["gen_ai.client.token.usage"]; hits != 1 || len(d) != 1 || d[0]["count"] != "2" || len(tokens) != 2 || tokens[0]["count"] != "1" {
+		t.Errorf("%d hits, measured %v", hits, points)
+	}
+}
+
+// keeper is a router that has the answer already, if cached says so.
+type keeper struct {
+	inference.Router
+	cached string
+}
+
+func (k keeper) Complete(ctx context.Context, r inference.Request) (inference.Response, error) {
+	if k.cached == "" {
+		return k.Router.Complete(ctx, r)
+	}
+	*r.Metadata.Served = inference.Served{Provider: "one", Model: r.Model, Cache: k.cached}
+	return inference.Response{Model: r.Model}, nil
 }
