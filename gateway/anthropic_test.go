@@ -89,7 +89,7 @@ func TestMessagesRefuse(t *testing.T) {
 		{"nothing", "/v1/messages", "", "invalid_request_error", 400},
 		{"denied", "/v1/messages", `{"model":"claude-9","max_tokens":1,"messages":[{"role":"user","content":"x"}]}`, "permission_error", 403},
 		{"served by nobody", "/v1/messages", `{"model":"other","max_tokens":1,"messages":[{"role":"user","content":"x"}]}`, "not_found_error", 404},
-		{"too large", "/v1/messages", strings.Repeat(" ", gateway.MaxBodyBytes+1), "invalid_request_error", 400},
+		{"too large", "/v1/messages", strings.Repeat(" ", gateway.MaxBodyBytes+1), "request_too_large", 413},
 		{"what the provider cannot say", "/v1/messages", `{"model":"big-1","max_tokens":1,"messages":[{"role":"user","content":"x"}],"mcp_servers":[{"url":"https://m"}]}`, "api_error", 501},
 		{"a count of who does not count", "/v1/messages/count_tokens", message + "}", "api_error", 501},
 		{"a count that is denied", "/v1/messages/count_tokens", `{"model":"claude-9","messages":[{"role":"user","content":"x"}]}`, "permission_error", 403},

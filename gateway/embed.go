@@ -14,7 +14,7 @@ const embedOperation = "embeddings"
 
 // embed is OpenAI's POST /v1/embeddings.
 func (g *Gateway) embed(w *startedWriter, r *http.Request, v *visit, _ dialect) error {
-	body, err := v.body(w, r)
+	body, err := v.json(w, r)
 	if err != nil {
 		return err
 	}

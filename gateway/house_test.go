@@ -43,6 +43,9 @@ import (
 // patience is how long a test waits for what must happen.
 const patience = 20 * time.Second
 
+// readTimeout is how long a request may take to arrive.
+const readTimeout = 2 * time.Second
+
 // house is a gateway on real contracts and a real socket, with the agent bot,
 // which acts for alice; bob is in the group finance.
 type house struct {
@@ -174,6 +177,7 @@ func build(t testing.TB, cfg gateway.Config, router inference.Router, policyText
 	}))
 	server.Config.BaseContext = func(net.Listener) context.Context { return base }
 	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
+	server.Config.ReadTimeout = readTimeout
 	server.Start()
 	h.address = server.Listener.Addr().String()
 	t.Cleanup(func() { end(); server.CloseClientConnections(); server.Close(); h.gateway.Close() })

@@ -5,7 +5,10 @@ import (
 	"context"
 	"errors"
 	"io"
+	"mime"
 	"net/http"
+	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -116,8 +119,18 @@ const maxBelieved = 64 << 10
 
 // body reads a request's body. It is held in memory until the visit is over:
 // what is decided on is what is sent.
+//
+// Errors: InvalidArgument (Permanent), with *http.MaxBytesError or
+// os.ErrDeadlineExceeded in its chain where that is why; RateLimited (Transient).
 func (v *visit) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	const op fault.Op = "gateway.body"
+	tooLarge := func(err error) error {
+		hearOut(r)
+		return fault.WrapAs(op, fault.InvalidArgument, err, "the body is larger than %d MiB", MaxBodyBytes>>20)
+	}
+	if r.ContentLength > MaxBodyBytes {
+		return nil, tooLarge(&http.MaxBytesError{Limit: MaxBodyBytes})
+	}
 	var body bytes.Buffer
 	if n := r.ContentLength; n > 0 { // what is said to come, if it is believable
 		body.Grow(int(min(n, maxBelieved)) + bytes.MinRead)
@@ -127,13 +140,51 @@ func (v *visit) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 		return body.Bytes(), nil
 	}
 	if f, ok := errors.AsType[*fault.Error](err); ok {
+		hearOut(r)
 		return nil, f
 	}
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return nil, fault.New(op, fault.InvalidArgument, "the body is larger than %d MiB", MaxBodyBytes>>20)
+		return nil, tooLarge(err)
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil, fault.WrapAs(op, fault.InvalidArgument, err, "the body did not arrive in time")
 	}
 	return nil, fault.WrapAs(op, fault.InvalidArgument, err, "the body did not arrive whole")
 }
+
+// maxIgnored is how much of a body is read, and thrown away, that was refused.
+const maxIgnored = 4 * MaxBodyBytes
+
+// hearOut lets a client finish that writes all of its request before it reads, and
+// would otherwise see a broken connection in place of the answer. Who asks first
+// (RFC 9110, section 10.1.1) is not kept waiting.
+func hearOut(r *http.Request) {
+	if r.Header.Get("Expect") == "" && r.ContentLength <= maxIgnored {
+		_, _ = io.CopyN(io.Discard, r.Body, maxIgnored) // what does not come is not missed
+	}
+}
+
+// jsonType is the media type of what models are asked.
+const jsonType = "application/json"
+
+// json reads a body that must be JSON. One of which nothing is said is taken for it.
+//
+// Errors: those of body; InvalidArgument (Permanent), with http.ErrNotSupported in
+// its chain, for a body of another type.
+func (v *visit) json(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if types := r.Header["Content-Type"]; len(types) > 0 && types[0] != jsonType && !isJSON(types[0]) || !isIdentity(r.Header.Get("Content-Encoding")) {
+		return nil, fault.WrapAs("gateway.json", fault.InvalidArgument, http.ErrNotSupported, "only %s is accepted, in UTF-8 and not compressed", jsonType)
+	}
+	return v.body(w, r)
+}
+
+func isJSON(contentType string) bool {
+	kind, parameters, err := mime.ParseMediaType(contentType)
+	charset := parameters["charset"]
+	return err == nil && (kind == jsonType || strings.HasSuffix(kind, "+json")) && (charset == "" || strings.EqualFold(charset, "utf-8"))
+}
+
+func isIdentity(coding string) bool { return coding == "" || strings.EqualFold(coding, "identity") }
 
 // counted counts what is read against its agent's share.
 type counted struct {

@@ -78,7 +78,7 @@ const countOperation = "count_tokens"
 // call decides on one call of a model, and has act make it if that is permitted. act
 // returns what was used, also with an error; nil is nothing.
 func (g *Gateway) call(w *startedWriter, r *http.Request, v *visit, d dialect, operation string, act func(context.Context, inference.Request, bool) (*inference.Usage, error)) error {
-	body, err := v.body(w, r)
+	body, err := v.json(w, r)
 	if err != nil {
 		return err
 	}

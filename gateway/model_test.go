@@ -79,7 +79,7 @@ func TestModelRefuses(t *testing.T) {
 		{"nothing", "", "invalid_argument", 400},
 		{"denied", `{"model":"gpt-9","messages":[{"role":"user","content":"x"}]}`, "authz.denied", 403},
 		{"served by nobody", `{"model":"other","messages":[{"role":"user","content":"x"}]}`, "model_not_found", 404},
-		{"too large", strings.Repeat(" ", gateway.MaxBodyBytes+1), "invalid_argument", 400},
+		{"too large", strings.Repeat(" ", gateway.MaxBodyBytes+1), "invalid_argument", 413},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if status, body := chat(h, t, test.body); status != test.status || codeIn(body) != test.code {

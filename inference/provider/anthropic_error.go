@@ -118,7 +118,7 @@ func anthropicStreamFault(op fault.Op, data []byte) error {
 // clients expect it where they act on it; code is Creto's own.
 func EncodeAnthropicError(err error) (status int, body []byte) {
 	code := fault.CodeOf(err)
-	status = code.HTTPStatus()
+	status = statusOf(err)
 	if status < http.StatusBadRequest {
 		status, code, err = http.StatusInternalServerError, fault.Internal, fault.Internal
 	}
@@ -130,6 +130,8 @@ func EncodeAnthropicError(err error) (status int, body []byte) {
 		kind = "permission_error"
 	case status == http.StatusNotFound:
 		kind = "not_found_error"
+	case status == http.StatusRequestEntityTooLarge:
+		kind = "request_too_large"
 	case status == http.StatusTooManyRequests:
 		kind = "rate_limit_error"
 	case status == http.StatusGatewayTimeout:

@@ -2,8 +2,10 @@ package provider
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -168,7 +170,7 @@ func retryAfter(h http.Header) time.Duration {
 // has one that clients act on.
 func EncodeOpenAIError(err error) (status int, body []byte) {
 	code := fault.CodeOf(err)
-	status = code.HTTPStatus()
+	status = statusOf(err)
 	if status < http.StatusBadRequest {
 		status, code, err = http.StatusInternalServerError, fault.Internal, fault.Internal
 	}
@@ -187,6 +189,24 @@ func EncodeOpenAIError(err error) (status int, body []byte) {
 		"message": fault.Message(err), "type": kind, "code": openAIErrorName(code), "param": nil,
 	}})
 	return status, body
+}
+
+// statusOf is the status that goes with err. What is wrong with a request before its
+// content is, the errors of net/http say.
+func statusOf(err error) int {
+	code := fault.CodeOf(err)
+	_, tooLarge := errors.AsType[*http.MaxBytesError](err)
+	switch {
+	case code != fault.InvalidArgument:
+		return code.HTTPStatus()
+	case tooLarge:
+		return http.StatusRequestEntityTooLarge
+	case errors.Is(err, http.ErrNotSupported):
+		return http.StatusUnsupportedMediaType
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return http.StatusRequestTimeout
+	}
+	return code.HTTPStatus()
 }
 
 // openAIErrorName is a code as clients of the dialect know it, where they act on it,
