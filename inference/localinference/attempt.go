@@ -30,6 +30,9 @@ const (
 	maxRest    = time.Hour
 	// refusedFor is how long a key rests that was refused.
 	refusedFor = time.Minute
+	// fairTime is how long a provider must have had before the end of the caller's
+	// time says something of it: else whoever is in a hurry opens its breaker for all.
+	fairTime = 5 * time.Second
 	// maxRests bounds for how many models a key is known to rest.
 	maxRests = 256
 )
@@ -175,15 +178,21 @@ func at[T any](ctx context.Context, r *Router, op fault.Op, c *candidate, q *que
 	if err != nil {
 		return zero, func() {}, err
 	}
+	answered := false
+	defer func() {
+		if !answered { // a panic gives the slot back too
+			release()
+		}
+	}()
 	result, err := call.Do(ctx, call.Policy{
 		Attempts: maxAttempts, Budget: c.budget, Again: func(attempt int, err error) bool { return again(attempt, patience, err) },
 	}, call.Read(op), func(ctx context.Context) (T, error) {
 		return keyed(ctx, op, c, q, limit, served, try)
 	})
 	if err == nil {
+		answered = true
 		return result, release, nil
 	}
-	release()
 	if fault.CodeOf(err) == fault.CircuitOpen {
 		wait := fault.RetryAfter(err)
 		err = fault.After(fault.WrapAs(op, fault.InferenceProviderUnavailable, err, "provider %s failed too often; it is left alone for a while", c.id), wait)
@@ -240,6 +249,7 @@ func keyed[T any](ctx context.Context, op fault.Op, c *candidate, q *query, limi
 		if err != nil {
 			return zero, errors.Join(err, failed)
 		}
+		var hurried error
 		began := time.Now()
 		out, err := call.Do(ctx, call.Policy{Attempts: 1, Breaker: c.breaker, Observer: call.Observer{Log: c.log}}, call.Read(op), func(ctx context.Context) (outcome[T], error) {
 			served.Attempts++
@@ -247,8 +257,15 @@ func keyed[T any](ctx context.Context, op fault.Op, c *candidate, q *query, limi
 			if errors.Is(err, fault.InferenceRateLimited) || errors.Is(err, inference.ErrKeyRefused) {
 				return outcome[T]{err: err}, nil
 			}
+			if err != nil && ctx.Err() != nil && time.Since(began) < fairTime {
+				hurried = err
+				return outcome[T]{}, fault.WrapAs(op, fault.Canceled, err, "the caller had no time for it")
+			}
 			return outcome[T]{result: result}, err
 		})
+		if hurried != nil {
+			return zero, hurried
+		}
 		if err == nil && out.err == nil || fault.CodeOf(err) == fault.InferenceTimeout {
 			c.latency.add(series{c.model, q.streamed}, time.Since(began))
 		}

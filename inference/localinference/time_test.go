@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"creto.dev/call"
 	"creto.dev/fault"
 	"creto.dev/inference"
 	"creto.dev/inference/localinference"
@@ -336,4 +337,62 @@ func TestLatency(t *testing.T) {
 			t.Errorf("the one that became fast was asked %d times of 60", n)
 		}
 	})
+}
+
+// Callers without time say nothing of a provider: its breaker stays closed. Those
+// that gave it a fair time do.
+func TestHurriedCallers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, test := range []struct {
+			patience time.Duration
+			want     call.State
+		}{{time.Millisecond, call.Closed}, {10 * time.Second, call.Open}} {
+			slow := cloud("a", nil)
+			slow.complete = func(ctx context.Context, _ inference.Request) error {
+				<-ctx.Done()
+				return fault.Wrap(op, fault.InferenceTimeout)
+			}
+			r := router(t, localinference.Config{}, one(slow, false))
+			var group sync.WaitGroup
+			for range 2 * call.DefaultThreshold {
+				group.Go(func() {
+					ctx, cancel := context.WithTimeout(t.Context(), test.patience)
+					defer cancel()
+					q, _ := request("")
+					if _, err := r.Complete(ctx, q); !errors.Is(err, fault.InferenceTimeout) {
+						t.Errorf("%v: %v", test.patience, err)
+					}
+				})
+			}
+			group.Wait()
+			if got := r.Standings()[0].Circuit; got != test.want {
+				t.Errorf("after callers with %v: %s, %d calls", test.patience, got, len(slow.asked()))
+			}
+		}
+	})
+}
+
+// A panic on its way through gives the slot back.
+func TestPanicKeepsNoSlot(t *testing.T) {
+	a := cloud("a", nil)
+	a.complete = func(context.Context, inference.Request) error { panic("planted") }
+	p := one(a, false)
+	p.Concurrency = 1
+	r := router(t, localinference.Config{}, p)
+	for range 2 {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Error("the panic did not pass through")
+				}
+			}()
+			q, _ := request("")
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			_, _ = r.Complete(ctx, q)
+		}()
+	}
+	if n := r.Standings()[0].Calls; n != 0 {
+		t.Errorf("%d calls are under way", n)
+	}
 }
