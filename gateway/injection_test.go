@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"creto.dev"
 	"creto.dev/audit"
@@ -243,6 +244,23 @@ func TestNoCanary(t *testing.T) {
 	}
 	if r := fake.Seen()[0]; len(r.Messages) != 1 || r.Messages[0].Text() != "hello" {
 		t.Errorf("sent %+v", r.Messages)
+	}
+}
+
+// What is over is not kept: neither in memory nor in the database.
+func TestTaintPruned(t *testing.T) {
+	h := open(t, protected(gateway.Config{}), []inference.Model{&inferencetest.Fake{}}, anyModel)
+	taints := must[*injection.Taints](t)(injection.OpenTaints(t.Context(), h.db, h.clock, time.Nanosecond))
+	for _, agent := range []string{"one", "two", "three"} {
+		id := h.bot
+		id.Name = agent
+		if fresh, err := taints.Taint(t.Context(), id, "", "canary"); err != nil || !fresh {
+			t.Fatalf("Taint = %v, %v", fresh, err)
+		}
+	}
+	var left int
+	if err := h.db.QueryRowContext(t.Context(), "SELECT count(*) FROM session_taint WHERE until_ns > 0").Scan(&left); err != nil || left != 1 {
+		t.Errorf("%d are kept, %v; want the last one", left, err)
 	}
 }
 

@@ -3,6 +3,7 @@ package injection
 import (
 	"context"
 	"database/sql"
+	"maps"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -127,15 +128,31 @@ func (t *Taints) Taint(ctx context.Context, agent creto.ID, run, by string) (boo
 	}
 	next.written = true
 	t.replace(func(known map[string]taintedBy) { known[session] = next })
-	return !ok, nil
+	return !ok, fault.Wrap(op, t.prune(ctx, now.Physical))
+}
+
+// prune forgets what is over. The caller holds mu.
+func (t *Taints) prune(ctx context.Context, now int64) error {
+	over := func(by taintedBy) bool { return by.until > 0 && by.until <= now }
+	found := false
+	for _, by := range *t.known.Load() {
+		found = found || over(by)
+	}
+	if !found {
+		return nil
+	}
+	if _, err := t.db.ExecContext(ctx, "DELETE FROM session_taint WHERE until_ns > 0 AND until_ns <= $1", now); err != nil {
+		return db.Classify("injection.prune", err)
+	}
+	t.replace(func(known map[string]taintedBy) {
+		maps.DeleteFunc(known, func(_ string, by taintedBy) bool { return over(by) })
+	})
+	return nil
 }
 
 // replace changes what is known. The caller holds mu.
 func (t *Taints) replace(change func(map[string]taintedBy)) {
-	next := map[string]taintedBy{}
-	for session, by := range *t.known.Load() {
-		next[session] = by
-	}
+	next := maps.Clone(*t.known.Load())
 	change(next)
 	t.known.Store(&next)
 }

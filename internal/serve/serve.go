@@ -156,7 +156,7 @@ func (s *Server) Close() error {
 // Run serves until ctx ends, then lets requests finish for a few seconds.
 func (s *Server) Run(ctx context.Context, parts Parts) error {
 	s.parts = parts
-	c, err := newContracts(parts, http.HandlerFunc(notFound), s.log) //nolint:contextcheck // calls bring their own
+	c, err := newContracts(parts, http.HandlerFunc(notFound), s.log)
 	if err != nil {
 		return fault.Wrap("serve.Run", err)
 	}
