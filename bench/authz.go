@@ -436,21 +436,24 @@ func benchCores(ctx context.Context, r *report, e *estate, h *checker) error {
 	}
 	probes := e.probes("spread")
 	all := slices.Compact([]int{1, min(2, runtime.GOMAXPROCS(0))})
-	perSecond := make([][]float64, len(all))
+	perSecond, busy := make([][]float64, len(all)), make([]int64, len(all))
 	for range coreRounds {
 		for i, cores := range all {
+			before := cpuTime()
 			rate, err := h.rate(ctx, probes, cores)
 			if err != nil {
 				return err
 			}
-			perSecond[i] = append(perSecond[i], rate)
+			perSecond[i], busy[i] = append(perSecond[i], rate), busy[i]+cpuTime()-before
 		}
 	}
 	for i, cores := range all {
 		slices.Sort(perSecond[i])
+		n := coreRounds * coreChecks * cores
 		r.add(row{
-			Case: fmt.Sprintf("cores=%d/%s/spread/quota=off", cores, e.setting()), Who: creto, N: coreRounds * coreChecks * cores,
-			PerSecond: ref(perSecond[i][coreRounds/2]), Note: "as many goroutines, all checking; the median of 9 turns; budget 1.9 times as many on 2",
+			Case: fmt.Sprintf("cores=%d/%s/spread/quota=off", cores, e.setting()), Who: creto, N: n,
+			PerSecond: ref(perSecond[i][coreRounds/2]), CPU: ref(float64(busy[i]) / float64(n)),
+			Note: "as many goroutines, all checking; the median of 9 turns; budget 1.9 times as many on 2; where the CPU of a check stays, what is missing was not to be had",
 		})
 	}
 	return nil

@@ -9,16 +9,23 @@ import (
 
 // Latency estimates how long a frequent operation takes, over the last minute,
 // from one in 64 of its calls: a clock costs more than the operations it is
-// made for. The zero Latency is ready. Safe for concurrent use.
+// made for. Where there are many it is one in 1,024, which counts for 16, as cores
+// that count the same wait for each other. The zero Latency is ready. Safe for
+// concurrent use.
 type Latency struct {
 	windows [latencyWindows]latencyWindow
+	many    atomic.Bool // there were many in the window that is being filled
 }
 
 const (
 	latencySpan    = 10 * time.Second
 	latencyWindows = 7 // those of the last minute, and the one being filled
-	// sampleMask picks one call in 64.
-	sampleMask = 63
+	// sampleMask picks one call in 64, and fewMask one in 1,024, from the call on that
+	// is the manySamples-th of a window to be picked.
+	sampleMask  = 63
+	fewMask     = 1023
+	fewWeight   = (fewMask + 1) / (sampleMask + 1)
+	manySamples = 2048
 	// stepBits is how finely each power of two is divided: a quantile is at most
 	// an eighth too high.
 	stepBits       = 3
@@ -29,12 +36,17 @@ const (
 // latencyWindow counts the calls of ten seconds by how long they took.
 type latencyWindow struct {
 	number  atomic.Int64 // of the window, since the Unix epoch
+	samples atomic.Uint32
 	buckets [latencyBuckets]atomic.Uint32
 }
 
 // Start returns the time if this call is to be measured, and else false.
 func (l *Latency) Start() (time.Time, bool) {
-	if rand.Uint32()&sampleMask != 0 {
+	mask := uint32(sampleMask)
+	if l.many.Load() {
+		mask = fewMask
+	}
+	if rand.Uint32()&mask != 0 {
 		return time.Time{}, false
 	}
 	return time.Now(), true
@@ -49,8 +61,16 @@ func (l *Latency) End(began time.Time) {
 		for i := range w.buckets {
 			w.buckets[i].Store(0)
 		}
+		w.samples.Store(0)
+		l.many.Store(false)
 	}
-	w.buckets[bucketOf(now.Sub(began))].Add(1)
+	weight := uint32(1)
+	if l.many.Load() {
+		weight = fewWeight
+	} else if w.samples.Add(1) == manySamples {
+		l.many.Store(true)
+	}
+	w.buckets[bucketOf(now.Sub(began))].Add(weight)
 }
 
 // bucketOf returns the bucket of a duration.
@@ -73,7 +93,7 @@ func limitOf(bucket int) time.Duration {
 }
 
 // Quantile returns what the given share of the last minute's calls stayed
-// within, such as 0.99, and how many of them were measured.
+// within, such as 0.99, and how many of them were measured, or stood for.
 func (l *Latency) Quantile(share float64) (time.Duration, int) {
 	newest := time.Now().UnixNano() / int64(latencySpan)
 	var counts [latencyBuckets]int

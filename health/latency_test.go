@@ -41,14 +41,38 @@ func TestLatency(t *testing.T) {
 	if b := bucketOf(1<<63 - 1); b >= latencyBuckets {
 		t.Errorf("the longest duration is in bucket %d", b)
 	}
-	picked := 0
+	synctest.Test(t, func(t *testing.T) { // many count as they are, and the next window begins anew
+		var l Latency
+		began := time.Now()
+		for range manySamples {
+			l.End(began)
+		}
+		if picked(&l) > 200 {
+			t.Errorf("where there are many, %d of 64,000 are measured, want about 62", picked(&l))
+		}
+		for range manySamples / fewWeight {
+			l.End(began.Add(-time.Millisecond))
+		}
+		if d, n := l.Quantile(0.6); n != 2*manySamples || d < time.Millisecond {
+			t.Errorf("Quantile = %v of %d, want 1ms of %d", d, n, 2*manySamples)
+		}
+		time.Sleep(2 * latencySpan)
+		l.End(time.Now())
+		if n := picked(&l); n < 500 {
+			t.Errorf("in the next window %d of 64,000 are measured, want about 1,000", n)
+		}
+	})
 	var l Latency
+	if n := picked(&l); n < 500 || n > 2000 {
+		t.Errorf("%d of 64000 calls are measured, want about 1000", n)
+	}
+}
+
+func picked(l *Latency) (n int) {
 	for range 64_000 {
 		if _, ok := l.Start(); ok {
-			picked++
+			n++
 		}
 	}
-	if picked < 500 || picked > 2000 {
-		t.Errorf("%d of 64000 calls are measured, want about 1000", picked)
-	}
+	return n
 }
