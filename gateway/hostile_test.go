@@ -142,7 +142,10 @@ func TestHostileMemory(t *testing.T) {
 		}()
 	}
 	for range senders {
-		if status := <-statuses; status != 0 && status != http.StatusRequestEntityTooLarge && status != http.StatusTooManyRequests {
+		switch status := <-statuses; status {
+		case 0, http.StatusRequestEntityTooLarge, http.StatusTooManyRequests:
+		case http.StatusRequestTimeout: // where the machine is busy, it does not come in time
+		default:
 			t.Errorf("answer %d", status)
 		}
 	}
