@@ -189,6 +189,13 @@ func (g *Gate) DoDecided(ctx context.Context, c *Caller, action creto.Action, ac
 	return g.do(ctx, p, func(ctx context.Context) (Result, error) { return act(ctx, p.decision) })
 }
 
+// DoUnasked is DoDecided for an action that is part of another, and not worth a
+// human's while: where policy asks for one, it is denied.
+func (g *Gate) DoUnasked(ctx context.Context, c *Caller, action creto.Action, act func(context.Context, authz.Decision) (Result, error)) (audit.RecordID, error) {
+	p := &pass{gate: g, caller: c, action: action, unasked: true}
+	return g.do(ctx, p, func(ctx context.Context) (Result, error) { return act(ctx, p.decision) })
+}
+
 // do is Do for a pass that its act may look at.
 func (g *Gate) do(ctx context.Context, p *pass, act Act) (audit.RecordID, error) {
 	ended := false
@@ -217,6 +224,7 @@ type pass struct {
 	tainted     string            // by what the session was tainted at the last check
 	consumed    bool              // the consents are spent
 	acted       bool              // act was called
+	unasked     bool              // nobody is asked for consent
 }
 
 // answered is an answer with the policy that asked.
@@ -300,6 +308,9 @@ func (p *pass) decide(ctx context.Context) (bool, error) {
 		p.answers = slices.DeleteFunc(p.answers, func(a answered) bool { return !slices.Contains(d.Policies, a.policy) })
 		return true, nil
 	case authz.RequiresOversight:
+		if p.unasked {
+			return false, fault.New(op, fault.AuthzDenied, "policy asks for a human's consent, which nobody is asked for here")
+		}
 		return false, p.ask(ctx)
 	case authz.QuotaExceeded:
 		return false, fault.After(fault.New(op, fault.ResourceExhausted, "%s", d.Reason), d.ResetAt.Sub(stamp.Time()))

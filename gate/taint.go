@@ -18,6 +18,24 @@ func (p *pass) taint() string {
 	return p.tainted
 }
 
+// Tainted returns by what the caller's session is tainted now, or "": what policies
+// would read as context.taint. run is as for Taint.
+//
+// Errors: those of the clock.
+func (g *Gate) Tainted(ctx context.Context, c *Caller, run string) (string, error) {
+	if g.taints == nil {
+		return "", nil
+	}
+	stamp, err := g.clock.Now(ctx)
+	if err != nil {
+		return "", fault.Wrap("gate.Tainted", err)
+	}
+	if bound := c.identity.Sandbox; bound != "" {
+		run = bound
+	}
+	return g.taints.Tainted(c.identity.ID, run, stamp.Time()), nil
+}
+
 // Taint marks the caller's session: that of run or, if its token is bound to one, of
 // that. Policies read it as context.taint from the next check on. The first time is
 // recorded as session_tainted, with detail. It does nothing where nothing taints.

@@ -269,5 +269,30 @@ func TestDoDecided(t *testing.T) {
 	if err := <-done; err != nil || got.Kind != authz.Allow || len(got.Policies) != 2 || got.Policies[1].ID != "refund" {
 		t.Errorf("after a consent: %v, decided %+v", err, got)
 	}
+	// Nobody is asked about an action that is part of another.
+	got = authz.Decision{}
+	if _, err := h.gate.DoUnasked(t.Context(), c, refund("2"), act); !errors.Is(err, fault.AuthzDenied) || got.Kind == authz.Allow || len(h.pending(t)) != 0 {
+		t.Errorf("unasked: %v, act saw %+v", err, got)
+	}
+	if _, err := h.gate.DoUnasked(t.Context(), c, callModel(), act); err != nil || got.Kind != authz.Allow {
+		t.Errorf("unasked, and permitted: %v, decided %+v", err, got)
+	}
 	h.check(t)
+}
+
+func TestTainted(t *testing.T) {
+	h := tainting(t)
+	c := h.caller(t)
+	if by, err := h.gate.Tainted(t.Context(), c, "run-1"); by != "" || err != nil {
+		t.Errorf("clean: %q, %v", by, err)
+	}
+	if err := h.gate.Taint(t.Context(), c, "run-1", "canary", nil); err != nil {
+		t.Fatal(err)
+	}
+	if by, err := h.gate.Tainted(t.Context(), c, "run-1"); by != "canary" || err != nil {
+		t.Errorf("tainted: %q, %v", by, err)
+	}
+	if by, err := h.gate.Tainted(t.Context(), c, ""); by != "" || err != nil {
+		t.Errorf("another session: %q, %v", by, err)
+	}
 }

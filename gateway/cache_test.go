@@ -18,7 +18,7 @@ func kept(t *testing.T, cfg gateway.Config, allow ...string) (*house, func() int
 	t.Helper()
 	up, calls := named(t, "up", http.StatusOK, "")
 	local := must[*localinference.Router](t)(localinference.New(localinference.Config{}, []localinference.Provider{up}, nil))
-	answers := must[*cache.Router](t)(cache.New(cache.Config{Rules: []cache.Rule{{Unclassified: true, Classifications: []inference.Classification{"public"}}}}, local, local.Classification))
+	answers := must[*cache.Router](t)(cache.New(cache.Config{Rules: []cache.Rule{{Unclassified: true, Classifications: []inference.Classification{"public"}}}}, local))
 	return openRouter(t, cfg, answers, allow...), calls.Load
 }
 

@@ -32,8 +32,7 @@ func (g *Gateway) embed(w *startedWriter, r *http.Request, v *visit, _ dialect) 
 	}
 	request.Metadata = metadata(r, v, class)
 	ask := asked{
-		model: request.Model, metadata: &request.Metadata, args: under(embedOperation, args),
-		facts: map[string]any{operationFact: embedOperation, "stream": false, "messages": int64(len(request.Input)), "tools": int64(0), "max_tokens": int64(0)},
+		model: request.Model, metadata: &request.Metadata, args: under(embedOperation, args), facts: embedFacts(request),
 		texts: func() []injection.Text { return documents(request.Input) },
 	}
 	return g.decided(r.Context(), v, ask, func(ctx context.Context) (*inference.Usage, error) {
@@ -48,6 +47,11 @@ func (g *Gateway) embed(w *startedWriter, r *http.Request, v *visit, _ dialect) 
 		w.cached(request.Metadata.Served)
 		return &response.Usage, w.whole(data)
 	})
+}
+
+// embedFacts are what policies read of a request for vectors.
+func embedFacts(r inference.EmbedRequest) map[string]any {
+	return map[string]any{operationFact: embedOperation, "stream": false, "messages": int64(len(r.Input)), "tools": int64(0), "max_tokens": int64(0)}
 }
 
 // documents are texts that somebody will find again: nothing obeys them now.

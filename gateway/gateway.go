@@ -44,6 +44,9 @@ type Config struct {
 	Tracer trace.TracerProvider
 	// Injection is what is done about prompt injection. Its zero value does nothing.
 	Injection Injection
+	// Semantic has calls offer a way to ask for the vectors of their texts, for a cache
+	// below that finds answers to what is alike.
+	Semantic bool
 	// Limits tells callers of models what they may still call; nil tells nothing.
 	Limits Limits
 }

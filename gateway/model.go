@@ -126,22 +126,15 @@ func metadata(r *http.Request, v *visit, class inference.Classification) inferen
 
 // decided has act make a call that is permitted, and records it.
 func (g *Gateway) decided(ctx context.Context, v *visit, a asked, act func(context.Context) (*inference.Usage, error)) error {
-	if class := a.metadata.Classification; class != "" {
-		a.facts["classification"] = string(class)
-	}
-	action := creto.Action{
-		Name: creto.CallModel, Resource: creto.Resource{Type: "Model", ID: a.model}, Args: a.args, Context: a.facts,
-		IdempotencyKey: v.key, Sandbox: v.Sandbox, Isolation: v.Isolation,
-	}
+	action := a.action(v)
 	seen, err := g.inspect(ctx, v, action, a.texts)
 	if err != nil {
 		return err
 	}
 	v.seen = seen
 	id, err := g.gate.DoDecided(ctx, v.Caller, action, func(ctx context.Context, allowed authz.Decision) (gate.Result, error) {
-		for _, policy := range allowed.Policies {
-			a.metadata.Policies = append(a.metadata.Policies, policy.ID)
-		}
+		a.permitted(allowed)
+		a.metadata.Embedder = g.embedder(ctx, v, a.metadata)
 		return v.inForce(func(ctx context.Context) (gate.Result, error) {
 			ctx, cancel := context.WithTimeout(ctx, g.cfg.Timeout)
 			defer cancel()
@@ -151,6 +144,24 @@ func (g *Gateway) decided(ctx context.Context, v *visit, a asked, act func(conte
 	})
 	recorded(ctx, id, err)
 	return err
+}
+
+// action is what is decided on.
+func (a asked) action(v *visit) creto.Action {
+	if class := a.metadata.Classification; class != "" {
+		a.facts["classification"] = string(class)
+	}
+	return creto.Action{
+		Name: creto.CallModel, Resource: creto.Resource{Type: "Model", ID: a.model}, Args: a.args, Context: a.facts,
+		IdempotencyKey: v.key, Sandbox: v.Sandbox, Isolation: v.Isolation,
+	}
+}
+
+// permitted notes what permitted the call.
+func (a asked) permitted(by authz.Decision) {
+	for _, policy := range by.Policies {
+		a.metadata.Policies = append(a.metadata.Policies, policy.ID)
+	}
 }
 
 // What policies and records call the operation of a call that is no answer.
@@ -191,6 +202,9 @@ func result(a asked, used *inference.Usage) gate.Result {
 	}
 	if served.Cache != "" {
 		r.Detail["cache"] = served.Cache
+	}
+	if served.Similarity != "" {
+		r.Detail["similarity"] = served.Similarity
 	}
 	if class := a.metadata.Classification; class != "" {
 		r.Detail["classification"] = string(class)

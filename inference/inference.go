@@ -181,9 +181,22 @@ type RequestMetadata struct {
 	Classification Classification
 	// NoStore has the answer neither taken from those that are kept nor kept.
 	NoStore bool
+	// Embedder asks for vectors on the account of this call, for whoever between its
+	// caller and its provider looks for texts that are alike. nil where nobody may. It
+	// does not cross a wire.
+	Embedder Embedder
 	// Served is filled in by a [Router] before its method returns, also with an
 	// error; nil if nobody wants to know.
 	Served *Served
+}
+
+// Embedder asks for vectors on the account of a call, by a call of its own that is
+// decided on and recorded. Safe for concurrent use.
+type Embedder interface {
+	// Embed is [Model.Embed]. Of the metadata of r only Served counts.
+	//
+	// Errors: also those of the gate, AuthzDenied (Security) foremost.
+	Embed(ctx context.Context, r EmbedRequest) (EmbedResponse, error)
 }
 
 // Served says who answered a request.
@@ -195,13 +208,23 @@ type Served struct {
 	Model string
 	// Attempts is how many calls were made, of all providers.
 	Attempts int
-	// Cache is CacheHit where the answer was given before and kept; Provider is who
-	// gave it then. "" otherwise.
+	// Cache is CacheHit or CacheSemantic where the answer was given before and kept;
+	// Provider is who gave it then. "" otherwise.
 	Cache string
+	// Similarity is how alike the question of a CacheSemantic is to that which was
+	// answered: the cosine of their vectors, as decimal text with three places. "" of
+	// others.
+	Similarity string
 }
 
-// CacheHit is the value of [Served.Cache] for a kept answer.
-const CacheHit = "hit"
+// The values of [Served.Cache] for a kept answer.
+const (
+	// CacheHit is one to exactly the same request.
+	CacheHit = "hit"
+	// CacheSemantic is one to a request whose last text is alike, and the same in all
+	// else.
+	CacheSemantic = "semantic"
+)
 
 // Match reports whether a pattern, which is a name, or a prefix followed by *, is of
 // name.
@@ -226,6 +249,9 @@ type EmbedRequest struct {
 	Model    string
 	Input    []string
 	Metadata RequestMetadata
+	// Within are the providers that may see the inputs, beside local ones: those that
+	// may see them anyway, where they are part of another request. nil is no bound.
+	Within []string
 	// Extra holds what the caller said beyond that, such as dimensions.
 	Extra Extra
 }

@@ -2,6 +2,7 @@ package node_test
 
 import (
 	"errors"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -99,6 +100,12 @@ func TestCacheConfig(t *testing.T) {
 		{node.CacheConfig{}, ""}, {node.CacheConfig{MaxMiB: 1, TTL: node.Duration(time.Hour), Rules: []cache.Rule{rule}}, ""},
 		{node.CacheConfig{MaxMiB: -1}, "max_mib"}, {node.CacheConfig{TTL: node.Duration(48 * time.Hour)}, "ttl"},
 		{node.CacheConfig{Rules: []cache.Rule{rule, {}}}, "rules[1].classifications"},
+		{node.CacheConfig{Rules: []cache.Rule{{Unclassified: true, Semantic: true}}}, "rules[0].semantic"},
+		{node.CacheConfig{Rules: []cache.Rule{{Unclassified: true, Semantic: true}}, Semantic: node.SemanticConfig{Model: "e"}}, ""},
+		{node.CacheConfig{Semantic: node.SemanticConfig{Threshold: 0.5}}, "semantic.threshold"}, {node.CacheConfig{Semantic: node.SemanticConfig{Threshold: math.NaN()}}, "semantic.threshold"},
+		{node.CacheConfig{Semantic: node.SemanticConfig{Threshold: 1.1}}, "semantic.threshold"}, {node.CacheConfig{Semantic: node.SemanticConfig{TTL: node.Duration(48 * time.Hour)}}, "semantic.ttl"},
+		{node.CacheConfig{Semantic: node.SemanticConfig{Timeout: -1}}, "semantic.timeout"}, {node.CacheConfig{Semantic: node.SemanticConfig{MaxEntries: -1}}, "semantic.max_entries"},
+		{node.CacheConfig{Semantic: node.SemanticConfig{Model: strings.Repeat("x", 600)}}, "semantic.model"},
 	} {
 		cfg := node.Default()
 		cfg.Inference.Cache = test.config

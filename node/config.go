@@ -11,7 +11,6 @@ import (
 	"creto.dev/consensus/etcdconsensus"
 	"creto.dev/fault"
 	"creto.dev/inference"
-	"creto.dev/inference/cache"
 	"creto.dev/inference/localinference"
 	"creto.dev/login"
 	"creto.dev/pqc/kek"
@@ -515,7 +514,7 @@ func Default() Config {
 		Runtime:   RuntimeConfig{Backend: BackendAuto},
 		Secrets:   SecretsConfig{Vault: SecretVaultConfig{AppRoleMount: "approle", Timeout: Duration(2 * time.Second), Attempts: 3}},
 		Inference: InferenceConfig{
-			Injection: defaultInjection(), Cache: CacheConfig{MaxMiB: cache.DefaultMaxBytes >> 20, TTL: Duration(cache.DefaultTTL)},
+			Injection: defaultInjection(), Cache: defaultCache(),
 			Timeout: Duration(10 * time.Minute), AttemptTimeout: Duration(localinference.DefaultAttemptTimeout),
 			Config: localinference.Config{
 				Strategy: localinference.CloudFirst, FallbackToLocal: true,

@@ -313,7 +313,7 @@ func (n *Node) openEnablement(ctx context.Context) error {
 	}
 	n.gateway = gateway.New(gateway.Config{
 		Hosts: cfg.Egress.Hosts, Timeout: time.Duration(cfg.Inference.Timeout), Credentials: cfg.credentials(), Injection: cfg.Inference.Injection.gateway(),
-		Tracer: n.tracing.Tracer, Limits: n.limits,
+		Tracer: n.tracing.Tracer, Limits: n.limits, Semantic: cfg.Inference.Cache.semantic(),
 	}, n.gate, n.tracedRouter(answering))
 	n.onClose(func() error { n.gateway.Close(); return nil })
 	n.runs, err = openRuns(ctx, n)

@@ -8,8 +8,10 @@
 // that a rule names are looked up or kept, and of those only such as depend on
 // nothing else ([Rule], kept.go). Nothing of it is ever on a disk.
 //
-// There is no semantic cache, which takes texts for the same whose embeddings are
-// alike: those that differ in an amount or a "not" often are (docs/decisions.md, D-103).
+// Where a rule says so, an answer is also found by a request that is the same in all
+// but its last text, which is alike ([Semantic], semantic.go). Embeddings do not see
+// differences that matter most, in an amount, a name, an order or a "not", so likeness
+// alone is never enough: the words must agree too (words.go; docs/decisions.md, D-107).
 package cache
 
 import (
@@ -40,6 +42,8 @@ type Config struct {
 	Tenant string
 	// Rules say of which requests answers are kept. The first that matches counts.
 	Rules []Rule
+	// Semantic says which texts are alike. Its zero value finds none.
+	Semantic Semantic
 }
 
 // Rule names requests whose answers may be kept: those that match each list that is
@@ -59,6 +63,8 @@ type Rule struct {
 	// AnyTemperature also keeps answers to requests that do not ask for the
 	// temperature 0: the same is said again where a model would choose anew.
 	AnyTemperature bool `toml:"any_temperature"`
+	// Semantic also finds answers to requests whose last text is alike.
+	Semantic bool `toml:"semantic"`
 }
 
 // Problems returns what is wrong with c, by key.
@@ -91,27 +97,42 @@ func (c Config) Problems() map[string]string {
 		if len(r.Classifications) == 0 && !r.Unclassified {
 			found[at+"classifications"] = "name those that may be kept, or set unclassified"
 		}
+		if r.Semantic && c.Semantic.Model == "" {
+			found[at+"semantic"] = "a model for embeddings is required, semantic.model"
+		}
 	}
+	c.Semantic.problems(found)
 	return found
 }
 
 func isPattern(p string) bool { return p != "" && !strings.Contains(strings.TrimSuffix(p, "*"), "*") }
 
+// Inner is the router whose answers are kept.
+type Inner interface {
+	inference.Router
+
+	// Classification returns what is known of an agent's requests, and "" where nothing
+	// is.
+	Classification(agent creto.ID) inference.Classification
+	// Reaches returns the providers that may be asked for a request, by their IDs.
+	Reaches(r inference.Request) []string
+}
+
 // Router is a router whose answers are kept. Safe for concurrent use.
 type Router struct {
 	inference.Router
-	cfg      Config
-	classify func(creto.ID) inference.Classification
-	store    *store
+	inner Inner
+	cfg   Config
+	store *store
+	rests rests
 }
 
 var _ inference.Router = (*Router)(nil)
 
-// New returns r, whose answers are kept as cfg says. classify returns what is known of
-// an agent's requests, and "" where nothing is.
+// New returns r, whose answers are kept as cfg says.
 //
 // Errors: InvalidArgument (Permanent).
-func New(cfg Config, r inference.Router, classify func(creto.ID) inference.Classification) (*Router, error) {
+func New(cfg Config, r Inner) (*Router, error) {
 	for key, text := range cfg.Problems() {
 		return nil, fault.New("cache.New", fault.InvalidArgument, "%s: %s", key, text)
 	}
@@ -121,7 +142,8 @@ func New(cfg Config, r inference.Router, classify func(creto.ID) inference.Class
 	if cfg.TTL == 0 {
 		cfg.TTL = DefaultTTL
 	}
-	return &Router{Router: r, cfg: cfg, classify: classify, store: newStore(cfg.MaxBytes)}, nil
+	cfg.Semantic = cfg.Semantic.filled(cfg.TTL)
+	return &Router{Router: r, inner: r, cfg: cfg, store: newStore(cfg.MaxBytes, cfg.Semantic.MaxEntries)}, nil
 }
 
 // Clear forgets every answer, those that are being given included: what they depend on
@@ -130,46 +152,44 @@ func (c *Router) Clear() { c.store.clear() }
 
 // Complete implements inference.Model.
 func (c *Router) Complete(ctx context.Context, r inference.Request) (inference.Response, error) {
-	k, ok := c.keyOf(whole, &r.Metadata, r)
+	p, ok := c.placeOf(whole, &r)
 	if !ok {
 		return c.Router.Complete(ctx, r)
 	}
-	if e, ok := c.store.get(k); ok && ctx.Err() == nil {
+	if found, ok := c.find(ctx, p, &r); ok {
 		var response inference.Response
-		if decode(e.pieces[0], &response) == nil {
+		if decode(found.pieces[0], &response) == nil {
 			response.Usage = inference.Usage{}
-			e.served(&r.Metadata)
+			found.served(&r.Metadata)
 			return response, nil
 		}
 	}
-	life := c.store.life()
 	r.Metadata.Served = served(&r.Metadata)
 	response, err := c.Router.Complete(ctx, r)
 	if err == nil && keepable(response.Choices) {
-		c.keepWhole(k, life, r.Metadata.Served, response)
+		c.keepWhole(p, r.Metadata.Served, response)
 	}
 	return response, err
 }
 
 // Embed implements inference.Model.
 func (c *Router) Embed(ctx context.Context, r inference.EmbedRequest) (inference.EmbedResponse, error) {
-	k, ok := c.keyOfEmbed(&r.Metadata, r)
+	p, ok := c.placeOfEmbed(&r.Metadata, r)
 	if !ok {
 		return c.Router.Embed(ctx, r)
 	}
-	if e, ok := c.store.get(k); ok && ctx.Err() == nil {
+	if e, ok := c.store.get(p.key); ok && ctx.Err() == nil {
 		var response inference.EmbedResponse
 		if decode(e.pieces[0], &response) == nil {
 			response.Usage = inference.Usage{}
-			e.served(&r.Metadata)
+			hit{e, inference.CacheHit, ""}.served(&r.Metadata)
 			return response, nil
 		}
 	}
-	life := c.store.life()
 	r.Metadata.Served = served(&r.Metadata)
 	response, err := c.Router.Embed(ctx, r)
 	if err == nil {
-		c.keepWhole(k, life, r.Metadata.Served, response)
+		c.keepWhole(p, r.Metadata.Served, response)
 	}
 	return response, err
 }
@@ -177,37 +197,53 @@ func (c *Router) Embed(ctx context.Context, r inference.EmbedRequest) (inference
 // CompleteStream implements inference.Model. An answer is kept when it is complete, and
 // given again in the same pieces, without the pauses between them.
 func (c *Router) CompleteStream(ctx context.Context, r inference.Request) (inference.Stream, error) {
-	k, ok := c.keyOf(streamed, &r.Metadata, r)
+	p, ok := c.placeOf(streamed, &r)
 	if !ok {
 		return c.Router.CompleteStream(ctx, r)
 	}
-	if e, ok := c.store.get(k); ok && ctx.Err() == nil {
-		if s, err := replay(ctx, e); err == nil {
-			e.served(&r.Metadata)
+	if found, ok := c.find(ctx, p, &r); ok {
+		if s, err := replay(ctx, found.entry); err == nil {
+			found.served(&r.Metadata)
 			return s, nil
 		}
 	}
-	life := c.store.life()
 	r.Metadata.Served = served(&r.Metadata)
 	s, err := c.Router.CompleteStream(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	return &recording{Stream: s, room: c.store.largest(), keep: func(pieces [][]byte) { c.keep(k, life, r.Metadata.Served, pieces) }}, nil
+	return &recording{Stream: s, room: c.store.largest(), keep: func(pieces [][]byte) { c.keep(p, r.Metadata.Served, pieces) }}, nil
+}
+
+// find returns an answer that was kept for r, or for what is alike.
+func (c *Router) find(ctx context.Context, p *place, r *inference.Request) (hit, bool) {
+	if e, ok := c.store.get(p.key); ok {
+		return hit{e, inference.CacheHit, ""}, ctx.Err() == nil
+	}
+	if p.like == nil {
+		return hit{}, false
+	}
+	return c.similar(ctx, p, r)
 }
 
 // keepWhole keeps an answer that came whole. What cannot be encoded is not kept.
-func (c *Router) keepWhole(k key, life uint64, by *inference.Served, response any) {
+func (c *Router) keepWhole(p *place, by *inference.Served, response any) {
 	if data, err := encode(response); err == nil {
-		c.keep(k, life, by, [][]byte{data})
+		c.keep(p, by, [][]byte{data})
 	}
 }
 
 // keep keeps an answer that a provider gave.
-func (c *Router) keep(k key, life uint64, by *inference.Served, pieces [][]byte) {
-	if by.Cache == "" {
-		c.store.put(k, life, &entry{provider: by.Provider, model: by.Model, pieces: pieces}, c.cfg.TTL)
+func (c *Router) keep(p *place, by *inference.Served, pieces [][]byte) {
+	if by.Cache != "" {
+		return
 	}
+	now := time.Now()
+	e := &entry{provider: by.Provider, model: by.Model, pieces: pieces, key: p.key, until: now.Add(c.cfg.TTL), like: p.like}
+	if e.like != nil {
+		e.like.until = now.Add(c.cfg.Semantic.TTL)
+	}
+	c.store.put(p.life, e)
 }
 
 // served returns where the router says who answered, also if the caller does not want

@@ -6,11 +6,14 @@ func Bytes(c *Router) (said, kept int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for at := s.order.Front(); at != nil; at = at.Next() {
-		e := at.Value.(*entry)
-		kept += entryBytes
-		for _, p := range e.pieces {
-			kept += int64(len(p)) + pieceBytes
-		}
+		kept += at.Value.(*entry).weigh()
 	}
 	return s.bytes, kept
+}
+
+// Alike reports whether the words of two texts allow that they mean the same.
+func Alike(a, b string, paraphrases bool) bool {
+	x, known := sayingOf(a)
+	y, too := sayingOf(b)
+	return known && too && agree(x, y, paraphrases) && alike(x, y, paraphrases)
 }

@@ -50,25 +50,43 @@ func must[M any](mode M, err error) M {
 func encode(v any) ([]byte, error)    { return encoding.Marshal(v) }
 func decode(data []byte, v any) error { return decoding.Unmarshal(data, v) }
 
-// keyOf returns the key of a request, if its answer may be kept.
-func (c *Router) keyOf(k kind, m *inference.RequestMetadata, r inference.Request) (key, bool) {
-	known := c.classify(m.Agent)
-	rule, ok := c.rule(m, r.Model, known)
-	if !ok || !rule.AnyTemperature && !isZero(r.Temperature) || !selfContained(r) {
-		return key{}, false
-	}
-	r.Metadata = inference.RequestMetadata{}
-	return digest(question{k, m.Agent, m.Policies, known, m.Classification, r})
+// place is where the answer to a request is kept.
+type place struct {
+	key  key
+	life uint64    // of the store, when the request came
+	like *likeness // by which it is found too; nil if it is not
 }
 
-// keyOfEmbed is keyOf for embeddings, which no temperature changes.
-func (c *Router) keyOfEmbed(m *inference.RequestMetadata, r inference.EmbedRequest) (key, bool) {
-	known := c.classify(m.Agent)
+// placeOf returns the place of a request, if its answer may be kept.
+func (c *Router) placeOf(k kind, r *inference.Request) (*place, bool) {
+	m, known := &r.Metadata, c.inner.Classification(r.Metadata.Agent)
+	rule, ok := c.rule(m, r.Model, known)
+	if !ok || !rule.AnyTemperature && !isZero(r.Temperature) || !selfContained(*r) {
+		return nil, false
+	}
+	bare := *r
+	bare.Metadata = inference.RequestMetadata{}
+	q := question{k, m.Agent, m.Policies, known, m.Classification, bare}
+	at, ok := digest(q)
+	if !ok {
+		return nil, false
+	}
+	p := &place{key: at, life: c.store.life()}
+	if rule.Semantic && m.Embedder != nil {
+		p.like = c.likenessOf(q, bare)
+	}
+	return p, true
+}
+
+// placeOfEmbed is placeOf for embeddings, which no temperature changes.
+func (c *Router) placeOfEmbed(m *inference.RequestMetadata, r inference.EmbedRequest) (*place, bool) {
+	known := c.inner.Classification(m.Agent)
 	if _, ok := c.rule(m, r.Model, known); !ok || !only(r.Extra, "dimensions", "encoding_format", "user") {
-		return key{}, false
+		return nil, false
 	}
 	r.Metadata = inference.RequestMetadata{}
-	return digest(question{embedded, m.Agent, m.Policies, known, m.Classification, r})
+	at, ok := digest(question{embedded, m.Agent, m.Policies, known, m.Classification, r})
+	return &place{key: at, life: c.store.life()}, ok
 }
 
 func digest(q question) (key, bool) {

@@ -177,7 +177,7 @@ func (r *Router) Embed(ctx context.Context, request inference.EmbedRequest) (inf
 	for _, text := range request.Input {
 		size += len(text)
 	}
-	q := query{model: request.Model, metadata: &request.Metadata, input: inference.EstimateTokens(size), embeds: true}
+	q := query{model: request.Model, metadata: &request.Metadata, input: inference.EstimateTokens(size), embeds: true, within: request.Within}
 	response, release, err := reply(ctx, r, op, q, func(ctx context.Context, m inference.Model, model string, limit time.Duration) (inference.EmbedResponse, error) {
 		ctx, cancel := bounded(ctx, limit)
 		defer cancel()

@@ -474,3 +474,52 @@ func TestEmbed(t *testing.T) {
 		t.Errorf("Embed without embeddings = %v after %d attempts", err, served.Attempts)
 	}
 }
+
+// Who may not see a request may not see its texts by another way; local ones may, if
+// they may at all.
+func TestEmbedWithin(t *testing.T) {
+	house := func(cfg localinference.Config) (*localinference.Router, map[string]*stub) {
+		stubs := map[string]*stub{}
+		var providers []localinference.Provider
+		for _, name := range []string{"a", "b", "house"} {
+			s := cloud(name, nil)
+			s.capabilities.Embeddings = true
+			stubs[name], providers = s, append(providers, localinference.Provider{Keys: []inference.Model{s}, Local: name == "house"})
+		}
+		stubs["house"].capabilities.Classifications = []inference.Classification{"public"}
+		stubs["house"].capabilities.Models = []string{"e"}
+		return router(t, cfg, providers...), stubs
+	}
+	cfg := localinference.Config{Tenant: "default", Routes: []localinference.Route{{Models: []string{"m"}, Targets: []localinference.Target{{Provider: "b"}}}}}
+	r, stubs := house(cfg)
+	q, _ := request("")
+	if got := r.Reaches(q); !slices.Equal(got, []string{"b"}) {
+		t.Fatalf("Reaches = %q", got)
+	}
+	for _, test := range []struct {
+		within []string
+		class  inference.Classification
+		want   string // who answers
+	}{
+		{nil, "", "a"}, {[]string{"b"}, "", "b"}, {[]string{"b", "a"}, "", "a"}, {[]string{}, "", ""}, {[]string{"nobody"}, "", ""},
+	} {
+		var served inference.Served
+		_, err := r.Embed(t.Context(), inference.EmbedRequest{Model: "e", Input: []string{"x"}, Within: test.within, Metadata: inference.RequestMetadata{Served: &served, Classification: test.class}})
+		if served.Provider != test.want || (err == nil) != (test.want != "") {
+			t.Errorf("within %q: %q answered, %v", test.within, served.Provider, err)
+		}
+	}
+	// The one that may see it fails: nobody else is asked, in place of it.
+	stubs["b"].complete = func(context.Context, inference.Request) error { return down() }
+	asked := len(stubs["a"].asked())
+	if _, err := r.Embed(t.Context(), inference.EmbedRequest{Model: "e", Input: []string{"x"}, Within: []string{"b"}, Metadata: inference.RequestMetadata{Served: new(inference.Served)}}); err == nil || len(stubs["a"].asked()) != asked {
+		t.Errorf("with b down: %v, a was asked %d times more", err, len(stubs["a"].asked())-asked)
+	}
+	// What is local may see what it is cleared for.
+	r, _ = house(localinference.Config{Tenant: "default", Classified: []localinference.Classified{{Agents: []string{"*"}, Classification: "public"}}})
+	q, _ = request("")
+	var served inference.Served
+	if _, err := r.Embed(t.Context(), inference.EmbedRequest{Model: "e", Input: []string{"x"}, Within: []string{}, Metadata: inference.RequestMetadata{Agent: q.Metadata.Agent, Served: &served}}); err != nil || served.Provider != "house" {
+		t.Errorf("in the house: %q, %v", served.Provider, err)
+	}
+}

@@ -17,6 +17,7 @@ const (
 	unknownClass  reason = "nothing in the configuration names this classification, so it stays local"
 	onlyBySaying  reason = "only what the request says of itself would lead it there"
 	notCleared    reason = "the provider's classifications do not name this one"
+	notWithin     reason = "the request that it is for would not be sent there"
 	notServed     reason = "it does not serve this model"
 	noEmbeddings  reason = "it has no embeddings"
 	noFallback    reason = "fallback_to_local is false, and the cloud may serve this"

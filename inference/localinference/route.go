@@ -19,6 +19,8 @@ type query struct {
 	streamed bool
 	alone    bool // nobody else may answer
 	embeds   bool // vectors are wanted
+	// within are those that may be asked beside local ones; nil is no bound.
+	within []string
 	// input is an estimate of the prompt's tokens, and output a bound of the
 	// answer's; 0 is none.
 	input, output int64
@@ -119,6 +121,9 @@ func (r *Router) plan(q *query, why bool) plan {
 			if !c.local && !silent.reaches(c.provider) {
 				c.skipped = cmp.Or(c.skipped, onlyBySaying)
 			}
+		}
+		if q.within != nil && c.skipped == "" && !c.local && !slices.Contains(q.within, c.id) {
+			c.skipped = notWithin
 		}
 		if q.embeds && c.skipped == "" && !c.capabilities.Embeddings {
 			c.skipped = noEmbeddings
@@ -247,6 +252,16 @@ func (r *Router) Explain(request inference.Request) Explanation {
 		e.Choices = append(e.Choices, line)
 	}
 	return e
+}
+
+// Reaches returns the providers that may be asked for r, in order, and asks nobody.
+func (r *Router) Reaches(request inference.Request) []string {
+	q := ask(request, false)
+	ids := []string{}
+	for _, c := range r.plan(&q, false).candidates {
+		ids = append(ids, c.id)
+	}
+	return ids
 }
 
 // Standing is how a provider stands now.

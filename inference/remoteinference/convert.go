@@ -126,6 +126,21 @@ func metadataOf(m inference.RequestMetadata) *inferencev1.Metadata {
 	}
 }
 
+// withinOf keeps apart nobody and no bound.
+func withinOf(providers []string) *inferencev1.Within {
+	if providers == nil {
+		return nil
+	}
+	return &inferencev1.Within{Providers: providers}
+}
+
+func withinFrom(in *inferencev1.Within) []string {
+	if in == nil {
+		return nil
+	}
+	return append([]string{}, in.GetProviders()...)
+}
+
 // metadataFrom reads metadata, with a place for who served.
 //
 // Errors: InvalidArgument (Permanent) for an agent that is no id.
@@ -238,9 +253,9 @@ func chunkFrom(in *inferencev1.Chunk) inference.Chunk {
 }
 
 func servedOf(s *inference.Served) *inferencev1.Served {
-	return &inferencev1.Served{Provider: s.Provider, Model: s.Model, Attempts: int64(s.Attempts), Cache: s.Cache}
+	return &inferencev1.Served{Provider: s.Provider, Model: s.Model, Attempts: int64(s.Attempts), Cache: s.Cache, Similarity: s.Similarity}
 }
 
 func servedFrom(in *inferencev1.Served) inference.Served {
-	return inference.Served{Provider: in.GetProvider(), Model: in.GetModel(), Attempts: int(in.GetAttempts()), Cache: in.GetCache()}
+	return inference.Served{Provider: in.GetProvider(), Model: in.GetModel(), Attempts: int(in.GetAttempts()), Cache: in.GetCache(), Similarity: in.GetSimilarity()}
 }

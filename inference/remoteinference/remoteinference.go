@@ -118,7 +118,7 @@ func (c *client) Complete(ctx context.Context, r inference.Request) (inference.R
 func (c *client) Embed(ctx context.Context, r inference.EmbedRequest) (inference.EmbedResponse, error) {
 	const op fault.Op = "remoteinference.Embed"
 	out, err := do(ctx, c, call.Read(op), c.rpc.Embed, &inferencev1.EmbedRequest{
-		Model: r.Model, Input: r.Input, Metadata: metadataOf(r.Metadata), Extra: extraOf(r.Extra),
+		Model: r.Model, Input: r.Input, Metadata: metadataOf(r.Metadata), Extra: extraOf(r.Extra), Within: withinOf(r.Within),
 	}, r.Metadata.Served)
 	if err != nil {
 		return inference.EmbedResponse{}, err

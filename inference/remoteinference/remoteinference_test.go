@@ -64,6 +64,8 @@ func fill(v reflect.Value, n *int) {
 		return
 	case v.Type() == reflect.TypeFor[*inference.Served]():
 		return // it is filled in on the way back
+	case v.Type() == reflect.TypeFor[inference.Embedder]():
+		return // it stays on its side
 	}
 	switch v.Kind() {
 	case reflect.String:

@@ -102,7 +102,7 @@ func (s server) Embed(ctx context.Context, in *inferencev1.EmbedRequest) (*infer
 	if err != nil {
 		return nil, err
 	}
-	out, err := s.model.Embed(ctx, inference.EmbedRequest{Model: in.GetModel(), Input: in.GetInput(), Metadata: m, Extra: extraFrom(in.GetExtra())})
+	out, err := s.model.Embed(ctx, inference.EmbedRequest{Model: in.GetModel(), Input: in.GetInput(), Metadata: m, Extra: extraFrom(in.GetExtra()), Within: withinFrom(in.GetWithin())})
 	say(trailer(ctx), m.Served)
 	if err != nil {
 		return nil, err

@@ -1313,8 +1313,10 @@ type Served struct {
 	Provider string                 `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"`
 	Model    string                 `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
 	Attempts int64                  `protobuf:"varint,3,opt,name=attempts,proto3" json:"attempts,omitempty"`
-	// "hit" for an answer that was kept; empty for one of a provider's.
-	Cache         string `protobuf:"bytes,4,opt,name=cache,proto3" json:"cache,omitempty"`
+	// "hit" or "semantic" for an answer that was kept; empty for one of a provider's.
+	Cache string `protobuf:"bytes,4,opt,name=cache,proto3" json:"cache,omitempty"`
+	// How alike the question is to that which was answered, as decimal text.
+	Similarity    string `protobuf:"bytes,5,opt,name=similarity,proto3" json:"similarity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1373,6 +1375,13 @@ func (x *Served) GetAttempts() int64 {
 func (x *Served) GetCache() string {
 	if x != nil {
 		return x.Cache
+	}
+	return ""
+}
+
+func (x *Served) GetSimilarity() string {
+	if x != nil {
+		return x.Similarity
 	}
 	return ""
 }
@@ -1776,20 +1785,67 @@ func (x *CompleteStreamResponse) GetUsage() *Usage {
 	return nil
 }
 
+// Within are the providers that may see what is sent, beside local ones.
+type Within struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Providers     []string               `protobuf:"bytes,1,rep,name=providers,proto3" json:"providers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Within) Reset() {
+	*x = Within{}
+	mi := &file_creto_inference_v1_inference_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Within) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Within) ProtoMessage() {}
+
+func (x *Within) ProtoReflect() protoreflect.Message {
+	mi := &file_creto_inference_v1_inference_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Within.ProtoReflect.Descriptor instead.
+func (*Within) Descriptor() ([]byte, []int) {
+	return file_creto_inference_v1_inference_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Within) GetProviders() []string {
+	if x != nil {
+		return x.Providers
+	}
+	return nil
+}
+
 // EmbedRequest asks for vectors.
 type EmbedRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Model         string                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
-	Input         []string               `protobuf:"bytes,2,rep,name=input,proto3" json:"input,omitempty"`
-	Metadata      *Metadata              `protobuf:"bytes,3,opt,name=metadata,proto3" json:"metadata,omitempty"`
-	Extra         map[string][]byte      `protobuf:"bytes,4,rep,name=extra,proto3" json:"extra,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Model    string                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	Input    []string               `protobuf:"bytes,2,rep,name=input,proto3" json:"input,omitempty"`
+	Metadata *Metadata              `protobuf:"bytes,3,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	Extra    map[string][]byte      `protobuf:"bytes,4,rep,name=extra,proto3" json:"extra,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Absent is no bound.
+	Within        *Within `protobuf:"bytes,5,opt,name=within,proto3" json:"within,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *EmbedRequest) Reset() {
 	*x = EmbedRequest{}
-	mi := &file_creto_inference_v1_inference_proto_msgTypes[21]
+	mi := &file_creto_inference_v1_inference_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1801,7 +1857,7 @@ func (x *EmbedRequest) String() string {
 func (*EmbedRequest) ProtoMessage() {}
 
 func (x *EmbedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_creto_inference_v1_inference_proto_msgTypes[21]
+	mi := &file_creto_inference_v1_inference_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1814,7 +1870,7 @@ func (x *EmbedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EmbedRequest.ProtoReflect.Descriptor instead.
 func (*EmbedRequest) Descriptor() ([]byte, []int) {
-	return file_creto_inference_v1_inference_proto_rawDescGZIP(), []int{21}
+	return file_creto_inference_v1_inference_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *EmbedRequest) GetModel() string {
@@ -1845,6 +1901,13 @@ func (x *EmbedRequest) GetExtra() map[string][]byte {
 	return nil
 }
 
+func (x *EmbedRequest) GetWithin() *Within {
+	if x != nil {
+		return x.Within
+	}
+	return nil
+}
+
 // Vector is one embedding.
 type Vector struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1855,7 +1918,7 @@ type Vector struct {
 
 func (x *Vector) Reset() {
 	*x = Vector{}
-	mi := &file_creto_inference_v1_inference_proto_msgTypes[22]
+	mi := &file_creto_inference_v1_inference_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1867,7 +1930,7 @@ func (x *Vector) String() string {
 func (*Vector) ProtoMessage() {}
 
 func (x *Vector) ProtoReflect() protoreflect.Message {
-	mi := &file_creto_inference_v1_inference_proto_msgTypes[22]
+	mi := &file_creto_inference_v1_inference_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1880,7 +1943,7 @@ func (x *Vector) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Vector.ProtoReflect.Descriptor instead.
 func (*Vector) Descriptor() ([]byte, []int) {
-	return file_creto_inference_v1_inference_proto_rawDescGZIP(), []int{22}
+	return file_creto_inference_v1_inference_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Vector) GetValues() []float32 {
@@ -1902,7 +1965,7 @@ type EmbedResponse struct {
 
 func (x *EmbedResponse) Reset() {
 	*x = EmbedResponse{}
-	mi := &file_creto_inference_v1_inference_proto_msgTypes[23]
+	mi := &file_creto_inference_v1_inference_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1914,7 +1977,7 @@ func (x *EmbedResponse) String() string {
 func (*EmbedResponse) ProtoMessage() {}
 
 func (x *EmbedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_creto_inference_v1_inference_proto_msgTypes[23]
+	mi := &file_creto_inference_v1_inference_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1927,7 +1990,7 @@ func (x *EmbedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EmbedResponse.ProtoReflect.Descriptor instead.
 func (*EmbedResponse) Descriptor() ([]byte, []int) {
-	return file_creto_inference_v1_inference_proto_rawDescGZIP(), []int{23}
+	return file_creto_inference_v1_inference_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *EmbedResponse) GetModel() string {
@@ -1961,7 +2024,7 @@ type CountTokensRequest struct {
 
 func (x *CountTokensRequest) Reset() {
 	*x = CountTokensRequest{}
-	mi := &file_creto_inference_v1_inference_proto_msgTypes[24]
+	mi := &file_creto_inference_v1_inference_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1973,7 +2036,7 @@ func (x *CountTokensRequest) String() string {
 func (*CountTokensRequest) ProtoMessage() {}
 
 func (x *CountTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_creto_inference_v1_inference_proto_msgTypes[24]
+	mi := &file_creto_inference_v1_inference_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1986,7 +2049,7 @@ func (x *CountTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountTokensRequest.ProtoReflect.Descriptor instead.
 func (*CountTokensRequest) Descriptor() ([]byte, []int) {
-	return file_creto_inference_v1_inference_proto_rawDescGZIP(), []int{24}
+	return file_creto_inference_v1_inference_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CountTokensRequest) GetPrompt() *Prompt {
@@ -2006,7 +2069,7 @@ type CountTokensResponse struct {
 
 func (x *CountTokensResponse) Reset() {
 	*x = CountTokensResponse{}
-	mi := &file_creto_inference_v1_inference_proto_msgTypes[25]
+	mi := &file_creto_inference_v1_inference_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2018,7 +2081,7 @@ func (x *CountTokensResponse) String() string {
 func (*CountTokensResponse) ProtoMessage() {}
 
 func (x *CountTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_creto_inference_v1_inference_proto_msgTypes[25]
+	mi := &file_creto_inference_v1_inference_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2031,7 +2094,7 @@ func (x *CountTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountTokensResponse.ProtoReflect.Descriptor instead.
 func (*CountTokensResponse) Descriptor() ([]byte, []int) {
-	return file_creto_inference_v1_inference_proto_rawDescGZIP(), []int{25}
+	return file_creto_inference_v1_inference_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CountTokensResponse) GetTokens() int64 {
@@ -2050,7 +2113,7 @@ type HealthRequest struct {
 
 func (x *HealthRequest) Reset() {
 	*x = HealthRequest{}
-	mi := &file_creto_inference_v1_inference_proto_msgTypes[26]
+	mi := &file_creto_inference_v1_inference_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2062,7 +2125,7 @@ func (x *HealthRequest) String() string {
 func (*HealthRequest) ProtoMessage() {}
 
 func (x *HealthRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_creto_inference_v1_inference_proto_msgTypes[26]
+	mi := &file_creto_inference_v1_inference_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2075,7 +2138,7 @@ func (x *HealthRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthRequest.ProtoReflect.Descriptor instead.
 func (*HealthRequest) Descriptor() ([]byte, []int) {
-	return file_creto_inference_v1_inference_proto_rawDescGZIP(), []int{26}
+	return file_creto_inference_v1_inference_proto_rawDescGZIP(), []int{27}
 }
 
 // HealthResponse says nothing.
@@ -2087,7 +2150,7 @@ type HealthResponse struct {
 
 func (x *HealthResponse) Reset() {
 	*x = HealthResponse{}
-	mi := &file_creto_inference_v1_inference_proto_msgTypes[27]
+	mi := &file_creto_inference_v1_inference_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2099,7 +2162,7 @@ func (x *HealthResponse) String() string {
 func (*HealthResponse) ProtoMessage() {}
 
 func (x *HealthResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_creto_inference_v1_inference_proto_msgTypes[27]
+	mi := &file_creto_inference_v1_inference_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2112,7 +2175,7 @@ func (x *HealthResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthResponse.ProtoReflect.Descriptor instead.
 func (*HealthResponse) Descriptor() ([]byte, []int) {
-	return file_creto_inference_v1_inference_proto_rawDescGZIP(), []int{27}
+	return file_creto_inference_v1_inference_proto_rawDescGZIP(), []int{28}
 }
 
 var File_creto_inference_v1_inference_proto protoreflect.FileDescriptor
@@ -2294,12 +2357,15 @@ const file_creto_inference_v1_inference_proto_rawDesc = "" +
 	"\n" +
 	"ExtraEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"l\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"\x8c\x01\n" +
 	"\x06Served\x12\x1a\n" +
 	"\bprovider\x18\x01 \x01(\tR\bprovider\x12\x14\n" +
 	"\x05model\x18\x02 \x01(\tR\x05model\x12\x1a\n" +
 	"\battempts\x18\x03 \x01(\x03R\battempts\x12\x14\n" +
-	"\x05cache\x18\x04 \x01(\tR\x05cache\"\x11\n" +
+	"\x05cache\x18\x04 \x01(\tR\x05cache\x12\x1e\n" +
+	"\n" +
+	"similarity\x18\x05 \x01(\tR\n" +
+	"similarity\"\x11\n" +
 	"\x0fDescribeRequest\"\xb7\x02\n" +
 	"\x10DescribeResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
@@ -2335,12 +2401,15 @@ const file_creto_inference_v1_inference_proto_rawDesc = "" +
 	"\x16CompleteStreamResponse\x122\n" +
 	"\x06served\x18\x01 \x01(\v2\x1a.creto.inference.v1.ServedR\x06served\x12/\n" +
 	"\x05chunk\x18\x02 \x01(\v2\x19.creto.inference.v1.ChunkR\x05chunk\x12/\n" +
-	"\x05usage\x18\x03 \x01(\v2\x19.creto.inference.v1.UsageR\x05usage\"\xf1\x01\n" +
+	"\x05usage\x18\x03 \x01(\v2\x19.creto.inference.v1.UsageR\x05usage\"&\n" +
+	"\x06Within\x12\x1c\n" +
+	"\tproviders\x18\x01 \x03(\tR\tproviders\"\xa5\x02\n" +
 	"\fEmbedRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x14\n" +
 	"\x05input\x18\x02 \x03(\tR\x05input\x128\n" +
 	"\bmetadata\x18\x03 \x01(\v2\x1c.creto.inference.v1.MetadataR\bmetadata\x12A\n" +
-	"\x05extra\x18\x04 \x03(\v2+.creto.inference.v1.EmbedRequest.ExtraEntryR\x05extra\x1a8\n" +
+	"\x05extra\x18\x04 \x03(\v2+.creto.inference.v1.EmbedRequest.ExtraEntryR\x05extra\x122\n" +
+	"\x06within\x18\x05 \x01(\v2\x1a.creto.inference.v1.WithinR\x06within\x1a8\n" +
 	"\n" +
 	"ExtraEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -2380,7 +2449,7 @@ func file_creto_inference_v1_inference_proto_rawDescGZIP() []byte {
 	return file_creto_inference_v1_inference_proto_rawDescData
 }
 
-var file_creto_inference_v1_inference_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_creto_inference_v1_inference_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_creto_inference_v1_inference_proto_goTypes = []any{
 	(*Part)(nil),                   // 0: creto.inference.v1.Part
 	(*Image)(nil),                  // 1: creto.inference.v1.Image
@@ -2403,88 +2472,90 @@ var file_creto_inference_v1_inference_proto_goTypes = []any{
 	(*CompleteResponse)(nil),       // 18: creto.inference.v1.CompleteResponse
 	(*CompleteStreamRequest)(nil),  // 19: creto.inference.v1.CompleteStreamRequest
 	(*CompleteStreamResponse)(nil), // 20: creto.inference.v1.CompleteStreamResponse
-	(*EmbedRequest)(nil),           // 21: creto.inference.v1.EmbedRequest
-	(*Vector)(nil),                 // 22: creto.inference.v1.Vector
-	(*EmbedResponse)(nil),          // 23: creto.inference.v1.EmbedResponse
-	(*CountTokensRequest)(nil),     // 24: creto.inference.v1.CountTokensRequest
-	(*CountTokensResponse)(nil),    // 25: creto.inference.v1.CountTokensResponse
-	(*HealthRequest)(nil),          // 26: creto.inference.v1.HealthRequest
-	(*HealthResponse)(nil),         // 27: creto.inference.v1.HealthResponse
-	nil,                            // 28: creto.inference.v1.Part.ExtraEntry
-	nil,                            // 29: creto.inference.v1.Image.ExtraEntry
-	nil,                            // 30: creto.inference.v1.Message.ExtraEntry
-	nil,                            // 31: creto.inference.v1.ToolCall.ExtraEntry
-	nil,                            // 32: creto.inference.v1.ToolCall.FunctionExtraEntry
-	nil,                            // 33: creto.inference.v1.Tool.ExtraEntry
-	nil,                            // 34: creto.inference.v1.Tool.FunctionExtraEntry
-	nil,                            // 35: creto.inference.v1.ResponseFormat.ExtraEntry
-	nil,                            // 36: creto.inference.v1.ResponseFormat.SchemaExtraEntry
-	nil,                            // 37: creto.inference.v1.StreamOptions.ExtraEntry
-	nil,                            // 38: creto.inference.v1.Prompt.ExtraEntry
-	nil,                            // 39: creto.inference.v1.Choice.ExtraEntry
-	nil,                            // 40: creto.inference.v1.Usage.ExtraEntry
-	nil,                            // 41: creto.inference.v1.Chunk.ExtraEntry
-	nil,                            // 42: creto.inference.v1.CompleteResponse.ExtraEntry
-	nil,                            // 43: creto.inference.v1.EmbedRequest.ExtraEntry
+	(*Within)(nil),                 // 21: creto.inference.v1.Within
+	(*EmbedRequest)(nil),           // 22: creto.inference.v1.EmbedRequest
+	(*Vector)(nil),                 // 23: creto.inference.v1.Vector
+	(*EmbedResponse)(nil),          // 24: creto.inference.v1.EmbedResponse
+	(*CountTokensRequest)(nil),     // 25: creto.inference.v1.CountTokensRequest
+	(*CountTokensResponse)(nil),    // 26: creto.inference.v1.CountTokensResponse
+	(*HealthRequest)(nil),          // 27: creto.inference.v1.HealthRequest
+	(*HealthResponse)(nil),         // 28: creto.inference.v1.HealthResponse
+	nil,                            // 29: creto.inference.v1.Part.ExtraEntry
+	nil,                            // 30: creto.inference.v1.Image.ExtraEntry
+	nil,                            // 31: creto.inference.v1.Message.ExtraEntry
+	nil,                            // 32: creto.inference.v1.ToolCall.ExtraEntry
+	nil,                            // 33: creto.inference.v1.ToolCall.FunctionExtraEntry
+	nil,                            // 34: creto.inference.v1.Tool.ExtraEntry
+	nil,                            // 35: creto.inference.v1.Tool.FunctionExtraEntry
+	nil,                            // 36: creto.inference.v1.ResponseFormat.ExtraEntry
+	nil,                            // 37: creto.inference.v1.ResponseFormat.SchemaExtraEntry
+	nil,                            // 38: creto.inference.v1.StreamOptions.ExtraEntry
+	nil,                            // 39: creto.inference.v1.Prompt.ExtraEntry
+	nil,                            // 40: creto.inference.v1.Choice.ExtraEntry
+	nil,                            // 41: creto.inference.v1.Usage.ExtraEntry
+	nil,                            // 42: creto.inference.v1.Chunk.ExtraEntry
+	nil,                            // 43: creto.inference.v1.CompleteResponse.ExtraEntry
+	nil,                            // 44: creto.inference.v1.EmbedRequest.ExtraEntry
 }
 var file_creto_inference_v1_inference_proto_depIdxs = []int32{
 	1,  // 0: creto.inference.v1.Part.image:type_name -> creto.inference.v1.Image
 	2,  // 1: creto.inference.v1.Part.reasoning:type_name -> creto.inference.v1.Reasoning
-	28, // 2: creto.inference.v1.Part.extra:type_name -> creto.inference.v1.Part.ExtraEntry
-	29, // 3: creto.inference.v1.Image.extra:type_name -> creto.inference.v1.Image.ExtraEntry
+	29, // 2: creto.inference.v1.Part.extra:type_name -> creto.inference.v1.Part.ExtraEntry
+	30, // 3: creto.inference.v1.Image.extra:type_name -> creto.inference.v1.Image.ExtraEntry
 	0,  // 4: creto.inference.v1.Message.content:type_name -> creto.inference.v1.Part
 	4,  // 5: creto.inference.v1.Message.tool_calls:type_name -> creto.inference.v1.ToolCall
-	30, // 6: creto.inference.v1.Message.extra:type_name -> creto.inference.v1.Message.ExtraEntry
-	31, // 7: creto.inference.v1.ToolCall.extra:type_name -> creto.inference.v1.ToolCall.ExtraEntry
-	32, // 8: creto.inference.v1.ToolCall.function_extra:type_name -> creto.inference.v1.ToolCall.FunctionExtraEntry
-	33, // 9: creto.inference.v1.Tool.extra:type_name -> creto.inference.v1.Tool.ExtraEntry
-	34, // 10: creto.inference.v1.Tool.function_extra:type_name -> creto.inference.v1.Tool.FunctionExtraEntry
-	35, // 11: creto.inference.v1.ResponseFormat.extra:type_name -> creto.inference.v1.ResponseFormat.ExtraEntry
-	36, // 12: creto.inference.v1.ResponseFormat.schema_extra:type_name -> creto.inference.v1.ResponseFormat.SchemaExtraEntry
-	37, // 13: creto.inference.v1.StreamOptions.extra:type_name -> creto.inference.v1.StreamOptions.ExtraEntry
+	31, // 6: creto.inference.v1.Message.extra:type_name -> creto.inference.v1.Message.ExtraEntry
+	32, // 7: creto.inference.v1.ToolCall.extra:type_name -> creto.inference.v1.ToolCall.ExtraEntry
+	33, // 8: creto.inference.v1.ToolCall.function_extra:type_name -> creto.inference.v1.ToolCall.FunctionExtraEntry
+	34, // 9: creto.inference.v1.Tool.extra:type_name -> creto.inference.v1.Tool.ExtraEntry
+	35, // 10: creto.inference.v1.Tool.function_extra:type_name -> creto.inference.v1.Tool.FunctionExtraEntry
+	36, // 11: creto.inference.v1.ResponseFormat.extra:type_name -> creto.inference.v1.ResponseFormat.ExtraEntry
+	37, // 12: creto.inference.v1.ResponseFormat.schema_extra:type_name -> creto.inference.v1.ResponseFormat.SchemaExtraEntry
+	38, // 13: creto.inference.v1.StreamOptions.extra:type_name -> creto.inference.v1.StreamOptions.ExtraEntry
 	3,  // 14: creto.inference.v1.Prompt.messages:type_name -> creto.inference.v1.Message
 	5,  // 15: creto.inference.v1.Prompt.tools:type_name -> creto.inference.v1.Tool
 	6,  // 16: creto.inference.v1.Prompt.tool_choice:type_name -> creto.inference.v1.ToolChoice
 	7,  // 17: creto.inference.v1.Prompt.response_format:type_name -> creto.inference.v1.ResponseFormat
 	8,  // 18: creto.inference.v1.Prompt.stream_options:type_name -> creto.inference.v1.StreamOptions
 	9,  // 19: creto.inference.v1.Prompt.metadata:type_name -> creto.inference.v1.Metadata
-	38, // 20: creto.inference.v1.Prompt.extra:type_name -> creto.inference.v1.Prompt.ExtraEntry
+	39, // 20: creto.inference.v1.Prompt.extra:type_name -> creto.inference.v1.Prompt.ExtraEntry
 	3,  // 21: creto.inference.v1.Choice.message:type_name -> creto.inference.v1.Message
-	39, // 22: creto.inference.v1.Choice.extra:type_name -> creto.inference.v1.Choice.ExtraEntry
-	40, // 23: creto.inference.v1.Usage.extra:type_name -> creto.inference.v1.Usage.ExtraEntry
+	40, // 22: creto.inference.v1.Choice.extra:type_name -> creto.inference.v1.Choice.ExtraEntry
+	41, // 23: creto.inference.v1.Usage.extra:type_name -> creto.inference.v1.Usage.ExtraEntry
 	11, // 24: creto.inference.v1.Chunk.choices:type_name -> creto.inference.v1.Choice
 	12, // 25: creto.inference.v1.Chunk.usage:type_name -> creto.inference.v1.Usage
-	41, // 26: creto.inference.v1.Chunk.extra:type_name -> creto.inference.v1.Chunk.ExtraEntry
+	42, // 26: creto.inference.v1.Chunk.extra:type_name -> creto.inference.v1.Chunk.ExtraEntry
 	10, // 27: creto.inference.v1.CompleteRequest.prompt:type_name -> creto.inference.v1.Prompt
 	11, // 28: creto.inference.v1.CompleteResponse.choices:type_name -> creto.inference.v1.Choice
 	12, // 29: creto.inference.v1.CompleteResponse.usage:type_name -> creto.inference.v1.Usage
-	42, // 30: creto.inference.v1.CompleteResponse.extra:type_name -> creto.inference.v1.CompleteResponse.ExtraEntry
+	43, // 30: creto.inference.v1.CompleteResponse.extra:type_name -> creto.inference.v1.CompleteResponse.ExtraEntry
 	10, // 31: creto.inference.v1.CompleteStreamRequest.prompt:type_name -> creto.inference.v1.Prompt
 	14, // 32: creto.inference.v1.CompleteStreamResponse.served:type_name -> creto.inference.v1.Served
 	13, // 33: creto.inference.v1.CompleteStreamResponse.chunk:type_name -> creto.inference.v1.Chunk
 	12, // 34: creto.inference.v1.CompleteStreamResponse.usage:type_name -> creto.inference.v1.Usage
 	9,  // 35: creto.inference.v1.EmbedRequest.metadata:type_name -> creto.inference.v1.Metadata
-	43, // 36: creto.inference.v1.EmbedRequest.extra:type_name -> creto.inference.v1.EmbedRequest.ExtraEntry
-	22, // 37: creto.inference.v1.EmbedResponse.embeddings:type_name -> creto.inference.v1.Vector
-	12, // 38: creto.inference.v1.EmbedResponse.usage:type_name -> creto.inference.v1.Usage
-	10, // 39: creto.inference.v1.CountTokensRequest.prompt:type_name -> creto.inference.v1.Prompt
-	15, // 40: creto.inference.v1.ModelService.Describe:input_type -> creto.inference.v1.DescribeRequest
-	17, // 41: creto.inference.v1.ModelService.Complete:input_type -> creto.inference.v1.CompleteRequest
-	19, // 42: creto.inference.v1.ModelService.CompleteStream:input_type -> creto.inference.v1.CompleteStreamRequest
-	21, // 43: creto.inference.v1.ModelService.Embed:input_type -> creto.inference.v1.EmbedRequest
-	24, // 44: creto.inference.v1.ModelService.CountTokens:input_type -> creto.inference.v1.CountTokensRequest
-	26, // 45: creto.inference.v1.ModelService.Health:input_type -> creto.inference.v1.HealthRequest
-	16, // 46: creto.inference.v1.ModelService.Describe:output_type -> creto.inference.v1.DescribeResponse
-	18, // 47: creto.inference.v1.ModelService.Complete:output_type -> creto.inference.v1.CompleteResponse
-	20, // 48: creto.inference.v1.ModelService.CompleteStream:output_type -> creto.inference.v1.CompleteStreamResponse
-	23, // 49: creto.inference.v1.ModelService.Embed:output_type -> creto.inference.v1.EmbedResponse
-	25, // 50: creto.inference.v1.ModelService.CountTokens:output_type -> creto.inference.v1.CountTokensResponse
-	27, // 51: creto.inference.v1.ModelService.Health:output_type -> creto.inference.v1.HealthResponse
-	46, // [46:52] is the sub-list for method output_type
-	40, // [40:46] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	44, // 36: creto.inference.v1.EmbedRequest.extra:type_name -> creto.inference.v1.EmbedRequest.ExtraEntry
+	21, // 37: creto.inference.v1.EmbedRequest.within:type_name -> creto.inference.v1.Within
+	23, // 38: creto.inference.v1.EmbedResponse.embeddings:type_name -> creto.inference.v1.Vector
+	12, // 39: creto.inference.v1.EmbedResponse.usage:type_name -> creto.inference.v1.Usage
+	10, // 40: creto.inference.v1.CountTokensRequest.prompt:type_name -> creto.inference.v1.Prompt
+	15, // 41: creto.inference.v1.ModelService.Describe:input_type -> creto.inference.v1.DescribeRequest
+	17, // 42: creto.inference.v1.ModelService.Complete:input_type -> creto.inference.v1.CompleteRequest
+	19, // 43: creto.inference.v1.ModelService.CompleteStream:input_type -> creto.inference.v1.CompleteStreamRequest
+	22, // 44: creto.inference.v1.ModelService.Embed:input_type -> creto.inference.v1.EmbedRequest
+	25, // 45: creto.inference.v1.ModelService.CountTokens:input_type -> creto.inference.v1.CountTokensRequest
+	27, // 46: creto.inference.v1.ModelService.Health:input_type -> creto.inference.v1.HealthRequest
+	16, // 47: creto.inference.v1.ModelService.Describe:output_type -> creto.inference.v1.DescribeResponse
+	18, // 48: creto.inference.v1.ModelService.Complete:output_type -> creto.inference.v1.CompleteResponse
+	20, // 49: creto.inference.v1.ModelService.CompleteStream:output_type -> creto.inference.v1.CompleteStreamResponse
+	24, // 50: creto.inference.v1.ModelService.Embed:output_type -> creto.inference.v1.EmbedResponse
+	26, // 51: creto.inference.v1.ModelService.CountTokens:output_type -> creto.inference.v1.CountTokensResponse
+	28, // 52: creto.inference.v1.ModelService.Health:output_type -> creto.inference.v1.HealthResponse
+	47, // [47:53] is the sub-list for method output_type
+	41, // [41:47] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_creto_inference_v1_inference_proto_init() }
@@ -2501,7 +2572,7 @@ func file_creto_inference_v1_inference_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_creto_inference_v1_inference_proto_rawDesc), len(file_creto_inference_v1_inference_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   44,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
