@@ -184,8 +184,8 @@ func (c *Router) similar(ctx context.Context, p *place, r *inference.Request) (h
 	if best == nil {
 		return hit{}, false
 	}
-	kept, ok := c.store.get(best.key) // it may have gone since
-	return hit{kept, inference.CacheSemantic, fmt.Sprintf("%.3f", highest)}, ok && kept == best && ctx.Err() == nil
+	kept, ok := c.store.get(best.key) // it may have gone since, or be a newer answer to the same
+	return hit{kept, inference.CacheSemantic, fmt.Sprintf("%.3f", highest)}, ok && ctx.Err() == nil
 }
 
 // vectors asks for the vectors of texts that are part of r, of nobody who may not see r.

@@ -167,7 +167,8 @@ var neverAlike = [][2]string{
 	{"Delete it.", "Delete it?"}, {"eats, shoots and leaves", "eats shoots and leaves"}, {"polish my text", "my Polish text"}, {"Was the US right", "Was the us right"},
 	{"line one\nline two", "line one line two"}, {"\tx", "  x y"}, {"東京の天気は", "大阪の天気は"}, {"Ist das erlaubt", "Ist das nicht erlaubt"}, {"C'est permis", "Ce n'est pas permis"},
 	{"пить можно", "пить нельзя"}, {"ｒefund 100", "refund 200"}, {"refund 1\u200b00", "refund 100"}, {"pay paypal.com", "pay pаypal.com"}, {"version 1.2.3 notes", "version 1.3.2 notes"},
-	{"\xff", "\xfe"}, {"", " "}, {"a\x00b", "ab"}, {"can you delete files", "delete files"}, {"do you know Bob", "Bob"},
+	{"explain how customers pay suppliers", "suppliers pay customers, describe briefly what happens"}, {"summarise the chapter about whales hunting squid", "summarise the chapter about sharks hunting seals"},
+	{"explain authorised bank payments", "what counts as unauthorised bank payments overall"}, {"\xff", "\xfe"}, {"", " "}, {"a\x00b", "ab"}, {"can you delete files", "delete files"}, {"do you know Bob", "Bob"},
 }
 
 // Whatever vectors say: who asks something else gets an answer of its own.
