@@ -203,7 +203,7 @@ func (p *Policies) Coverage(results []TestResult) []Covered {
 	}
 	all := make([]Covered, 0, p.Count())
 	p.each(func(_ string, _ *snapshot, _ int, one *policy) {
-		all = append(all, Covered{ID: one.ref.ID, File: one.place.file.name, Line: one.place.position.Line, Cases: counts[[2]string{one.place.file.name, one.ref.ID}]})
+		all = append(all, Covered{ID: one.ref.ID, File: one.place.file, Line: one.place.position.Line, Cases: counts[[2]string{one.place.file, one.ref.ID}]})
 	})
 	slices.SortFunc(all, func(a, b Covered) int {
 		return cmp.Or(strings.Compare(a.File, b.File), a.Line-b.Line, strings.Compare(a.ID, b.ID))
@@ -216,7 +216,7 @@ func (p *Policies) each(f func(tenant string, s *snapshot, number int, one *poli
 	for _, tenant := range slices.Sorted(maps.Keys(p.book.tenants)) {
 		s := p.book.tenants[tenant]
 		for i := range s.policies {
-			f(tenant, s, i, &s.policies[i])
+			f(tenant, s, i, s.policies[i])
 		}
 	}
 }

@@ -152,10 +152,10 @@ func (s *session) search(snapshot *snapshot, number int, r *authz.Request, d *au
 	for _, p := range s.principals {
 		env.Principal = p.entity.UID
 		candidates := snapshot.program.InScope(types.Request{Principal: env.Principal, Action: env.Action, Resource: resource}, p.parents, nil, above)
-		var permits []policy
+		var permits []*policy
 		var forbid, failed *policy
 		for _, i := range candidates {
-			one := &snapshot.policies[i]
+			one := snapshot.policies[i]
 			switch verdict := snapshot.program.Evaluate(int(i), &env); {
 			case verdict == program.Unsatisfied:
 			case one.forbid && verdict == program.Errored && failed == nil:
@@ -163,7 +163,7 @@ func (s *session) search(snapshot *snapshot, number int, r *authz.Request, d *au
 			case one.forbid && verdict == program.Satisfied && forbid == nil:
 				forbid = one
 			case !one.forbid && verdict == program.Satisfied:
-				permits = append(permits, *one)
+				permits = append(permits, one)
 			}
 		}
 		switch {
@@ -194,7 +194,7 @@ func (o *outcome) into(d *authz.Decision) {
 
 // add adds the permits of one principal, with the oversight that they ask for:
 // it applies when every one of them does, and none has its consents.
-func (o *outcome) add(permits []policy, consents []authz.Consent) {
+func (o *outcome) add(permits []*policy, consents []authz.Consent) {
 	if o.kind == authz.RequiresOversight {
 		return // another principal's permits ask already
 	}
@@ -209,7 +209,7 @@ func (o *outcome) add(permits []policy, consents []authz.Consent) {
 		return
 	}
 	first := permits[0]
-	o.kind, o.asks, o.policies = authz.RequiresOversight, &first, []authz.Policy{first.ref}
+	o.kind, o.asks, o.policies = authz.RequiresOversight, first, []authz.Policy{first.ref}
 	o.reason = fmt.Sprintf("policy %q asks for the consent of %s", first.ref.ID, first.approvers)
 	if missing := first.missing(consents); first.quorum > 1 {
 		o.reason = fmt.Sprintf("policy %q asks for the consent of %d of %s; %d more must give theirs", first.ref.ID, first.quorum, first.approvers, missing)

@@ -82,9 +82,9 @@ func (p *Policies) IDs() []string {
 }
 
 func describe(tenant string, s *snapshot, number int) Description {
-	one, f := &s.policies[number], factsOf(s, number)
+	one, f := s.policies[number], factsOf(s, number)
 	d := Description{
-		ID: one.ref.ID, Tenant: tenant, File: one.place.file.name, Line: one.place.position.Line, Effect: "permit", Asks: one.approvers, Quorum: one.quorum,
+		ID: one.ref.ID, Tenant: tenant, File: one.place.file, Line: one.place.position.Line, Effect: "permit", Asks: one.approvers, Quorum: one.quorum,
 		Who: who(f.principal), On: on(f.resource), Text: one.place.source(), Digest: one.ref.Digest,
 	}
 	if one.forbid {
@@ -109,12 +109,12 @@ func describe(tenant string, s *snapshot, number int) Description {
 
 // source returns a policy as it is written.
 func (p *place) source() string {
-	s := scanner{text: p.file.text, at: min(p.position.Offset, len(p.file.text)), end: len(p.file.text)}
+	s := scanner{text: p.text, at: p.begins(), end: len(p.text)}
 	from := s.at
 	for {
 		c, _, ok := s.next()
 		if !ok || c == ';' && s.depth == 0 {
-			return string(bytes.TrimSpace(p.file.text[from:s.at]))
+			return string(bytes.TrimSpace(p.text[from:s.at]))
 		}
 	}
 }

@@ -129,7 +129,7 @@ func (s *session) explainPrincipal(snapshot *snapshot, i, number int, r *authz.R
 	e := authz.ExplainedPrincipal{Principal: nameOf(p.id), Groups: s.groups[i], Policies: []authz.ExplainedPolicy{}}
 	var forbids, failed, permits, free []int32
 	for _, number := range candidates {
-		one := &snapshot.policies[number]
+		one := snapshot.policies[number]
 		switch verdict := snapshot.program.Evaluate(int(number), env); {
 		case one.forbid && verdict == program.Errored:
 			failed = append(failed, number)
@@ -197,10 +197,10 @@ var (
 
 // explainPolicy says what one policy came to on a request in its scope.
 func (s *snapshot) explainPolicy(number int, env *program.Env, decides bool) authz.ExplainedPolicy {
-	one := &s.policies[number]
+	one := s.policies[number]
 	verdict := s.program.Evaluate(number, env)
 	e := authz.ExplainedPolicy{
-		ID: one.ref.ID, File: one.place.file.name, Line: one.place.position.Line, Column: one.place.position.Column,
+		ID: one.ref.ID, File: one.place.file, Line: one.place.position.Line, Column: one.place.position.Column,
 		Effect: "permit", Result: verdictNames[verdict], Decides: decides, Asks: one.approvers,
 	}
 	if one.forbid {

@@ -155,9 +155,9 @@ func (l *linter) report(rule LintRule, number int, format string, args ...any) {
 }
 
 func (l *linter) reportAt(rule LintRule, number, line, column int, format string, args ...any) {
-	one := &l.policies[number]
+	one := l.policies[number]
 	l.findings = append(l.findings, Finding{
-		Rule: rule.Name, Severity: rule.Severity, File: one.place.file.name, Line: line, Column: column, Policy: one.ref.ID,
+		Rule: rule.Name, Severity: rule.Severity, File: one.place.file, Line: line, Column: column, Policy: one.ref.ID,
 		Text: fmt.Sprintf(format, args...), Reason: rule.Reason, Fix: rule.Fix,
 	})
 }
@@ -236,7 +236,7 @@ func (l *linter) names(number int) {
 	if l.known.Tenant == "" {
 		return
 	}
-	scope, one := l.program.Principal(number), &l.policies[number]
+	scope, one := l.program.Principal(number), l.policies[number]
 	if one.approvers != "" && one.approvers != "principal" && !slices.Contains(l.known.Groups, one.approvers) {
 		l.report(ruleGroup, number, "@oversight asks the group %q, and nobody is in it", one.approvers)
 	}
@@ -254,7 +254,7 @@ func (l *linter) names(number int) {
 
 // broad finds permits that bound nothing.
 func (l *linter) broad(number int) {
-	one, scope := &l.policies[number], l.program.Principal(number)
+	one, scope := l.policies[number], l.program.Principal(number)
 	agents := scope.Kind == program.ScopeAll || scope.Kind == program.ScopeIs && scope.Type == namespace+"Agent"
 	if !one.forbid && one.approvers == "" && agents && one.actions == 1<<len(actions)-1 && l.program.Resource(number).Kind == program.ScopeAll && !l.program.Conditional(number) {
 		l.report(ruleBroad, number, "it permits every action on every resource to every agent")

@@ -102,14 +102,14 @@ type sameness struct {
 }
 
 func (l *linter) sameness(number int) sameness {
-	one, f := &l.policies[number], l.facts[number]
+	one, f := l.policies[number], l.facts[number]
 	return sameness{one.forbid, one.approvers, one.timeout, one.quorum, keyOf(f.principal), keyOf(f.resource), f.named, l.program.Conditions(number)}
 }
 
 // placeOf names another policy in a finding.
 func (l *linter) placeOf(number int) string {
-	one := &l.policies[number]
-	return quoteID(one.ref.ID) + " at " + one.place.file.name + ":" + strconv.Itoa(one.place.position.Line)
+	one := l.policies[number]
+	return quoteID(one.ref.ID) + " at " + one.place.file + ":" + strconv.Itoa(one.place.position.Line)
 }
 
 // useless finds a permit that never permits, as a forbid always applies too.
@@ -139,7 +139,7 @@ func (l *linter) implied(number, other int) bool {
 // shadowed finds a policy that another one makes unnecessary. Of two that do so
 // to each other the one with the greater id is.
 func (l *linter) shadowed(number, other int) bool {
-	a, b := &l.policies[number], &l.policies[other]
+	a, b := l.policies[number], l.policies[other]
 	if b.approvers != "" {
 		return false
 	}

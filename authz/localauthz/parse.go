@@ -9,7 +9,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/cedar-policy/cedar-go"
-	"github.com/cedar-policy/cedar-go/x/exp/ast"
 )
 
 // maxMistakes is how many policies of a file that cannot be read are each named.
@@ -62,26 +61,32 @@ func pieces(text []byte) iter.Seq[piece] {
 	}
 }
 
-// parse returns the policy; none if there are but comments.
-func (p piece) parse(name string) (cedar.PolicyList, error) {
+// parse returns the policy, whose position is that in the piece; nil if there are but
+// comments.
+func (p piece) parse(name string) (*cedar.Policy, error) {
 	if len(p.text) > maxPolicyBytes {
 		return nil, fmt.Errorf("%s:%d: the policy has more than %d bytes", name, p.line, maxPolicyBytes)
 	}
 	list, err := cedar.NewPolicyListFromBytes(name, p.text)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, p.mistake(name, err)
+	case len(list) == 0:
+		return nil, nil
+	case len(list) > 1: // cedar-go ends policies elsewhere than pieces does
+		return nil, fmt.Errorf("%s:%d: there are %d policies where one ends", name, p.line, len(list))
 	}
-	for _, one := range list {
-		// Nothing that is compiled depends on it.
-		at := &(*ast.Policy)(one.AST()).Position
-		at.Offset += p.at.Offset
-		at.Line, at.Column = p.place(at.Line, at.Column)
-	}
-	return list, nil
+	return list[0], nil
 }
 
-// place returns where in the file a line and column of the piece are.
-func (p piece) place(line, column int) (inFile, columnInFile int) {
+// locate returns where in the file a position in the piece is.
+func (p piece) locate(name string, at cedar.Position) cedar.Position {
+	line, column := p.inFile(at.Line, at.Column)
+	return cedar.Position{Filename: name, Offset: p.at.Offset + at.Offset, Line: line, Column: column}
+}
+
+// inFile returns where in the file a line and column of the piece are.
+func (p piece) inFile(line, column int) (lineInFile, columnInFile int) {
 	if line == 1 {
 		column += p.at.Column - 1
 	}
@@ -106,6 +111,6 @@ func (p piece) mistake(name string, err error) error {
 	}
 	line, _ := strconv.Atoi(m[1]) // it is digits
 	column, _ := strconv.Atoi(m[2])
-	line, column = p.place(line, column)
+	line, column = p.inFile(line, column)
 	return fmt.Errorf("%s:%d:%d: at %s: %s", name, line, column, found, why)
 }

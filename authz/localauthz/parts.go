@@ -11,18 +11,23 @@ import (
 	"creto.dev/authz/localauthz/program"
 )
 
-// place is where a policy is written.
+// place is where a policy is written. Its piece has a text of its own, so that no
+// more of the file stays in memory.
 type place struct {
-	file     file
-	position cedar.Position
+	piece
+	file     string
+	position cedar.Position // in the file
 }
 
-// lineOf returns the line and column, in characters and both from 1, of an offset
-// in the file.
+// begins returns where in the piece the policy does.
+func (p *place) begins() int { return p.position.Offset - p.at.Offset }
+
+// lineOf returns the line and column in the file, in characters and both from 1, of
+// an offset in the piece.
 func (p *place) lineOf(offset int) (line, column int) {
-	before := p.file.text[:min(offset, len(p.file.text))]
+	before := p.text[:min(offset, len(p.text))]
 	start := bytes.LastIndexByte(before, '\n') + 1
-	return 1 + bytes.Count(before, []byte("\n")), 1 + utf8.RuneCount(before[start:])
+	return p.inFile(1+bytes.Count(before, []byte("\n")), 1+utf8.RuneCount(before[start:]))
 }
 
 // clause is a piece of a policy's conditions that can be blamed by itself: an
@@ -41,7 +46,7 @@ const maxParts = 64
 // places, so they are looked for in the text; each is parsed again, and if they
 // do not come to just the tree of the policy, its conditions are parts as wholes.
 func partsOf(place *place, source *ast.Policy) []clause {
-	bodies := bodiesOf(place.file.text, place.position.Offset)
+	bodies := bodiesOf(place.text, place.begins())
 	var parts []clause
 	for i, c := range source.Conditions {
 		unless := bool(c.Condition == ast.ConditionUnless)
@@ -83,7 +88,7 @@ type span struct{ from, to int }
 
 // split returns the parts of one condition; nil if they are not found.
 func split(p *place, body span, unless bool, tree ast.IsNode) []clause {
-	text := p.file.text
+	text := p.text
 	operator := "&&"
 	if unless {
 		operator = "||"

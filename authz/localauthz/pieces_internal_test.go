@@ -25,21 +25,24 @@ func FuzzPieces(f *testing.F) {
 		}
 		whole, wrong := cedar.NewPolicyListFromBytes("x.cedar", text)
 		var all cedar.PolicyList
+		var at []cedar.Position // in the file
 		var mistake error
 		for piece := range pieces(text) {
-			list, err := piece.parse("x.cedar")
+			one, err := piece.parse("x.cedar")
 			if err != nil {
 				mistake = err
 				break
 			}
-			all = append(all, list...)
+			if one != nil {
+				all, at = append(all, one), append(at, piece.locate("x.cedar", one.Position()))
+			}
 		}
 		if (wrong != nil) != (mistake != nil) {
 			t.Fatalf("as a whole: %v; policy by policy: %v", wrong, mistake)
 		}
 		if wrong != nil {
-			at := parseError.FindStringSubmatch(wrong.Error())
-			if at != nil && !strings.Contains(mistake.Error(), " at the end: ") && !strings.HasPrefix(mistake.Error(), "x.cedar:"+at[1]+":"+at[2]+":") {
+			found := parseError.FindStringSubmatch(wrong.Error())
+			if found != nil && !strings.Contains(mistake.Error(), " at the end: ") && !strings.HasPrefix(mistake.Error(), "x.cedar:"+found[1]+":"+found[2]+":") {
 				t.Fatalf("as a whole: %v; policy by policy: %v", wrong, mistake)
 			}
 			return
@@ -48,8 +51,8 @@ func FuzzPieces(f *testing.F) {
 			t.Fatalf("%d policies, want %d", len(all), len(whole))
 		}
 		for i, p := range all {
-			if want := whole[i]; !bytes.Equal(p.MarshalCedar(), want.MarshalCedar()) || p.Position() != want.Position() {
-				t.Fatalf("policy %d is %s at %+v, want %s at %+v", i, p.MarshalCedar(), p.Position(), want.MarshalCedar(), want.Position())
+			if want := whole[i]; !bytes.Equal(p.MarshalCedar(), want.MarshalCedar()) || at[i] != want.Position() {
+				t.Fatalf("policy %d is %s at %+v, want %s at %+v", i, p.MarshalCedar(), at[i], want.MarshalCedar(), want.Position())
 			}
 		}
 	})

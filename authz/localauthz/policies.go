@@ -1,7 +1,7 @@
 package localauthz
 
 import (
-	"bytes"
+	"crypto/sha3"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -56,10 +55,11 @@ type policy struct {
 // snapshot is one immutable set of policies, with what sessions share under it.
 type snapshot struct {
 	program  *program.Program
-	policies []policy // by their numbers in the program
+	policies []*policy // by their numbers in the program
 	version  creto.Digest
 	tables   *tables
 	reads    []string // the names in the context that a policy reads, in order; see readsAll
+	library  *library // what the next set may keep
 }
 
 // names returns the id of the resource that a policy is about, for one action;
@@ -105,8 +105,9 @@ func (b *book) of(tenant string) *snapshot {
 const tenantsDir = "tenants"
 
 // loadBook reads every *.cedar file below dir, in lexical order. Tenants whose
-// policies are those of the book before keep their snapshot; that may be nil. It calls
-// rest after each policy.
+// policies are those of the book before keep their snapshot, and of others the
+// policies that are as before are not read again; it may be nil. It calls rest after
+// each policy.
 func loadBook(dir, home string, before *book, rest func()) (*book, error) {
 	const op fault.Op = "localauthz.load"
 	files, err := read(dir)
@@ -128,20 +129,22 @@ func loadBook(dir, home string, before *book, rest func()) (*book, error) {
 	}
 	b := &book{tenants: make(map[string]*snapshot), files: make(map[string]creto.Digest, len(files))}
 	for _, f := range files {
-		b.files[f.name] = creto.DigestOf(f.text)
+		text := sha3.New256()
+		hash(text, f.text, rest)
+		b.files[f.name] = creto.Digest(text.Sum(nil))
 	}
 	for _, tenant := range slices.Sorted(maps.Keys(shelves)) {
-		version := versionOf(shelves[tenant])
+		version := versionOf(shelves[tenant], rest)
 		s := before.with(tenant, version)
 		if s == nil {
 			var wrong []string
-			s, wrong = newSnapshot(shelves[tenant], version, rest)
+			s, wrong = newSnapshot(shelves[tenant], version, before.library(tenant), rest)
 			problems = append(problems, wrong...)
 		}
 		b.tenants[tenant] = s
 		texts = append(texts, tenant+" "+s.version.String())
 	}
-	b.none, _ = newSnapshot(nil, versionOf(nil), rest)
+	b.none, _ = newSnapshot(nil, versionOf(nil, rest), nil, rest)
 	if len(problems) > 0 {
 		return nil, fault.New(op, fault.InvalidArgument, "the policies in %s cannot be used:\n  %s", dir, strings.Join(problems, "\n  "))
 	}
@@ -160,64 +163,34 @@ func (b *book) with(tenant string, version creto.Digest) *snapshot {
 	return b.tenants[tenant]
 }
 
+// library returns what was read of a tenant's policies; nil if nothing was.
+func (b *book) library(tenant string) *library {
+	if b == nil || b.tenants[tenant] == nil {
+		return nil
+	}
+	return b.tenants[tenant].library
+}
+
 // versionOf returns the digest of a tenant's files.
-func versionOf(files []file) creto.Digest {
-	var texts bytes.Buffer
+func versionOf(files []file, rest func()) creto.Digest {
+	texts := sha3.New256()
 	for _, f := range files {
-		fmt.Fprintf(&texts, "%s %d\n%s", f.name, len(f.text), f.text)
+		_, _ = fmt.Fprintf(texts, "%s %d\n", f.name, len(f.text)) // it never fails
+		hash(texts, f.text, rest)
 	}
-	return creto.DigestOf(texts.Bytes())
+	return creto.Digest(texts.Sum(nil))
 }
 
-// newSnapshot returns the set of a tenant's policies, and what is wrong with
-// them. It calls rest after each.
-func newSnapshot(files []file, version creto.Digest, rest func()) (*snapshot, []string) {
-	d := draft{set: make(map[cedar.PolicyID]*cedar.Policy), policies: make(map[cedar.PolicyID]policy)}
-	var problems []string
-	for _, f := range files {
-		wrong, number := 0, 0
-		for piece := range pieces(f.text) {
-			rest()
-			list, err := piece.parse(f.name)
-			if err != nil {
-				if wrong++; wrong <= maxMistakes {
-					problems = append(problems, err.Error())
-				}
-				continue
-			}
-			for _, p := range list {
-				number++
-				if err := d.add(f, number, p); err != nil {
-					problems = append(problems, fmt.Sprintf("%s:%d: %s", f.name, p.Position().Line, fault.Message(err)))
-				}
-			}
-		}
-		if wrong > maxMistakes {
-			problems = append(problems, fmt.Sprintf("%s: %d more policies cannot be read", f.name, wrong-maxMistakes))
-		}
+// hash writes a text to a digest. It calls rest now and then.
+func hash(to *sha3.SHA3, text []byte, rest func()) {
+	for some := range slices.Chunk(text, hashStep) {
+		_, _ = to.Write(some) // it never fails
+		rest()
 	}
-	compiled, err := program.Compile(d.set, rest)
-	if err != nil {
-		return &snapshot{version: version}, append(problems, d.uncompiled()...)
-	}
-	s := &snapshot{program: compiled, policies: make([]policy, compiled.Len()), version: version, tables: newTables(), reads: slices.Compact(slices.Sorted(slices.Values(d.reads)))}
-	for i := range s.policies {
-		s.policies[i] = d.policies[compiled.ID(i)]
-		for number := range actions {
-			if compiled.Action(i).Includes(actions[number].uid, nil) {
-				s.policies[i].actions |= 1 << number
-			}
-		}
-	}
-	return s, problems
 }
 
-// draft is a set of policies that is being read.
-type draft struct {
-	set      map[cedar.PolicyID]*cedar.Policy
-	policies map[cedar.PolicyID]policy
-	reads    []string // of the context; any number of times
-}
+// hashStep is how many bytes are hashed between rests, in some ten µs.
+const hashStep = 4 << 10
 
 type file struct {
 	name string
@@ -250,67 +223,6 @@ func read(dir string) ([]file, error) {
 		return nil, err
 	}
 	return files, fault.WrapAs(op, fault.Unavailable, err, "the policies in %s cannot be read", dir)
-}
-
-// uncompiled returns which policies cannot be compiled.
-func (d *draft) uncompiled() []string {
-	var problems []string
-	for _, id := range slices.Sorted(maps.Keys(d.set)) {
-		p := d.set[id]
-		if _, err := program.Compile(map[cedar.PolicyID]*cedar.Policy{id: p}, func() {}); err != nil {
-			at := p.Position()
-			problems = append(problems, fmt.Sprintf("%s:%d: %s", at.Filename, at.Line, fault.Message(err)))
-		}
-	}
-	return problems
-}
-
-// add checks one policy and names it: by @id, else by its file and number.
-func (d *draft) add(f file, number int, p *cedar.Policy) error {
-	const op fault.Op = "localauthz.add"
-	annotations := p.Annotations()
-	id := strings.TrimSuffix(f.name, ".cedar") + "#" + fmt.Sprint(number)
-	if own, ok := annotations["id"]; ok {
-		id = string(own)
-	}
-	text := p.MarshalCedar()
-	entry := policy{ref: authz.Policy{ID: id, Digest: creto.DigestOf(text)}, forbid: p.Effect() == cedar.Forbid, place: &place{file: f, position: p.Position()}}
-	if _, taken := d.policies[cedar.PolicyID(id)]; taken || id == "" {
-		return fault.New(op, fault.InvalidArgument, "a second policy has the id %q", id)
-	}
-	if approvers, ok := annotations["oversight"]; ok {
-		if entry.forbid || approvers == "" {
-			return fault.New(op, fault.InvalidArgument, "@oversight belongs on a permit and names a group, as in @oversight(\"finance\")")
-		}
-		entry.approvers = string(approvers)
-	}
-	if timeout, ok := annotations["timeout"]; ok {
-		wait, err := time.ParseDuration(string(timeout))
-		if err != nil || wait <= 0 || entry.approvers == "" {
-			return fault.New(op, fault.InvalidArgument, "@timeout(%q) must be a duration such as 30m, beside @oversight", timeout)
-		}
-		entry.timeout = wait
-	}
-	if entry.approvers != "" {
-		entry.quorum = 1
-	}
-	if quorum, ok := annotations["quorum"]; ok {
-		n, err := strconv.Atoi(string(quorum))
-		if err != nil || n < 1 || n > authz.MaxQuorum || entry.approvers == "" {
-			return fault.New(op, fault.InvalidArgument, "@quorum(%q) must be 1 to %d, beside @oversight", quorum, authz.MaxQuorum)
-		}
-		if n > 1 && entry.approvers == authz.Principal {
-			return fault.New(op, fault.InvalidArgument, "@quorum(%q) asks several humans, and @oversight(\"principal\") one: name a group", quorum)
-		}
-		entry.quorum = n
-	}
-	if err := checkNames(p); err != nil {
-		return err
-	}
-	d.reads = append(d.reads, readsOf(p)...)
-	d.policies[cedar.PolicyID(id)] = entry
-	d.set[cedar.PolicyID(id)] = p
-	return nil
 }
 
 // entityTypes are the types that policies may name.

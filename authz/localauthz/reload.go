@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"creto.dev"
 	"creto.dev/fault"
@@ -91,28 +94,30 @@ func list(dir string, now time.Time) listing {
 }
 
 const (
-	// workSteps is how many policies a reload works on, for some hundred µs, before
-	// it rests so that others have their turn. One that is ready would else wait,
-	// for milliseconds, while the reload has a core and the garbage collector, for
-	// what that left, another.
-	workSteps = 64
-	restTime  = 50 * time.Microsecond
+	// turnTime is how long a reload works before others have their turn.
+	turnTime = 100 * time.Microsecond
+	// politeTime is how long it lets everybody on the machine have it.
+	politeTime = 300 * time.Millisecond
 )
 
-// turns returns what to call between the steps of long work, which rests now and
-// then, until ctx ends.
-func turns(ctx context.Context) func() {
-	steps := 0
+// turns returns what to call between the steps of long work. A goroutine that is ready
+// would else wait, for milliseconds, while the reload has one core and the garbage
+// collector another; and so would a thread that shares a core with the reload's while
+// another core is idle, which the kernel does, by time slices, where cores are few. It
+// does not sleep: the more threads wake, the more often they share.
+func turns() func() {
+	began := time.Now()
+	polite := began.Add(politeTime)
 	return func() {
-		if steps++; steps%workSteps != 0 {
+		now := time.Now()
+		if now.Sub(began) < turnTime {
 			return
 		}
-		timer := time.NewTimer(restTime)
-		defer timer.Stop()
-		select {
-		case <-ctx.Done():
-		case <-timer.C:
+		runtime.Gosched()
+		if now.Before(polite) {
+			_, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0) // it does not fail
 		}
+		began = time.Now()
 	}
 }
 
@@ -138,7 +143,7 @@ func (a *Authorizer) tick(ctx context.Context) {
 //
 // Errors: as Open; the policies before then stay in force.
 func (a *Authorizer) Reload(ctx context.Context) error {
-	before, b, err := a.replace(ctx)
+	before, b, err := a.replace()
 	if b != nil {
 		a.changed(ctx, changeOf(before, b))
 	}
@@ -147,11 +152,11 @@ func (a *Authorizer) Reload(ctx context.Context) error {
 
 // replace takes the directory's policies into force, and returns those before
 // and, if they are others, those now.
-func (a *Authorizer) replace(ctx context.Context) (before, now *book, err error) {
+func (a *Authorizer) replace() (before, now *book, err error) {
 	a.reload.Lock()
 	defer a.reload.Unlock()
 	before = a.current.Load()
-	rest := turns(ctx)
+	rest := turns()
 	b, err := loadBook(a.dir, a.tenant, before, rest)
 	if err != nil || b.version == before.version {
 		return before, nil, err

@@ -87,7 +87,7 @@ func (p *Policies) Replay(r audit.Record, past Past) Replayed {
 		out.Would = out.Was
 	}
 	for _, number := range replay.deciding {
-		one := &replay.snapshot.policies[number]
+		one := replay.snapshot.policies[number]
 		if all[0] == authz.RequiresOversight && one.approvers == "" || slices.Contains(out.By, one.ref.ID) {
 			continue
 		}
@@ -208,7 +208,7 @@ func (r *replay) principal(i int) (kinds []authz.Kind, deciding []int32) {
 	var forbidding, permitting, free, asking []int32 // surely
 	mayForbid, mayFree, mayAsk := false, false, false
 	for _, number := range candidates {
-		one := &r.snapshot.policies[number]
+		one := r.snapshot.policies[number]
 		o := r.snapshot.program.PossibleOf(int(number), env, r.unknown)
 		if o&(o-1) != 0 {
 			r.misses(number)

@@ -436,7 +436,7 @@ func (e *entry) compile(t *table, number int, id string) {
 func (s *snapshot) outcome(e *entry, held mask) *outcome {
 	o := &outcome{held: held, kind: authz.Allow}
 	for _, permits := range e.permits {
-		var satisfied []policy
+		var satisfied []*policy
 		for _, p := range permits {
 			if p.condition < 0 || held[p.condition/64]&(1<<(p.condition%64)) != 0 {
 				satisfied = append(satisfied, s.policies[p.policy])

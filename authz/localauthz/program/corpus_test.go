@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,8 +18,6 @@ import (
 	"github.com/cedar-policy/cedar-go"
 	"github.com/cedar-policy/cedar-go/x/exp/schema"
 	exptypes "github.com/cedar-policy/cedar-go/x/exp/types"
-
-	"creto.dev/authz/localauthz/program"
 )
 
 // The size of Cedar's official corpus, as cedar-go v1.9.0 carries it.
@@ -65,7 +62,7 @@ func testCorpusFile(t *testing.T, files map[string][]byte, name string, text []b
 	if err != nil {
 		t.Fatalf("%s: %v", name, err)
 	}
-	p, err := program.Compile(maps.Collect(policies.All()), func() {})
+	p, err := compileSet(policies)
 	if err != nil {
 		t.Fatalf("%s: %v", name, err)
 	}

@@ -7,76 +7,42 @@
 // cedar-go itself evaluates every policy of the set on each request. Cedar's
 // official corpus runs through [Program.Authorize].
 //
-// program.go holds the set and its index, compile.go turns Cedar's syntax tree
-// into nodes, eval.go evaluates them, value.go and context.go hold the values
-// that they work on.
+// program.go holds the set and its index, policy.go compiles its policies one by
+// one, compile.go turns Cedar's syntax tree into nodes, eval.go evaluates them,
+// value.go and context.go hold the values that they work on.
 package program
 
 import (
-	"maps"
+	"cmp"
 	"slices"
 
 	"github.com/cedar-policy/cedar-go"
 	"github.com/cedar-policy/cedar-go/types"
-	"github.com/cedar-policy/cedar-go/x/exp/ast"
 	"github.com/cedar-policy/cedar-go/x/exp/eval"
-
-	"creto.dev/fault"
 )
 
-// Program is a compiled set of policies. It is immutable; policies are numbered
+// Program is a set of compiled policies. It is immutable; policies are numbered
 // from 0 in the order of their ids. The zero Program has no policies.
 type Program struct {
-	policies []policy
+	policies []Named
 	buckets  map[key]*bucket // by the scope of the principal
 }
 
-// policy is one compiled policy.
-type policy struct {
-	id         cedar.PolicyID
-	forbid     bool
-	principal  Scope
-	action     Scope
-	resource   Scope
-	conditions *conditions
-	source     *ast.Policy
+// Named is a policy in a set.
+type Named struct {
+	ID cedar.PolicyID
+	*Policy
 }
 
-// conditions are what must hold for a policy, beside its scope. Policies that
-// are written alike share them.
-type conditions struct {
-	number int
-	all    []*node
-	reads  variables
-	// settled is the most resources that each of all is the same for, if nothing
-	// else has a say; 0 if something has. early are all, those first that are
-	// settled for one.
-	settled []Extent
-	early   []*node
-	// beginnings are those of resources' ids that they ask for.
-	beginnings []string
-}
-
-// Extent says which resources an [Env]'s resource stands for.
-type Extent uint8
-
-// The extents.
-const (
-	// OneResource is itself.
-	OneResource Extent = 1 + iota
-	// SameBeginning is all of its type whose ids begin with its own, and with no
-	// longer one of the [Program.Beginnings]; and for an empty id that is not among
-	// these, all that begin with none.
-	SameBeginning
-	// SameType is all of its type.
-	SameType
-)
-
-// bucket holds the policies whose principals' scope has one key.
+// bucket holds the policies whose principals' scope has one key. If they are many
+// they are also found by the scope of their resources.
 type bucket struct {
 	policies   []int32
 	byResource map[key][]int32
 }
+
+// manyPolicies is from how many on that takes longer than to look at each.
+const manyPolicies = 128
 
 // key is what a scope is found by: its kind, and the type and id that it names.
 type key struct {
@@ -85,98 +51,43 @@ type key struct {
 	id   types.String
 }
 
-// Compile compiles policies. It calls rest after each.
-//
-// Errors: InvalidArgument (Permanent) for a condition that is nested too deep.
-func Compile(policies map[cedar.PolicyID]*cedar.Policy, rest func()) (*Program, error) {
-	p := &Program{policies: make([]policy, 0, len(policies)), buckets: make(map[key]*bucket)}
-	known := make(map[string]*conditions)
-	for i, id := range slices.Sorted(maps.Keys(policies)) {
-		source := policies[id]
-		tree := (*ast.Policy)(source.AST())
-		c, err := compileConditions(id, source, known)
-		if err != nil {
-			return nil, err
-		}
-		one := policy{
-			id: id, forbid: tree.Effect == ast.EffectForbid, source: tree, conditions: c,
-			principal: scopeOf(tree.Principal), action: scopeOf(tree.Action), resource: scopeOf(tree.Resource),
-		}
-		p.policies = append(p.policies, one)
-		principal, resource := one.principal.key(), one.resource.key()
+// New returns the program of policies, whose ids differ. It keeps the slice, which
+// it orders, and calls rest after each of its policies.
+func New(policies []Named, rest func()) *Program {
+	slices.SortFunc(policies, func(a, b Named) int { return cmp.Compare(a.ID, b.ID) })
+	p := &Program{policies: policies, buckets: make(map[key]*bucket)}
+	for i, one := range policies {
+		principal := one.principal.key()
 		b := p.buckets[principal]
 		if b == nil {
-			b = &bucket{byResource: make(map[key][]int32)}
+			b = &bucket{}
 			p.buckets[principal] = b
 		}
 		b.policies = append(b.policies, int32(i))
-		b.byResource[resource] = append(b.byResource[resource], int32(i))
 		rest()
 	}
-	return p, nil
-}
-
-// compileConditions returns the conditions of a policy. known are those compiled
-// before, by their text.
-func compileConditions(id cedar.PolicyID, source *cedar.Policy, known map[string]*conditions) (*conditions, error) {
-	const op fault.Op = "program.Compile"
-	text := textOf(source)
-	if c, ok := known[text]; ok {
-		return c, nil
-	}
-	made := &conditions{number: len(known)}
-	var late []*node
-	for _, c := range (*ast.Policy)(source.AST()).Conditions {
-		n, err := compile(c.Body, 0)
-		if err != nil {
-			return nil, fault.New(op, fault.InvalidArgument, "the condition of policy %q cannot be compiled: %s", id, fault.Message(err))
+	for _, b := range p.buckets {
+		if len(b.policies) < manyPolicies {
+			continue
 		}
-		if c.Condition == ast.ConditionUnless {
-			n = fold(&node{op: opNot, a: n})
-		}
-		for _, n := range n.conjuncts() {
-			if n.op == opConst && n.value.kind == kindBool && n.value.n == 1 {
-				continue
-			}
-			reads, settled := n.reads(), Extent(0)
-			made.reads |= reads
-			if reads == 0 {
-				settled = OneResource
-				made.early = append(made.early, n)
-			} else {
-				late = append(late, n)
-			}
-			if beginnings, ok := n.beginnings(nil); ok {
-				settled = SameBeginning
-				made.beginnings = append(made.beginnings, beginnings...)
-			}
-			made.all, made.settled = append(made.all, n), append(made.settled, settled)
+		b.byResource = make(map[key][]int32)
+		for _, i := range b.policies {
+			resource := policies[i].resource.key()
+			b.byResource[resource] = append(b.byResource[resource], i)
+			rest()
 		}
 	}
-	made.early = append(made.early, late...)
-	known[text] = made
-	return made, nil
-}
-
-// textOf returns the text of a policy's conditions alone.
-func textOf(source *cedar.Policy) string {
-	bare := *source.AST()
-	bare.Effect, bare.Annotations = ast.EffectPermit, nil
-	bare.Principal, bare.Action, bare.Resource = ast.ScopeTypeAll{}, ast.ScopeTypeAll{}, ast.ScopeTypeAll{}
-	return string(cedar.NewPolicyFromAST(&bare).MarshalCedar())
+	return p
 }
 
 // Len returns the number of policies.
 func (p *Program) Len() int { return len(p.policies) }
 
 // ID returns the id of a policy.
-func (p *Program) ID(i int) cedar.PolicyID { return p.policies[i].id }
+func (p *Program) ID(i int) cedar.PolicyID { return p.policies[i].ID }
 
 // Forbids reports whether a policy forbids; if not, it permits.
 func (p *Program) Forbids(i int) bool { return p.policies[i].forbid }
-
-// Action returns a policy's scope of actions.
-func (p *Program) Action(i int) Scope { return p.policies[i].action }
 
 // Resource returns a policy's scope of resources.
 func (p *Program) Resource(i int) Scope { return p.policies[i].resource }
@@ -193,8 +104,9 @@ func (p *Program) Conditional(i int) bool { return len(p.policies[i].conditions.
 // conditions ask for. It is not to be changed.
 func (p *Program) Beginnings(i int) []string { return p.policies[i].conditions.beginnings }
 
-// Conditions returns the number of a policy's conditions: policies with the same
-// conditions have the same number.
+// Conditions returns the number of a policy's conditions: policies of one
+// [Compiler], or of those that went on from it, have the same number if they have
+// the same conditions.
 func (p *Program) Conditions(i int) int { return p.policies[i].conditions.number }
 
 // Verdict is what a policy's conditions come to.
@@ -291,17 +203,19 @@ func (p *Program) InScope(r types.Request, principals, actions, resources []type
 		if b == nil {
 			return
 		}
-		keysOf(r.Resource, resources, func(rk key) {
-			for _, i := range b.byResource[rk] {
-				one := &p.policies[i]
-				if k.kind == ScopeIsIn && one.principal.Type != r.Principal.Type ||
-					rk.kind == ScopeIsIn && one.resource.Type != r.Resource.Type ||
-					!one.action.Includes(r.Action, actions) {
-					continue
+		add := func(among []int32) {
+			for _, i := range among {
+				one := p.policies[i]
+				if (k.kind != ScopeIsIn || one.principal.Type == r.Principal.Type) && one.resource.Includes(r.Resource, resources) && one.action.Includes(r.Action, actions) {
+					matching = append(matching, i)
 				}
-				matching = append(matching, i)
 			}
-		})
+		}
+		if b.byResource == nil {
+			add(b.policies)
+			return
+		}
+		keysOf(r.Resource, resources, func(rk key) { add(b.byResource[rk]) })
 	})
 	slices.Sort(matching)
 	return matching
@@ -338,9 +252,9 @@ func (p *Program) Authorize(entities types.EntityGetter, r types.Request) (types
 		position := types.Position(one.source.Position)
 		switch p.Evaluate(int(i), &env) {
 		case Errored:
-			diagnostic.Errors = append(diagnostic.Errors, types.DiagnosticError{PolicyID: one.id, Position: position, Message: p.explain(one, entities, r)})
+			diagnostic.Errors = append(diagnostic.Errors, types.DiagnosticError{PolicyID: one.ID, Position: position, Message: p.explain(one, entities, r)})
 		case Satisfied:
-			reason := types.DiagnosticReason{PolicyID: one.id, Position: position}
+			reason := types.DiagnosticReason{PolicyID: one.ID, Position: position}
 			if one.forbid {
 				forbids = append(forbids, reason)
 			} else {
@@ -360,7 +274,7 @@ func (p *Program) Authorize(entities types.EntityGetter, r types.Request) (types
 }
 
 // explain returns why a policy cannot be evaluated, in cedar-go's words.
-func (p *Program) explain(one *policy, entities types.EntityGetter, r types.Request) string {
+func (p *Program) explain(one *Named, entities types.EntityGetter, r types.Request) string {
 	_, err := eval.Eval(eval.PolicyToNode(one.source).AsIsNode(), eval.Env{
 		Entities: entities, Principal: r.Principal, Action: r.Action, Resource: r.Resource, Context: r.Context,
 	})

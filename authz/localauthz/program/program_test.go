@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -24,11 +23,25 @@ func compile(t testing.TB, text string) (*program.Program, *cedar.PolicySet) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := program.Compile(maps.Collect(set.All()), func() {})
+	p, err := compileSet(set)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return p, set
+}
+
+func compileSet(set *cedar.PolicySet) (*program.Program, error) {
+	compiler := program.NewCompiler(nil)
+	var all []program.Named
+	for id, source := range set.All() {
+		one, err := compiler.Compile(source)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, program.Named{ID: id, Policy: one})
+	}
+	compiler.Done()
+	return program.New(all, func() {}), nil
 }
 
 // same compares a program with cedar-go on one request.
@@ -123,7 +136,7 @@ func TestDepth(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p, err := program.Compile(maps.Collect(set.All()), func() {})
+			p, err := compileSet(set)
 			if (err == nil) != want || err != nil && !errors.Is(err, fault.InvalidArgument) {
 				t.Errorf("Compile of %d levels = %v", n, err)
 			}
@@ -273,7 +286,7 @@ func FuzzAuthorize(f *testing.F) {
 		if err != nil {
 			return
 		}
-		p, err := program.Compile(maps.Collect(set.All()), func() {})
+		p, err := compileSet(set)
 		if err != nil {
 			if !errors.Is(err, fault.InvalidArgument) {
 				t.Errorf("Compile = %v", err)
