@@ -30,29 +30,30 @@ var actions = [Actions]struct{ name, resource string }{
 // Actions is how many actions there are.
 const Actions = 8
 
+// actionPlaces has the number of an action, and 1 more, where actionPlace says: all
+// are in different places.
+var actionPlaces = func() (places [32]uint8) {
+	for i := range actions {
+		places[actionPlace(actions[i].name)] = uint8(i + 1)
+	}
+	return places
+}()
+
+// actionPlace tells actions apart, without a branch that depends on which it is.
+func actionPlace(name string) uint8 { return (uint8(len(name)) + name[0]) & 31 }
+
 // ActionNumber returns an action's number, from 0 up to Actions; -1 for what is no
 // action. It is for what is looked up at every check, and may change with a
 // version.
 func ActionNumber(name string) int {
-	switch name {
-	case CallModel:
-		return 0
-	case CallTool:
-		return 1
-	case HTTPRequest:
-		return 2
-	case NetworkEgress:
-		return 3
-	case SpawnSandbox:
-		return 4
-	case SendMessage:
-		return 5
-	case AccessSecret:
-		return 6
-	case ConsumeQuota:
-		return 7
+	if name == "" {
+		return -1
 	}
-	return -1
+	n := int(actionPlaces[actionPlace(name)]) - 1
+	if n < 0 || actions[n].name != name {
+		return -1
+	}
+	return n
 }
 
 // ActionNames returns the actions, by number.

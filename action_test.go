@@ -16,7 +16,12 @@ func TestActionNumber(t *testing.T) {
 			t.Errorf("%s acts on nothing", name)
 		}
 	}
-	if len(names) != creto.Actions || creto.ActionNumber("fly") != -1 {
-		t.Errorf("%d of %d actions are named; fly has the number %d", len(names), creto.Actions, creto.ActionNumber("fly"))
+	for _, name := range []string{"", "c", "fly", "call_modem", "call_model ", "Call_model"} {
+		if n := creto.ActionNumber(name); n != -1 {
+			t.Errorf("%q has the number %d", name, n)
+		}
+	}
+	if len(names) != creto.Actions {
+		t.Errorf("%d of %d actions are named", len(names), creto.Actions)
 	}
 }

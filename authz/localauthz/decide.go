@@ -3,6 +3,7 @@ package localauthz
 import (
 	"context"
 	"fmt"
+	"hash/maphash"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -39,7 +40,10 @@ func (a *Authorizer) judge(own *session, r *authz.Request, d *authz.Decision) er
 		}
 	}
 	p := own.part(number, a.current.Load())
-	s := p.table.slot(p.slots, r.Resource.ID)
+	var s *slot
+	if len(p.index.slots) > 0 {
+		s = p.index.find(maphash.String(p.seed, r.Resource.ID), r.Resource.ID)
+	}
 	if s == nil {
 		if !validID(r.Resource.ID) { // those that policies name are valid
 			return malformed(r)
@@ -47,13 +51,13 @@ func (a *Authorizer) judge(own *session, r *authz.Request, d *authz.Decision) er
 		s = p.beginning(r.Resource.ID)
 	}
 	d.Version = p.snapshot.version
-	switch {
-	case p.none || len(r.Consents) > 0 || number == sendMessage && own.holds(r.Resource.ID):
-		own.search(p.snapshot, number, r, d)
-	case s != nil && s.allows.Load() && own.covers(number, r.Resource.ID):
+	switch plain := len(r.Consents) == 0 && (number != sendMessage || !own.holds(r.Resource.ID)); {
+	case plain && s != nil && s.allows.Load() && own.covers(number, r.Resource.ID):
 		d.Kind, d.Policies = authz.Allow, s.policies
-	default:
+	case plain && !p.none:
 		own.settle(p, number, s, r, d)
+	default:
+		own.search(p.snapshot, number, r, d)
 	}
 	return nil
 }

@@ -100,7 +100,7 @@ func (s *session) grants(b *bound, at *actionTable, number int) iter.Seq[authz.G
 func (at *actionTable) differs(b *bound, number int, id string) bool {
 	for i := range at.beginnings {
 		longer := &at.beginnings[i].slot
-		if len(longer.id) <= len(id) || !strings.HasPrefix(longer.id, id) {
+		if len(longer.entry.id) <= len(id) || !strings.HasPrefix(longer.entry.id, id) {
 			continue
 		}
 		if e := b.table.entry(at, number, longer); e.denied || b.snapshot.conditional(e) {
@@ -148,7 +148,7 @@ func (s *session) begun(at *actionTable, number int) []string {
 		}
 		ids[prefix] = struct{}{}
 		for i := range at.beginnings {
-			if id := at.beginnings[i].id; strings.HasPrefix(id, prefix) {
+			if id := at.beginnings[i].entry.id; strings.HasPrefix(id, prefix) {
 				ids[id] = struct{}{}
 			}
 		}
@@ -170,7 +170,7 @@ func (s *session) entryOf(b *bound, at *actionTable, number int, id string) *ent
 			e.own = append(e.own, ranked{int32(i), policy})
 		}
 	}
-	e.compile(b.table, number, "")
+	e.compile(b.table, number)
 	return &e
 }
 

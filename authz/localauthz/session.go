@@ -2,6 +2,7 @@ package localauthz
 
 import (
 	"context"
+	"hash/maphash"
 	"maps"
 	"runtime"
 	"slices"
@@ -53,9 +54,9 @@ type bound struct {
 type part struct {
 	book     *book
 	snapshot *snapshot
-	table    *table
 	*actionTable
-	slots []slot // of the actionTable
+	seed  maphash.Seed
+	index index // of the actionTable
 }
 
 // principal is one of the chain, as policies see it.
@@ -183,7 +184,7 @@ func (s *session) part(number int, b *book) *part {
 
 func (b *bound) part(number int) *part {
 	at := b.table.of(number)
-	return &part{book: b.book, snapshot: b.snapshot, table: b.table, actionTable: at, slots: at.slots}
+	return &part{book: b.book, snapshot: b.snapshot, actionTable: at, seed: b.snapshot.tables.seed, index: at.index}
 }
 
 // under returns the session as it is under a book.

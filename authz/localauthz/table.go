@@ -6,7 +6,6 @@ import (
 	"maps"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"weak"
@@ -60,29 +59,16 @@ type table struct {
 // the resource, with open addressing; then by how the id begins, if policies ask
 // that; what is not found is of other.
 type actionTable struct {
-	slots      []slot // a power of two of them, or none
+	index
+	table      *table
 	beginnings []beginning
-	other      entry
+	// common is what all beginnings begin with, and keys are the eight bytes of each
+	// after it.
+	common string
+	keys   []uint64
+	other  entry
 	// none says that there was no room: each check looks for its policies.
 	none bool
-}
-
-// slot is one resource that policies name, or all that begin alike: one cache line.
-type slot struct {
-	id    string // "" if the slot is empty, or of what begins with nothing
-	hash  uint64
-	entry *entry
-	// allows says, once the entry is compiled, that it is settled and allows, by
-	// these policies.
-	allows   atomic.Bool
-	policies []authz.Policy
-}
-
-// beginning is the slot of all resources that policies do not name and that begin
-// with its id, and with no longer one. Beginnings are in the order of their ids.
-type beginning struct {
-	slot
-	above int // the next shorter beginning of its id; -1 if there is none
 }
 
 // tables are those in use under one snapshot.
@@ -151,7 +137,7 @@ func (t *table) of(number int) *actionTable {
 		t.cost.Add(cost)
 	} else {
 		tables.used.Add(-cost)
-		at = &actionTable{none: true}
+		at = &actionTable{table: t, none: true}
 	}
 	t.actions[number].Store(at)
 	return at
@@ -165,7 +151,7 @@ type scope []ranked
 
 // make lays out an action, and returns what that costs.
 func (t *table) make(number int) (at *actionTable, cost int64) {
-	at = &actionTable{}
+	at = &actionTable{table: t}
 	named, begun := make(map[string]struct{}), make(map[string]struct{})
 	for i, class := range t.classes {
 		for _, policy := range class {
@@ -185,28 +171,25 @@ func (t *table) make(number int) (at *actionTable, cost int64) {
 		}
 	}
 	cost += int64(len(named) + len(begun))
-	at.beginnings = at.other.scope.beginnings(slices.Sorted(maps.Keys(begun)))
+	at.begin(slices.Sorted(maps.Keys(begun)))
 	at.other.of = program.SameBeginning
-	at.other.compile(t, number, "")
+	at.other.compile(t, number)
 	if len(named) == 0 {
 		return at, cost
 	}
-	size := 2
-	for size < 2*len(named) {
-		size *= 2
+	ids, seed := slices.Sorted(maps.Keys(named)), t.snapshot.tables.seed
+	hashes := make([]uint64, len(ids))
+	for i, id := range ids {
+		hashes[i] = maphash.String(seed, id)
 	}
-	at.slots = make([]slot, size)
-	ids := slices.Sorted(maps.Keys(named))
-	text := strings.Join(ids, "") // side by side in memory
-	for _, id := range ids {
-		s := at.free(maphash.String(t.snapshot.tables.seed, id))
-		s.id, text = text[:len(id)], text[len(id):]
-		s.entry = &entry{scope: at.other.scope, of: program.OneResource}
+	at.index = newIndex(hashes)
+	for i, id := range ids {
+		at.free(hashes[i]).set(tagOf(hashes[i]), &entry{id: id, scope: at.other.scope, of: program.OneResource})
 	}
 	for i, class := range t.classes {
 		for _, policy := range class {
 			if id, ok := t.snapshot.names(int(policy), number); ok && id != "" {
-				e := find(at.slots, maphash.String(t.snapshot.tables.seed, id), id).entry
+				e := at.find(maphash.String(seed, id), id).entry
 				e.own = append(e.own, ranked{int32(i), policy})
 			}
 		}
@@ -214,79 +197,18 @@ func (t *table) make(number int) (at *actionTable, cost int64) {
 	return at, cost
 }
 
-// beginnings lays out the slots of beginnings, which are in order.
-func (s scope) beginnings(ids []string) []beginning {
-	all := make([]beginning, len(ids))
-	text := strings.Join(ids, "")
-	for i, id := range ids {
-		b := &all[i]
-		b.id, text = text[:len(id)], text[len(id):]
-		b.entry = &entry{scope: s, of: program.SameBeginning}
-		for b.above = i - 1; b.above >= 0 && !strings.HasPrefix(id, all[b.above].id); {
-			b.above = all[b.above].above
-		}
-	}
-	return all
-}
-
-// beginning returns the slot of the longest beginning of a resource that no policy
-// names; nil if it has none.
-func (at *actionTable) beginning(id string) *slot {
-	// The last that is not after id is the longest, or begins with it: both are
-	// between that and id.
-	low, high := 0, len(at.beginnings)
-	for low < high {
-		if middle := (low + high) / 2; at.beginnings[middle].id <= id {
-			low = middle + 1
-		} else {
-			high = middle
-		}
-	}
-	for i := low - 1; i >= 0; i = at.beginnings[i].above {
-		if b := &at.beginnings[i]; strings.HasPrefix(id, b.id) {
-			return &b.slot
-		}
-	}
-	return nil
-}
-
-// free takes a slot for a resource that has none.
-func (at *actionTable) free(hash uint64) *slot {
-	mask := uint64(len(at.slots) - 1)
-	for i := hash & mask; ; i = (i + 1) & mask {
-		if s := &at.slots[i]; s.id == "" {
-			s.hash = hash
-			return s
-		}
-	}
-}
-
-// find returns the slot of a resource, or nil.
-func find(slots []slot, hash uint64, id string) *slot {
-	mask := uint64(len(slots) - 1)
-	for i := hash & mask; ; i = (i + 1) & mask {
-		s := &slots[i]
-		if s.hash == hash && s.id == id {
-			return s
-		}
-		if s.id == "" {
-			return nil
-		}
-	}
-}
-
 // slot returns the slot of a resource; nil if no policy names it.
-func (t *table) slot(slots []slot, id string) *slot {
-	if len(slots) == 0 {
+func (at *actionTable) slot(seed maphash.Seed, id string) *slot {
+	if len(at.slots) == 0 {
 		return nil
 	}
-	return find(slots, maphash.String(t.snapshot.tables.seed, id), id)
+	return at.index.find(maphash.String(seed, id), id)
 }
 
 // find returns the slot of a resource, or of its beginning; nil if policies know
 // neither.
 func (t *table) find(at *actionTable, id string) *slot {
-	if s := t.slot(at.slots, id); s != nil {
+	if s := at.slot(t.snapshot.tables.seed, id); s != nil {
 		return s
 	}
 	return at.beginning(id)
@@ -303,7 +225,7 @@ func (t *table) entry(at *actionTable, number int, s *slot) *entry {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if e := s.entry; !e.ready.Load() {
-		e.compile(t, number, s.id)
+		e.compile(t, number)
 		if e.settled.kind == authz.Allow {
 			s.policies = e.settled.policies
 			s.allows.Store(true)
@@ -316,7 +238,7 @@ func (t *table) entry(at *actionTable, number int, s *slot) *entry {
 func (t *table) warm(at *actionTable, number int, before *actionTable, rest func()) {
 	compile := func(s *slot) {
 		if s.entry != nil && s.entry.ready.Load() {
-			t.entry(at, number, t.find(at, s.id))
+			t.entry(at, number, t.find(at, s.entry.id))
 			rest()
 		}
 	}
@@ -351,6 +273,7 @@ type entry struct {
 	// outcomes are those seen, by the conditions that held.
 	outcomes atomic.Pointer[[]*outcome]
 
+	id    string         // of its resource, or what its resources begin with
 	of    program.Extent // which resources
 	scope scope          // policies that name no resource
 	own   []ranked       // those that name this one
@@ -379,9 +302,9 @@ type outcome struct {
 }
 
 // compile settles what no request can change, and lists what is left.
-func (e *entry) compile(t *table, number int, id string) {
+func (e *entry) compile(t *table, number int) {
 	s := t.snapshot
-	env := program.Env{Action: actions[number].uid, Resource: types.EntityUID{Type: actions[number].resourceType, ID: types.String(id)}, Itself: true}
+	env := program.Env{Action: actions[number].uid, Resource: types.EntityUID{Type: actions[number].resourceType, ID: types.String(e.id)}, Itself: true}
 	// Conditions that are the same for everybody, and for whatever policy, are
 	// evaluated once.
 	type once struct {
