@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -420,63 +419,6 @@ func contest(name, who, note string, probes []probe, do decider) bench {
 		}
 		return nil
 	}}
-}
-
-// coreRounds are how often the cores take turns, and coreChecks what each does then.
-const (
-	coreRounds = 9
-	coreChecks = 10 * checkTimes
-)
-
-// benchCores measures how checks scale: in turns, of which the median counts, as
-// the machine has other things to do now and then.
-func benchCores(ctx context.Context, r *report, e *estate, h *checker) error {
-	if e.depth == 0 {
-		return nil
-	}
-	probes := e.probes("spread")
-	all := slices.Compact([]int{1, min(2, runtime.GOMAXPROCS(0))})
-	perSecond, busy := make([][]float64, len(all)), make([]int64, len(all))
-	for range coreRounds {
-		for i, cores := range all {
-			before := cpuTime()
-			rate, err := h.rate(ctx, probes, cores)
-			if err != nil {
-				return err
-			}
-			perSecond[i], busy[i] = append(perSecond[i], rate), busy[i]+cpuTime()-before
-		}
-	}
-	for i, cores := range all {
-		slices.Sort(perSecond[i])
-		n := coreRounds * coreChecks * cores
-		r.add(row{
-			Case: fmt.Sprintf("cores=%d/%s/spread/quota=off", cores, e.setting()), Who: creto, N: n,
-			PerSecond: ref(perSecond[i][coreRounds/2]), CPU: ref(float64(busy[i]) / float64(n)),
-			Note: "as many goroutines, all checking; the median of 9 turns; budget 1.9 times as many on 2; where the CPU of a check stays, what is missing was not to be had",
-		})
-	}
-	return nil
-}
-
-// rate returns how many checks a second so many goroutines do together.
-func (h *checker) rate(ctx context.Context, probes []probe, goroutines int) (float64, error) {
-	var group sync.WaitGroup
-	errs := make([]error, goroutines)
-	begin := time.Now()
-	for g := range goroutines {
-		group.Go(func() {
-			for i := range coreChecks {
-				p := &probes[(i+g*len(probes)/2)%len(probes)]
-				if d, err := h.authorizer.Check(ctx, h.sessions[p.chain], p.request); err != nil || d.Kind != authz.Allow {
-					errs[g] = errors.Join(err, errors.New("denied"))
-					return
-				}
-			}
-		})
-	}
-	group.Wait()
-	return float64(goroutines*coreChecks) / time.Since(begin).Seconds(), errors.Join(errs...)
 }
 
 // condition is what every policy asks of the context in the cases context/….

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	product "creto.dev"
@@ -21,11 +22,20 @@ const (
 	swapTime  = 4 * time.Second
 	swapEvery = 50 * time.Millisecond // at most; a change of many policies takes longer
 	longPause = time.Millisecond
+	// manyRules is from how many on all of them are replaced too.
+	manyRules = 1000
 )
 
-// benchSwap measures checks, one every 20 µs, while the policies are replaced
-// again and again, and while they stay: what the machine itself takes its time for
-// is in both.
+// revised returns an estate's policies, each in words of its own.
+func revised(e *estate, revision string) string {
+	return strings.ReplaceAll(strings.ReplaceAll(e.cedarText(""), "permit (", fmt.Sprintf("@revision(%q) permit (", revision)), "forbid (", fmt.Sprintf("@revision(%q) forbid (", revision))
+}
+
+// benchSwap measures checks, one every 20 µs, while the policies stay, and while they
+// are replaced again and again: with one that comes and goes, and, if they are many,
+// with all of them other. What the machine itself takes its time for is in each. The
+// files are written before, and linked into place: who writes policies is another
+// process, and the disk's time is not the authorizer's.
 func benchSwap(ctx context.Context, r *report, c *fleet, e *estate) error {
 	if e.depth == 0 {
 		return nil
@@ -34,15 +44,25 @@ func benchSwap(ctx context.Context, r *report, c *fleet, e *estate) error {
 	if err != nil {
 		return err
 	}
-	texts := [2]string{e.cedarText(""), e.cedarText("") + `permit (principal == Creto::Agent::"nobody", action, resource);`}
-	install := func(n int) error {
+	texts := map[string][2]string{
+		"swap":     {e.cedarText(""), e.cedarText("") + `permit (principal == Creto::Agent::"nobody", action, resource);`},
+		"swap-all": {revised(e, "one"), revised(e, "two")},
+	}
+	for name, two := range texts {
+		for i, text := range two {
+			if err := os.WriteFile(fmt.Sprintf("%s-%s-%d", dir, name, i), []byte(text), 0o600); err != nil {
+				return err
+			}
+		}
+	}
+	install := func(name string, n int) error {
 		file := filepath.Join(dir, "bench.cedar")
-		if err := os.WriteFile(file+".new", []byte(texts[n%2]), 0o600); err != nil {
+		if err := os.Link(fmt.Sprintf("%s-%s-%d", dir, name, n%2), file+".new"); err != nil {
 			return err
 		}
 		return os.Rename(file+".new", file)
 	}
-	if err := install(0); err != nil {
+	if err := install("swap", 0); err != nil {
 		return err
 	}
 	a, err := localauthz.Open(dir, product.DefaultTenant, e.groupsOf(), nil, func(context.Context, localauthz.Change) {})
@@ -64,7 +84,10 @@ func benchSwap(ctx context.Context, r *report, c *fleet, e *estate) error {
 		}
 		return err
 	}
-	for _, swapping := range []bool{false, true} {
+	for _, name := range []string{"steady", "swap", "swap-all"} {
+		if name == "swap-all" && len(e.rules) < manyRules {
+			continue
+		}
 		running, stop := context.WithTimeout(ctx, swapTime)
 		swaps := make(chan int, 1)
 		var failed error
@@ -72,9 +95,9 @@ func benchSwap(ctx context.Context, r *report, c *fleet, e *estate) error {
 			ticker := time.NewTicker(swapEvery)
 			defer ticker.Stop()
 			n := 0
-			for swapping && running.Err() == nil && failed == nil {
+			for name != "steady" && running.Err() == nil && failed == nil {
 				n++
-				if failed = install(n); failed == nil {
+				if failed = install(name, n); failed == nil {
 					failed = a.Reload(ctx)
 				}
 				<-ticker.C
@@ -86,10 +109,6 @@ func benchSwap(ctx context.Context, r *report, c *fleet, e *estate) error {
 		n := <-swaps
 		if err := errors.Join(err, failed); err != nil {
 			return err
-		}
-		name := "steady"
-		if swapping {
-			name = "swap"
 		}
 		r.add(pauses.row(name+"/"+e.setting(), n))
 	}
