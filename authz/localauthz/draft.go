@@ -197,11 +197,10 @@ func (w *written) annotate(p *cedar.Policy) error {
 // snapshot returns the set. problems are what is wrong with it as a whole.
 func (d *draft) snapshot(version creto.Digest, rest func()) (s *snapshot, problems []string) {
 	d.library.compiler.Done()
-	slices.SortFunc(d.policies, func(a, b *written) int {
-		return cmp.Or(strings.Compare(a.ref.ID, b.ref.ID), strings.Compare(a.place.file, b.place.file), cmp.Compare(a.number, b.number))
-	})
+	d.sort(rest)
 	policies, named := make([]*policy, len(d.policies)), make([]program.Named, len(d.policies))
 	for i, one := range d.policies {
+		rest()
 		policies[i], named[i] = &one.policy, program.Named{ID: cedar.PolicyID(one.ref.ID), Policy: one.compiled}
 		if i > 0 && one.ref.ID == policies[i-1].ref.ID {
 			problems = append(problems, one.mistake(fault.New("localauthz.snapshot", fault.InvalidArgument, "a second policy has the id %q", one.ref.ID)).Error())
@@ -211,4 +210,36 @@ func (d *draft) snapshot(version creto.Digest, rest func()) (s *snapshot, proble
 		program: program.New(named, rest), policies: policies, version: version, tables: newTables(), library: d.library,
 		reads: slices.Compact(slices.Sorted(slices.Values(d.reads))),
 	}, problems
+}
+
+// sort puts the policies in the order of their ids, with rests: few at once, then
+// together.
+func (d *draft) sort(rest func()) {
+	const few = 64
+	less := func(a, b *written) int {
+		return cmp.Or(strings.Compare(a.ref.ID, b.ref.ID), strings.Compare(a.place.file, b.place.file), cmp.Compare(a.number, b.number))
+	}
+	for some := range slices.Chunk(d.policies, few) {
+		slices.SortFunc(some, less)
+		rest()
+	}
+	from, to := d.policies, make([]*written, len(d.policies))
+	for size := few; size < len(from); size *= 2 {
+		for at := 0; at < len(from); at += 2 * size {
+			middle, end := min(at+size, len(from)), min(at+2*size, len(from))
+			left, right := from[at:middle], from[middle:end]
+			for i := at; i < end; i++ {
+				if i%few == 0 {
+					rest()
+				}
+				if len(right) == 0 || len(left) > 0 && less(left[0], right[0]) <= 0 {
+					to[i], left = left[0], left[1:]
+				} else {
+					to[i], right = right[0], right[1:]
+				}
+			}
+		}
+		from, to = to, from
+	}
+	d.policies = from
 }

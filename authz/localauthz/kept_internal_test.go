@@ -167,6 +167,21 @@ func TestKeptNames(t *testing.T) {
 	}
 }
 
+// However many policies there are, they are in the order of their ids.
+func TestManyPolicies(t *testing.T) {
+	for _, n := range []int{0, 1, 63, 64, 65, 128, 129, 1000} {
+		s, wrong := newSnapshot([]file{{"a.cedar", []byte(strings.Repeat("permit (principal, action, resource);", n))}}, creto.Digest{}, nil, func() {})
+		if len(wrong) > 0 || len(s.policies) != n || !slices.IsSortedFunc(s.policies, func(a, b *policy) int { return strings.Compare(a.ref.ID, b.ref.ID) }) {
+			t.Errorf("of %d policies there are %d, or they are in no order; %v", n, len(s.policies), wrong)
+		}
+		for i, p := range s.policies {
+			if string(s.program.ID(i)) != p.ref.ID {
+				t.Fatalf("policy %d of %d is %s, and compiled %s", i, n, p.ref.ID, s.program.ID(i))
+			}
+		}
+	}
+}
+
 // Texts with the same hash are still two.
 func TestKeptByText(t *testing.T) {
 	const permit, forbid = "permit (principal, action, resource);", "forbid (principal, action, resource);"
