@@ -8,7 +8,8 @@
 // ([Authorizer.Bind], table.go), and conditions are compiled (package program).
 //
 // localauthz.go holds the Authorizer, session.go what Bind prepares, table.go
-// the policies of one chain, decide.go a check, policies.go the files.
+// the policies of one chain, index.go how a check finds them, decide.go a check,
+// policies.go the files, draft.go what is read of them.
 package localauthz
 
 import (
