@@ -29,10 +29,11 @@ type object struct {
 	taken  []string
 	err    error
 	made   *objects // where those below come from; nil for new ones
+	place  int      // in made, plus 1; 0 if it is not from there
 
 	// For the fields and names of most objects.
 	fieldSpace [8]field
-	takenSpace [8]string
+	takenSpace [16]string
 }
 
 // field is where one of an object is in its text. Of texts in memory, which are
@@ -58,11 +59,12 @@ func (o *object) is(f *field, name string) bool {
 	return string(o.text[f.name+1:f.nameEnd-1]) == name
 }
 
-// objects are used again for one text after the other, where there are many: in a
-// stream.
+// objects are used again: for one value of a list after the other and, in a stream,
+// for one text after the other.
 type objects struct {
-	all  []*object
-	used int
+	all   []*object
+	used  int
+	first [4]object // as many as most texts need at a time
 }
 
 // maxObjects bounds what is kept: more than nearly all texts of a stream have.
@@ -74,12 +76,23 @@ func (m *objects) take() *object {
 		return &object{made: m}
 	}
 	if m.used == len(m.all) {
-		m.all = append(m.all, &object{})
+		if m.used < len(m.first) {
+			m.all = append(m.all, &m.first[m.used])
+		} else {
+			m.all = append(m.all, &object{})
+		}
 	}
 	o := m.all[m.used]
 	m.used++
-	*o = object{made: m}
+	*o = object{made: m, place: m.used}
 	return o
+}
+
+// done gives an object back, and those that were taken after it.
+func (o *object) done() {
+	if o.place > 0 {
+		o.made.used = o.place - 1
+	}
 }
 
 // parse reads the next text, as parseObject does. Those of the one before are no
@@ -100,7 +113,7 @@ func (o *object) parse(raw []byte) *object {
 	switch {
 	case !utf8.Valid(raw):
 		o.fail("", "not UTF-8")
-	case len(raw) > math.MaxInt32 || !json.Valid(raw):
+	case len(raw) > math.MaxInt32 || !validJSON(raw):
 		o.fail("", "expected an object")
 	default:
 		o.split(raw)
@@ -152,11 +165,8 @@ func endOfValue(raw []byte, i int) int {
 	for ; i < len(raw); i++ {
 		switch raw[i] {
 		case '"':
-			for i++; raw[i] != '"'; i++ {
-				if raw[i] == '\\' {
-					i++
-				}
-			}
+			for i = untilSpecial(raw, i+1); raw[i] != '"'; i = untilSpecial(raw, i+2) {
+			} // past what a backslash escapes
 			if depth == 0 {
 				return i + 1
 			}
@@ -196,18 +206,18 @@ func (o *object) fail(name, format string, args ...any) {
 
 // at is the path of a field, for messages.
 func (o *object) at(name string) string {
-	path := strings.Trim(o.place()+"."+name, ".")
+	path := strings.Trim(o.placeName()+"."+name, ".")
 	if path == "" {
 		return "body"
 	}
 	return path
 }
 
-func (o *object) place() string {
+func (o *object) placeName() string {
 	if o.above == nil {
 		return o.path
 	}
-	path := strings.Trim(o.above.place()+"."+o.name, ".")
+	path := strings.Trim(o.above.placeName()+"."+o.name, ".")
 	if o.nth > 0 {
 		path += fmt.Sprintf("[%d]", o.nth-1)
 	}
@@ -259,6 +269,22 @@ func (o *object) str(name string) string {
 	}
 	return unquoted(raw)
 }
+
+// word takes a string of which there are few: those in use cost no memory.
+func (o *object) word(name string) string {
+	if raw := o.peek(name); len(raw) > 2 && raw[0] == '"' {
+		for _, known := range words {
+			if string(raw[1:len(raw)-1]) == known {
+				o.raw(name)
+				return known
+			}
+		}
+	}
+	return o.str(name)
+}
+
+// words are the roles, types and ends of answers that most messages have.
+var words = [...]string{"user", "assistant", "system", "tool", functionType, "text", "stop", "tool_calls"}
 
 // strIf takes a field if it is a string; another value stays in the rest.
 func (o *object) strIf(name string) (string, bool) {
@@ -338,7 +364,7 @@ func itemsOf(raw []byte) (items []json.RawMessage, ok bool) {
 	if raw[0] != '[' {
 		return nil, false
 	}
-	items = []json.RawMessage{}
+	items = make([]json.RawMessage, 0, 8)
 	for i := blanks(raw, 1); raw[i] != ']'; {
 		end := endOfValue(raw, i)
 		items = append(items, json.RawMessage(raw[i:end:end]))
@@ -465,9 +491,7 @@ func appendJSON(b []byte, v any) ([]byte, error) {
 		if v == nil {
 			return append(b, "null"...), nil
 		}
-		w := bytes.NewBuffer(b)
-		err := json.Compact(w, v)
-		return w.Bytes(), err
+		return appendCompact(b, v)
 	case fields:
 		return appendObject(b, v)
 	case map[string]any:
@@ -484,6 +508,26 @@ func appendJSON(b []byte, v any) ([]byte, error) {
 		return nil, err
 	}
 	return bytes.TrimSuffix(w.Bytes(), []byte("\n")), nil
+}
+
+// appendCompact writes a JSON text without its white space.
+func appendCompact(b []byte, text json.RawMessage) ([]byte, error) {
+	if !validJSON(text) {
+		w := bytes.NewBuffer(b)
+		err := json.Compact(w, text) // which says what is wrong
+		return w.Bytes(), err
+	}
+	begin := 0 // of what is not written yet
+	for i := 0; i < len(text); i++ {
+		switch text[i] {
+		case '"':
+			i = endOfValue(text, i) - 1
+		case ' ', '\n', '\t', '\r':
+			b = append(b, text[begin:i]...)
+			begin = i + 1
+		}
+	}
+	return append(b, text[begin:]...), nil
 }
 
 func appendObject(b []byte, f map[string]any) ([]byte, error) {
@@ -534,6 +578,15 @@ func appendText(b []byte, s string) []byte {
 	b = append(b, '"')
 	plain := 0
 	for i := 0; i < len(s); i++ {
+		for ; len(s)-i >= 8; i += 8 { // most are nothing but letters
+			word := eight(s[i:])
+			if special(word) != 0 || word&high != 0 {
+				break
+			}
+		}
+		if i == len(s) {
+			break
+		}
 		c := s[i]
 		if c >= ' ' && c != '"' && c != '\\' && c < utf8.RuneSelf {
 			continue

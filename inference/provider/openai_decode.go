@@ -17,25 +17,29 @@ import (
 // Errors: InvalidArgument (Permanent), naming the field.
 func DecodeOpenAIRequest(body []byte) (r inference.Request, stream bool, err error) {
 	const op fault.Op = "provider.DecodeOpenAIRequest"
-	if values(body) > maxValues {
+	if len(body) > maxValues && values(body) > maxValues {
 		return r, stream, fault.New(op, fault.InvalidArgument, "the request has more than %d JSON values", maxValues)
 	}
-	o := parseObject(body, "")
+	o := new(objects).parse(body)
 	r.Dialect = inference.DialectOpenAI
 	r.Model = o.str("model")
 	stream = o.boolean("stream")
 	for i, raw := range o.list("messages") {
-		m, err := decodeMessage(o.below("messages", i+1, raw))
+		below := o.below("messages", i+1, raw)
+		m, err := decodeMessage(below)
 		if err != nil {
 			return r, stream, refuse(op, err)
 		}
+		below.done()
 		r.Messages = append(r.Messages, m)
 	}
 	for i, raw := range o.list("tools") {
-		t, err := decodeTool(o.below("tools", i+1, raw))
+		below := o.below("tools", i+1, raw)
+		t, err := decodeTool(below)
 		if err != nil {
 			return r, stream, refuse(op, err)
 		}
+		below.done()
 		r.Tools = append(r.Tools, t)
 	}
 	if f := o.object("response_format"); f != nil {
@@ -145,7 +149,7 @@ func decodeToolChoice(raw json.RawMessage) (*inference.ToolChoice, error) {
 }
 
 func decodeMessage(o *object) (m inference.Message, err error) {
-	m.Role = inference.Role(o.str("role"))
+	m.Role = inference.Role(o.word("role"))
 	m.Name = o.str("name")
 	m.ToolCallID = o.str("tool_call_id")
 	m.Refusal = o.str("refusal")
@@ -161,10 +165,12 @@ func decodeMessage(o *object) (m inference.Message, err error) {
 		}
 	}
 	for i, raw := range o.list("tool_calls") {
-		c, err := decodeToolCall(o.below("tool_calls", i+1, raw))
+		below := o.below("tool_calls", i+1, raw)
+		c, err := decodeToolCall(below)
 		if err != nil {
 			return m, err
 		}
+		below.done()
 		m.ToolCalls = append(m.ToolCalls, c)
 	}
 	m.Extra, err = o.rest()
@@ -187,7 +193,7 @@ func decodeContent(m *object, raw []byte) ([]inference.Part, error) {
 	parts := make([]inference.Part, len(items))
 	for i, item := range items {
 		o := m.below("content", i+1, item)
-		p := inference.Part{Type: o.str("type"), Text: o.str("text"), CacheControl: o.raw("cache_control")}
+		p := inference.Part{Type: o.word("type"), Text: o.str("text"), CacheControl: o.raw("cache_control")}
 		if p.Type == "" {
 			o.fail("type", "required")
 		}
@@ -200,6 +206,7 @@ func decodeContent(m *object, raw []byte) ([]inference.Part, error) {
 		if p.Extra, err = o.rest(); err != nil {
 			return nil, err
 		}
+		o.done()
 		parts[i] = p
 	}
 	return parts, nil
@@ -233,7 +240,7 @@ func imageAt(url string) *inference.Image {
 func decodeToolCall(o *object) (c inference.ToolCall, err error) {
 	c.Index = int(o.integer("index"))
 	c.ID = o.str("id")
-	c.Type = o.str("type")
+	c.Type = o.word("type")
 	if f := o.object("function"); f != nil {
 		c.Name = f.str("name")
 		c.Arguments = f.str("arguments")
@@ -246,7 +253,7 @@ func decodeToolCall(o *object) (c inference.ToolCall, err error) {
 }
 
 func decodeTool(o *object) (t inference.Tool, err error) {
-	t.Type = o.str("type")
+	t.Type = o.word("type")
 	t.CacheControl = o.raw("cache_control")
 	if f := o.object("function"); f != nil {
 		t.Name = f.str("name")
@@ -266,7 +273,7 @@ func decodeTool(o *object) (t inference.Tool, err error) {
 // Errors: InvalidArgument (Permanent), naming the field.
 func DecodeOpenAIResponse(body []byte) (r inference.Response, err error) {
 	const op fault.Op = "provider.DecodeOpenAIResponse"
-	o := parseObject(body, "")
+	o := new(objects).parse(body)
 	r.Dialect = inference.DialectOpenAI
 	r.ID, r.Model, r.Created = o.str("id"), o.str("model"), o.integer("created")
 	o.raw("object")
@@ -315,7 +322,7 @@ func decodeChoices(o *object, message string) ([]inference.Choice, error) {
 	var choices []inference.Choice
 	for i, raw := range o.list("choices") {
 		c := o.below("choices", i+1, raw)
-		choice := inference.Choice{Index: int(c.integer("index")), FinishReason: c.str("finish_reason")}
+		choice := inference.Choice{Index: int(c.integer("index")), FinishReason: c.word("finish_reason")}
 		if raw := c.raw(message); raw != nil {
 			var err error
 			if choice.Message, err = decodeMessage(c.below(message, 0, raw)); err != nil {
@@ -326,6 +333,7 @@ func decodeChoices(o *object, message string) ([]inference.Choice, error) {
 		if choice.Extra, err = c.rest(); err != nil {
 			return nil, err
 		}
+		c.done()
 		choices = append(choices, choice)
 	}
 	return choices, nil

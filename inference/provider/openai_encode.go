@@ -25,6 +25,16 @@ func EncodeOpenAIRequest(r inference.Request, stream bool) ([]byte, error) {
 	if err := r.Validate(); err != nil {
 		return nil, fault.Wrap(op, err)
 	}
+	if body, ok := appendRequest(r, stream); ok {
+		return body, nil
+	}
+	body, err := encodeRequest(r, stream)
+	return body, fault.Wrap(op, err)
+}
+
+// encodeRequest writes any request.
+func encodeRequest(r inference.Request, stream bool) ([]byte, error) {
+	const op fault.Op = "provider.encodeRequest"
 	e := &openAIEncoder{native: r.Dialect.Is(inference.DialectOpenAI), whole: true, request: true}
 	f, err := fieldsOf(r.Extra).from(r.Dialect, inference.DialectOpenAI)
 	if err != nil {
@@ -332,14 +342,22 @@ func (e *openAIEncoder) format(rf inference.ResponseFormat) fields {
 //
 // Errors: Internal (Permanent) for an Extra that is not JSON.
 func EncodeOpenAIResponse(r inference.Response) ([]byte, error) {
+	if body, ok := appendResponse(r); ok {
+		return body, nil
+	}
+	body, err := encodeResponse(r)
+	return body, fault.Wrap("provider.EncodeOpenAIResponse", err)
+}
+
+// encodeResponse writes any answer.
+func encodeResponse(r inference.Response) ([]byte, error) {
 	f := fieldsOf(r.Extra)
 	f["object"] = "chat.completion"
 	f["id"], f["model"], f["created"] = r.ID, r.Model, r.Created
 	e := &openAIEncoder{native: r.Dialect.Is(inference.DialectOpenAI), whole: true}
 	f["choices"] = e.choices(r.Choices, "message")
 	f["usage"] = encodeUsage(r.Usage)
-	body, err := encode(f)
-	return body, fault.Wrap("provider.EncodeOpenAIResponse", err)
+	return encode(f)
 }
 
 // EncodeOpenAIChunk writes the data of one event of a streamed answer.
