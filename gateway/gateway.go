@@ -92,7 +92,7 @@ func New(cfg Config, g *gate.Gate, models inference.Router) *Gateway {
 	if cfg.Injection.Canary != CanaryOff {
 		canaries = injection.NewCanaries()
 	}
-	return &Gateway{cfg: cfg, guard: guard, canaries: canaries, gate: g, models: models, dialer: d, load: &load{agents: make(map[creto.ID]share)}, injected: byHost(cfg.Credentials), transport: &http.Transport{
+	return &Gateway{cfg: cfg, guard: guard, canaries: canaries, gate: g, models: models, dialer: d, load: &load{agents: make(map[creto.ID]*share)}, injected: byHost(cfg.Credentials), transport: &http.Transport{
 		DialContext: d.dial, DisableCompression: true, MaxResponseHeaderBytes: 1 << 20,
 		// On a connection that was kept, net/http sends some requests again by
 		// itself. What was consented to once is sent once.

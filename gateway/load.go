@@ -29,33 +29,55 @@ const tryAgain = time.Second
 
 // load counts what is under way.
 type load struct {
-	mu     sync.Mutex // guards agents
-	agents map[creto.ID]share
+	mu     sync.Mutex // guards agents, and what is in them
+	agents map[creto.ID]*share
 }
 
 // share is what one agent has under way.
 type share struct {
+	load     *load
+	agent    creto.ID
 	requests int
 	bytes    int64
 }
 
-// add changes an agent's share, and reports whether that is within the bounds;
-// if not, nothing was changed.
-func (l *load) add(agent creto.ID, requests int, bytes int64) bool {
+// enter adds a request to an agent's share; nil if it has too many under way.
+func (l *load) enter(agent creto.ID) *share {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := l.agents[agent]
-	s.requests += requests
-	s.bytes += bytes
-	switch {
-	case s.requests > maxRequests || s.bytes > maxBufferedBytes:
-		return false
-	case s == share{}:
-		delete(l.agents, agent)
-	default:
+	if s == nil {
+		s = &share{load: l, agent: agent}
 		l.agents[agent] = s
 	}
+	if s.requests >= maxRequests {
+		return nil
+	}
+	s.requests++
+	return s
+}
+
+// hold adds bytes, and reports whether that is within the bounds; if not, nothing was
+// changed.
+func (s *share) hold(bytes int64) bool {
+	s.load.mu.Lock()
+	defer s.load.mu.Unlock()
+	if s.bytes+bytes > maxBufferedBytes {
+		return false
+	}
+	s.bytes += bytes
 	return true
+}
+
+// leave takes a request off the share, with the bytes that it held.
+func (s *share) leave(bytes int64) {
+	s.load.mu.Lock()
+	defer s.load.mu.Unlock()
+	s.requests--
+	s.bytes -= bytes
+	if s.requests == 0 {
+		delete(s.load.agents, s.agent)
+	}
 }
 
 // visit is one request at a door, of a sender who is known.
@@ -64,8 +86,8 @@ type visit struct {
 	arrival
 	key     string // of idempotency
 	agent   creto.ID
-	load    *load
-	bytes   int64 // held of load
+	share   *share
+	bytes   int64 // held of share
 	recheck func() error
 	seen    *inspected // of a model call
 }
@@ -85,17 +107,18 @@ func (g *Gateway) admit(r *http.Request, authenticate Authenticate) (*visit, err
 		return nil, err
 	}
 	agent := origin.Caller.Identity().ID
-	if !g.load.add(agent, 1, 0) {
+	share := g.load.enter(agent)
+	if share == nil {
 		return nil, fault.After(fault.New(op, fault.RateLimited, "%s has %d requests under way; wait for one of them", agent.Name, maxRequests), tryAgain)
 	}
 	known(r.Context(), agent, origin.Sandbox)
-	return &visit{Origin: origin, key: key, agent: agent, load: g.load, arrival: arrived(r), recheck: func() error {
+	return &visit{Origin: origin, key: key, agent: agent, share: share, arrival: arrived(r), recheck: func() error {
 		_, err := authenticate(r)
 		return err
 	}}, nil
 }
 
-func (v *visit) leave() { v.load.add(v.agent, -1, -v.bytes) }
+func (v *visit) leave() { v.share.leave(v.bytes) }
 
 // maxKeyBytes bounds an idempotency key.
 const maxKeyBytes = 128
@@ -195,7 +218,7 @@ type counted struct {
 // Read implements io.Reader.
 func (c *counted) Read(p []byte) (int, error) {
 	n, err := c.from.Read(p)
-	if !c.visit.load.add(c.visit.agent, 0, int64(n)) {
+	if !c.visit.share.hold(int64(n)) {
 		return 0, fault.After(fault.New("gateway.Read", fault.RateLimited, "%s has bodies of %d MiB under way; wait for one of them", c.visit.agent.Name, maxBufferedBytes>>20), tryAgain)
 	}
 	c.visit.bytes += int64(n)

@@ -7,22 +7,36 @@ import (
 )
 
 func TestLoad(t *testing.T) {
-	l := &load{agents: make(map[creto.ID]share)}
+	l := &load{agents: make(map[creto.ID]*share)}
 	one, other := creto.ID{Name: "one"}, creto.ID{Name: "other"}
+	var ones []*share
 	for range maxRequests {
-		if !l.add(one, 1, 0) {
+		s := l.enter(one)
+		if s == nil {
 			t.Fatal("a request within the bound was refused")
 		}
+		ones = append(ones, s)
 	}
-	if l.add(one, 1, 0) || !l.add(other, 1, maxBufferedBytes) || l.add(other, 0, 1) {
+	first := l.enter(other)
+	if l.enter(one) != nil || first == nil || !first.hold(maxBufferedBytes) || first.hold(1) {
 		t.Error("the bounds are not each agent's own")
 	}
-	l.add(other, -1, -maxBufferedBytes)
-	if !l.add(other, 1, 1) {
+	second := l.enter(other)
+	if second.hold(1) {
+		t.Error("another request of the agent's has room of its own")
+	}
+	first.leave(maxBufferedBytes)
+	if !second.hold(1) {
 		t.Error("what was given back cannot be used again")
 	}
-	l.add(other, -1, -1)
-	l.add(one, -maxRequests, 0)
+	second.leave(1)
+	ones[0].leave(0)
+	if l.enter(one) == nil {
+		t.Error("a request that is over counts")
+	}
+	for _, s := range ones {
+		s.leave(0)
+	}
 	if len(l.agents) != 0 {
 		t.Errorf("nothing is under way, yet there is %v", l.agents)
 	}

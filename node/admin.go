@@ -38,7 +38,7 @@ func (n *Node) Status(ctx context.Context) (client.Status, error) {
 		return client.Status{}, err
 	}
 	return client.Status{
-		Version: n.options.Version, PID: os.Getpid(), Listen: n.server.Address(), Console: n.origin() + "/console",
+		Version: n.options.Version, PID: os.Getpid(), Listen: n.server.Address(), Console: n.origin + "/console",
 		DataDir: n.options.DataDir, Root: root, TrustDomain: n.options.Config.Identity.TrustDomain,
 		Tenant: creto.CallerOf(ctx).Tenant,
 	}, nil
@@ -276,7 +276,7 @@ func (n *Node) Login(ctx context.Context, human string, method login.Method) (st
 	if err != nil {
 		return "", err
 	}
-	return n.origin() + "/console/login?code=" + url.QueryEscape(code), n.adminEvent(ctx, audit.EventLoginIssued, "Human::"+human, nhi.VerifiedChain{})
+	return n.origin + "/console/login?code=" + url.QueryEscape(code), n.adminEvent(ctx, audit.EventLoginIssued, "Human::"+human, nhi.VerifiedChain{})
 }
 
 // Session implements serve.Admin.

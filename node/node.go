@@ -78,6 +78,7 @@ type Options struct {
 // Node is one opened node.
 type Node struct {
 	options     Options
+	origin      string // where browsers find the console
 	lock        *os.File
 	db          *sql.DB
 	hold        *db.Hold // nil with SQLite, which the lock of the data directory holds
@@ -175,6 +176,7 @@ func (n *Node) openData(ctx context.Context) error {
 		return err
 	}
 	n.onClose(n.server.Close)
+	n.origin = n.findOrigin()
 	return n.openDatabase(ctx)
 }
 
@@ -201,7 +203,7 @@ func (n *Node) openPlatform(ctx context.Context) error {
 		return fault.Wrap(op, err)
 	}
 	n.authority, err = localnhi.Open(ctx, localnhi.Config{
-		TrustDomain: cfg.Identity.TrustDomain, Tenant: cfg.Identity.Tenant, Issuer: n.origin(), TokenTTL: time.Duration(cfg.Identity.TokenTTL), Secrets: secrets,
+		TrustDomain: cfg.Identity.TrustDomain, Tenant: cfg.Identity.Tenant, Issuer: n.origin, TokenTTL: time.Duration(cfg.Identity.TokenTTL), Secrets: secrets,
 	}, n.db, n.pqc, n.clock, key)
 	if err != nil {
 		return fault.Wrap(op, err)
@@ -327,7 +329,7 @@ func (n *Node) openDoors(ctx context.Context) error {
 	if err != nil {
 		return fault.Wrap(op, err)
 	}
-	n.console, err = console.New(n.origin(), console.Parts{
+	n.console, err = console.New(n.origin, console.Parts{
 		Sessions: n.sessions, Passkeys: n.passkeys, Providers: n.providers, Delegations: n.delegations, Devices: n.devices,
 		Agents: agentsOf{n}, Desk: n.desk, Log: n.log,
 	}, n.options.Log)
@@ -339,9 +341,9 @@ func (n *Node) openDoors(ctx context.Context) error {
 	return fault.Wrap(op, err)
 }
 
-// origin is where browsers find the console: as configured, but at the port
+// findOrigin returns where browsers find the console: as configured, but at the port
 // that was really taken when that was left to the system or to --listen.
-func (n *Node) origin() string {
+func (n *Node) findOrigin() string {
 	cfg := n.options.Config
 	if cfg.Console.Origin != Default().Console.Origin || cfg.Server.Listen == Default().Server.Listen && n.tls == nil {
 		return cfg.Console.Origin

@@ -52,11 +52,11 @@ func (n *Node) people() login.People {
 func (n *Node) openLogin(context.Context) error {
 	const op fault.Op = "node.openLogin"
 	n.sessions = login.NewSessions(n.db, n.clock)
-	n.providers = login.NewProviders(n.origin(), n.options.Config.Login.OIDC, n.people(), n.db, n.clock, n.log)
+	n.providers = login.NewProviders(n.origin, n.options.Config.Login.OIDC, n.people(), n.db, n.clock, n.log)
 	n.delegations = login.NewDelegations(n.db, n.clock, n.log, n.authority.Delegate)
 	n.devices = login.NewDevices(n.sessions, n.clock, n.log)
 	var err error
-	n.passkeys, err = login.OpenPasskeys(n.origin(), n.db, n.clock, n.log)
+	n.passkeys, err = login.OpenPasskeys(n.origin, n.db, n.clock, n.log)
 	return fault.Wrap(op, err)
 }
 
@@ -137,7 +137,7 @@ func (n *Node) waitsFor(ctx context.Context, issuer creto.ID, in client.NewAgent
 func (n *Node) delegation(d login.Delegation) client.Delegation {
 	return client.Delegation{
 		ID: d.ID, State: string(d.State), Agent: d.Link.Subject.Name, OnBehalfOf: d.Link.Issuer.Name,
-		URL: n.origin() + "/console/delegations/" + d.ID, Expires: d.Expires,
+		URL: n.origin + "/console/delegations/" + d.ID, Expires: d.Expires,
 	}
 }
 

@@ -20,7 +20,7 @@ import (
 // credential is what a request presents: an access token, as bearer or with a
 // DPoP proof (RFC 9449, section 7.1), and the certificate of its connection.
 func (n *Node) credential(r *http.Request) nhi.Credential {
-	c := nhi.Credential{Token: gateway.AccessToken(r), Method: r.Method, URL: n.origin() + r.URL.EscapedPath()}
+	c := nhi.Credential{Token: gateway.AccessToken(r), Method: r.Method, URL: n.origin + r.URL.EscapedPath()}
 	// RFC 9449: one proof (section 4.3), and a bound token comes under the
 	// scheme that asks for it, never as bearer (section 7.2).
 	scheme, _, _ := strings.Cut(r.Header.Get("Authorization"), " ")

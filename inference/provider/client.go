@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/propagation"
@@ -80,7 +81,8 @@ type Config struct {
 type client struct {
 	config Config
 	base   *url.URL
-	http   *http.Client
+	target atomic.Pointer[target] // the last one: most calls go where the one before went
+	http   *http.Client           // for what is not asked by send
 	// query goes with each request whose path has none.
 	query string
 	// media is the type of streams, and split what finds the events in one.
@@ -239,7 +241,7 @@ func estimate(r inference.Request, answerBytes int) inference.Usage {
 
 // exchange posts body and returns the whole answer.
 func (c *client) exchange(ctx context.Context, op fault.Op, path string, body []byte, header http.Header) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.config.Timeout)
+	ctx, cancel := within(ctx, c.config.Timeout)
 	defer cancel()
 	resp, err := c.send(ctx, op, http.MethodPost, path, body, header)
 	if err != nil {
@@ -264,6 +266,14 @@ func (c *client) exchange(ctx context.Context, op fault.Op, path string, body []
 	return answer.Bytes(), nil
 }
 
+// within returns ctx bounded by d, which it may be already.
+func within(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	if until, ok := ctx.Deadline(); ok && time.Until(until) <= d {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, d)
+}
+
 // send makes one request; a second if the provider refused a token that can be
 // replaced. The caller closes the body of the response.
 func (c *client) send(ctx context.Context, op fault.Op, method, path string, body []byte, header http.Header) (*http.Response, error) {
@@ -284,35 +294,71 @@ func (c *client) send(ctx context.Context, op fault.Op, method, path string, bod
 }
 
 func (c *client) try(ctx context.Context, op fault.Op, method, path string, body []byte, header http.Header) (*http.Response, error) {
-	path, query, _ := strings.Cut(path, "?")
-	target := c.base.JoinPath(path)
-	target.RawQuery = cmp.Or(query, c.query)
-	req, err := http.NewRequestWithContext(ctx, method, target.String(), bytes.NewReader(body))
+	req, err := c.request(ctx, method, path, body)
 	if err != nil {
 		return nil, fault.Wrap(op, err)
 	}
-	// With GetBody, net/http sends a request that has an idempotency key again
-	// by itself when a used connection breaks.
-	req.GetBody = nil
 	for name, values := range header {
 		req.Header[name] = values
 	}
 	if method == http.MethodPost {
-		req.Header.Set("Content-Type", "application/json")
+		req.Header["Content-Type"] = jsonType
 	}
-	req.Header.Set("User-Agent", "creto")
+	req.Header["User-Agent"] = userAgent
 	if c.config.TraceContext {
 		propagation.TraceContext{}.Inject(ctx, propagation.HeaderCarrier(req.Header))
 	}
 	if err := c.sign(ctx, op, req.Header); err != nil {
 		return nil, err
 	}
-	resp, err := c.http.Do(req)
+	// Not by http.Client, which would follow redirects and keep cookies: a redirect
+	// would carry prompts, and on one host the key, elsewhere.
+	resp, err := c.config.Transport.RoundTrip(req)
 	if err != nil {
 		return nil, broken(ctx, op, err)
 	}
 	resp.Request = req // whatever the transport made of it
 	return resp, nil
+}
+
+// The values of headers that all requests have. Nobody changes them.
+var (
+	jsonType  = []string{"application/json"}
+	userAgent = []string{"creto"}
+)
+
+// request returns a request without its headers. It has no GetBody: with one,
+// net/http sends a request that has an idempotency key again by itself when a used
+// connection breaks.
+func (c *client) request(ctx context.Context, method, path string, body []byte) (*http.Request, error) {
+	to := c.target.Load()
+	if to == nil || to.path != path {
+		before, query, _ := strings.Cut(path, "?")
+		address := c.base.JoinPath(before)
+		address.RawQuery = cmp.Or(query, c.query)
+		// As net/http reads it, which is stricter than JoinPath.
+		req, err := http.NewRequestWithContext(ctx, method, address.String(), nil)
+		if err != nil {
+			return nil, err
+		}
+		to = &target{path, req.URL, req.Host}
+		c.target.Store(to)
+	}
+	address := *to.url
+	req := (&http.Request{
+		Method: method, URL: &address, Host: to.host, Header: make(http.Header, 8), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+	}).WithContext(ctx)
+	if len(body) > 0 {
+		req.Body, req.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	}
+	return req, nil
+}
+
+// target is an address that was put together.
+type target struct {
+	path string
+	url  *url.URL
+	host string
 }
 
 // refusal reads an answer that is no success.
