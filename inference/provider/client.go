@@ -124,16 +124,20 @@ func newClient(op fault.Op, c Config, others ...error) (*client, error) {
 		if c.Local {
 			dial, proxy = only(base, dial), nil
 		}
-		c.Transport = &http.Transport{
+		transport := &http.Transport{
 			Proxy:                  proxy,
 			DialContext:            dial,
 			ForceAttemptHTTP2:      true,
 			TLSHandshakeTimeout:    10 * time.Second,
 			ReadBufferSize:         readBufferBytes, // many pieces of a stream at once
 			MaxIdleConns:           256,
-			MaxIdleConnsPerHost:    64,
-			IdleConnTimeout:        90 * time.Second,
-			MaxResponseHeaderBytes: 256 << 10,
+			MaxIdleConnsPerHost:    maxIdle,
+			IdleConnTimeout:        idleFor,
+			MaxResponseHeaderBytes: maxHeaderBytes,
+		}
+		c.Transport = transport
+		if !proxied(base, proxy) {
+			c.Transport = &direct{host: base.Host, at: withPort(base), dial: dial, next: transport}
 		}
 	}
 	return &client{config: c, base: base, list: "models", media: "text/event-stream", split: serverSentEvents, http: &http.Client{
@@ -141,6 +145,23 @@ func newClient(op fault.Op, c Config, others ...error) (*client, error) {
 		// A redirect would carry prompts, and on one host the key, elsewhere.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}, nil
+}
+
+// proxied reports whether requests go through a proxy, or are none that [direct] makes.
+func proxied(base *url.URL, proxy func(*http.Request) (*url.URL, error)) bool {
+	if base.Scheme != "http" {
+		return true
+	}
+	if proxy == nil {
+		return false
+	}
+	by, err := proxy(&http.Request{URL: base})
+	return err != nil || by != nil
+}
+
+// withPort returns the host of an address in clear, and its port.
+func withPort(base *url.URL) string {
+	return net.JoinHostPort(base.Hostname(), cmp.Or(base.Port(), "80"))
 }
 
 // only returns a dial that leads to base and nowhere else, whatever a proxy, a
