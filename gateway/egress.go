@@ -52,7 +52,7 @@ func (g *Gateway) request(w *startedWriter, r *http.Request, v *visit) error {
 	id, err := g.gate.Do(r.Context(), v.Caller, creto.Action{
 		Name: creto.HTTPRequest, Resource: creto.Resource{Type: "Url", ID: resource.String()}, Args: x.arguments(),
 		Context: facts, IdempotencyKey: v.key, Sandbox: v.Sandbox, Isolation: v.Isolation,
-	}, v.inForce(func(ctx context.Context) (gate.Result, error) {
+	}, v.inForce(0, func(ctx context.Context) (gate.Result, error) {
 		detail := map[string]string{"method": x.method, "decided_on": "method and path"}
 		if seen {
 			detail["decided_on"] = "method, path and body"

@@ -229,20 +229,28 @@ func (c *counted) Read(p []byte) (int, error) {
 const recheckInterval = time.Second
 
 // inForce returns act, ended when its caller's authority ends: the decision was
-// made once, but a stream or a tunnel may last for hours.
-func (v *visit) inForce(act gate.Act) gate.Act {
+// made once, but a stream or a tunnel may last for hours. A limit that is not 0 bounds
+// how long it may take.
+func (v *visit) inForce(limit time.Duration, act gate.Act) gate.Act {
 	return func(ctx context.Context) (gate.Result, error) {
 		allowed(ctx)
-		ctx, cancel := context.WithCancelCause(ctx)
-		defer cancel(nil)
+		ctx, cancel := bounded(ctx, limit)
+		defer cancel()
 		watch := v.watch(cancel)
 		result, err := act(ctx)
-		watch.end()
-		if ended, ok := errors.AsType[*fault.Error](context.Cause(ctx)); ok && err != nil {
+		if ended := watch.end(); ended != nil && err != nil {
 			err = ended
 		}
 		return result, err
 	}
+}
+
+// bounded returns a context that can be ended, and ends after limit if that is not 0.
+func bounded(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	if limit == 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, limit)
 }
 
 // watch looks again and again whether a caller's authority is in force, from a timer:
@@ -251,11 +259,12 @@ type watch struct {
 	mu    sync.Mutex // held while it looks
 	timer *time.Timer
 	over  bool
+	ended error // why it canceled
 }
 
 // watch cancels when the caller's authority has ended. What passes, such as a clock
 // that is late, ends nothing.
-func (v *visit) watch(cancel context.CancelCauseFunc) *watch {
+func (v *visit) watch(cancel context.CancelFunc) *watch {
 	w := &watch{}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -266,7 +275,8 @@ func (v *visit) watch(cancel context.CancelCauseFunc) *watch {
 			return
 		}
 		if err := v.recheck(); err != nil && !fault.Retryable(err) {
-			cancel(err)
+			w.ended = err
+			cancel()
 			return
 		}
 		w.timer.Reset(recheckInterval)
@@ -274,10 +284,11 @@ func (v *visit) watch(cancel context.CancelCauseFunc) *watch {
 	return w
 }
 
-// end stops it, and waits while it looks.
-func (w *watch) end() {
+// end stops it, and waits while it looks. It returns why it canceled, if it did.
+func (w *watch) end() error {
 	w.timer.Stop()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.over = true
+	return w.ended
 }

@@ -135,9 +135,7 @@ func (g *Gateway) decided(ctx context.Context, v *visit, a asked, act func(conte
 	id, err := g.gate.DoDecided(ctx, v.Caller, action, func(ctx context.Context, allowed authz.Decision) (gate.Result, error) {
 		a.permitted(allowed)
 		a.metadata.Embedder = g.embedder(ctx, v, a.metadata)
-		return v.inForce(func(ctx context.Context) (gate.Result, error) {
-			ctx, cancel := context.WithTimeout(ctx, g.cfg.Timeout)
-			defer cancel()
+		return v.inForce(g.cfg.Timeout, func(ctx context.Context) (gate.Result, error) {
 			used, err := act(ctx)
 			return v.seen.noted(result(a, used)), err
 		})(ctx)

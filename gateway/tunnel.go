@@ -23,7 +23,7 @@ func (g *Gateway) connect(w *startedWriter, r *http.Request, v *visit) error {
 	id, err := g.gate.Do(r.Context(), v.Caller, creto.Action{
 		Name: creto.NetworkEgress, Resource: creto.Resource{Type: "Host", ID: target}, Args: []byte("CONNECT " + target),
 		Context: map[string]any{"host": target}, IdempotencyKey: v.key, Sandbox: v.Sandbox, Isolation: v.Isolation,
-	}, v.inForce(func(ctx context.Context) (gate.Result, error) {
+	}, v.inForce(0, func(ctx context.Context) (gate.Result, error) {
 		return g.tunnel(ctx, w, target)
 	}))
 	recorded(r.Context(), id, err)

@@ -33,10 +33,11 @@ type key struct {
 	from Source
 }
 
-// Texts that are remembered, and how long they must be: short ones are judged anew.
+// Texts that are remembered, and how long they must be: short ones are judged anew,
+// which costs no more than remembering them.
 const (
 	maxRemembered = 4096
-	minRemembered = 192
+	minRemembered = 64
 )
 
 // NewGuard returns a guard that asks d.

@@ -24,7 +24,11 @@ func DecodeOpenAIRequest(body []byte) (r inference.Request, stream bool, err err
 	r.Dialect = inference.DialectOpenAI
 	r.Model = o.str("model")
 	stream = o.boolean("stream")
-	for i, raw := range o.list("messages") {
+	messages := o.list("messages")
+	if n := len(messages); n > 0 {
+		r.Messages = make([]inference.Message, 0, n)
+	}
+	for i, raw := range messages {
 		below := o.below("messages", i+1, raw)
 		m, err := decodeMessage(below)
 		if err != nil {
