@@ -71,9 +71,11 @@ change are in force within a moment; SIGHUP takes them into force at once.`,
 			}
 			err = a.announce(c.Context(), n, started)
 			if err == nil {
+				settled := settle(newLogger(cfg.Log), settleAfter)
 				stop := reloadOnHangup(c.Context(), n, newLogger(cfg.Log))
 				err = n.Run(c.Context())
 				stop()
+				settled()
 			}
 			if closed := n.Close(); err == nil {
 				err = closed

@@ -26,7 +26,7 @@ const walPages = 4000
 func openSQLite(ctx context.Context, file string) (*sql.DB, error) {
 	const op fault.Op = "db.Open"
 	query := url.Values{"_txlock": {"immediate"}, "_journal_mode": {"WAL"}, "_pragma": {
-		"busy_timeout(" + strconv.FormatInt(turnTimeout.Milliseconds(), 10) + ")", "page_size(8192)", "cache_size(-8192)", "temp_store(memory)",
+		"busy_timeout(" + strconv.FormatInt(turnTimeout.Milliseconds(), 10) + ")", "page_size(8192)", "cache_size(-2048)", "temp_store(memory)",
 		"synchronous(FULL)", "foreign_keys(1)", "secure_delete(1)", "case_sensitive_like(1)",
 		"wal_autocheckpoint(" + strconv.Itoa(walPages) + ")",
 	}}
