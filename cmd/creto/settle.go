@@ -6,6 +6,7 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -20,19 +21,24 @@ import (
 // settleAfter is when the start is over, and what an administrator does first.
 const settleAfter = time.Second
 
-// settle gives back what only the start needed: garbage and, a little later, the pages
-// of the program's own file that are mapped, most of which ran once. Those that are
-// needed again are mapped again, from the page cache. What fails is only logged. stop
-// ends that, and waits.
+// settle gives back what only the start needed: garbage, and the pages of the program's
+// own file that are mapped, most of which ran once; these once more a little later.
+// Those that are needed again are mapped again, from the page cache. What fails is only
+// logged. stop ends that, and waits.
 func settle(log *slog.Logger, after time.Duration) (stop func()) {
+	forget := func() {
+		if err := forgetText(); err != nil {
+			log.LogAttrs(context.Background(), slog.LevelDebug, "the pages of the start stay mapped", slog.Any(logkey.Error, err))
+		}
+	}
+	runtime.GC() // what is in pools outlives one collection
 	debug.FreeOSMemory()
+	forget()
 	var running sync.WaitGroup
 	running.Add(1)
 	timer := time.AfterFunc(after, func() {
 		defer running.Done()
-		if err := forgetText(); err != nil {
-			log.LogAttrs(context.Background(), slog.LevelDebug, "the pages of the start stay mapped", slog.Any(logkey.Error, err))
-		}
+		forget()
 	})
 	return func() {
 		if timer.Stop() {

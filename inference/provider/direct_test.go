@@ -80,16 +80,19 @@ func TestConnectionsKept(t *testing.T) {
 		after  func(net.Conn) // once the answer was sent
 		kept   bool
 	}{
-		"an answer":                 {whole(""), nil, true},
-		"one in chunks":             {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(said), said), nil, true},
-		"after an interim answer":   {"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + whole(""), nil, true},
-		"an error":                  {"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 2\r\n\r\n{}", nil, true},
-		"one that closes":           {whole("Connection: close\r\n"), nil, false},
+		"an answer":                  {whole(""), nil, true},
+		"one in chunks":              {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(said), said), nil, true},
+		"after an interim answer":    {"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + whole(""), nil, true},
+		"an error":                   {"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 2\r\n\r\n{}", nil, true},
+		"one that closes":            {whole("Connection: close\r\n"), nil, false},
 		"one that only closing ends": {"HTTP/1.1 200 OK\r\n\r\n" + said, func(c net.Conn) { _ = c.Close() }, false},
-		"of an old server":          {"HTTP/1.0 200 OK\r\nContent-Length: " + fmt.Sprint(len(said)) + "\r\n\r\n" + said, nil, false},
-		"with another behind it":    {whole("") + whole(""), nil, false},
+		"of an old server":           {"HTTP/1.0 200 OK\r\nContent-Length: " + fmt.Sprint(len(said)) + "\r\n\r\n" + said, nil, false},
+		"with another behind it":     {whole("") + whole(""), nil, false},
 		"which the host then closes": {whole(""), func(c net.Conn) { _ = c.Close() }, false},
-		"after which it says more":  {whole(""), func(c net.Conn) { time.Sleep(5 * time.Millisecond); _, _ = c.Write([]byte("HTTP/1.1 408 Request Timeout\r\n\r\n")) }, false},
+		"after which it says more": {whole(""), func(c net.Conn) {
+			time.Sleep(5 * time.Millisecond)
+			_, _ = c.Write([]byte("HTTP/1.1 408 Request Timeout\r\n\r\n"))
+		}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var connections atomic.Int64

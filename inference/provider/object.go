@@ -165,8 +165,10 @@ func endOfValue(raw []byte, i int) int {
 	for ; i < len(raw); i++ {
 		switch raw[i] {
 		case '"':
-			for i = untilSpecial(raw, i+1); raw[i] != '"'; i = untilSpecial(raw, i+2) {
-			} // past what a backslash escapes
+			i = untilSpecial(raw, i+1)
+			for raw[i] != '"' { // a backslash, and what it escapes
+				i = untilSpecial(raw, i+2)
+			}
 			if depth == 0 {
 				return i + 1
 			}
