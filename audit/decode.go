@@ -12,7 +12,7 @@ import (
 var errNoRecord = errors.New("not the encoding of a record")
 
 // reader reads what a writer wrote. Texts are parts of its one string: a record is
-// decoded with two allocations where it would have some twenty.
+// decoded with few allocations where it would have some twenty.
 type reader struct {
 	s   string
 	bad bool
@@ -114,11 +114,11 @@ func (r *reader) length(least int) int {
 }
 
 // decodeTrusted reads bytes of which something else vouches that appendRecord wrote
-// them: a checksum, or a hash of the tree. It shares no memory with them.
+// them: a checksum, or a hash of the tree.
 //
 // Errors: errNoRecord.
-func decodeTrusted(data []byte, out *Record) error {
-	r := &reader{s: string(data)}
+func decodeTrusted(data string, out *Record) error {
+	r := &reader{s: data}
 	r.each(func(key uint64) {
 		switch key {
 		case 1:

@@ -108,12 +108,13 @@ func DecodeRecord(leaf []byte) (Record, error) {
 func LeafHash(leaf []byte) [32]byte { return tlog.RecordHash(leaf) }
 
 // DecodeTrusted is DecodeRecord for bytes of which a checksum or the tree vouches
-// that Encode made them: it does not look for other encodings of the same record.
+// that Encode made them: it does not look for other encodings of the same record. The
+// texts of the record of a string are parts of it.
 //
 // Errors: AuditValidationFailed (Permanent).
-func DecodeTrusted(leaf []byte) (Record, error) {
+func DecodeTrusted[T string | []byte](leaf T) (Record, error) {
 	var r Record
-	err := decodeTrusted(leaf, &r)
+	err := decodeTrusted(string(leaf), &r)
 	return r, fault.WrapAs("audit.DecodeTrusted", fault.AuditValidationFailed, err, "not a record")
 }
 

@@ -96,8 +96,12 @@ func IsPseudonym(id creto.ID) bool {
 // Errors: InvalidArgument (Permanent) for a key of another length.
 func (s Subject) RecordKey(record RecordID) ([]byte, error) {
 	var z Sealer
-	key, err := z.recordKey(s, record)
-	return key[:], err
+	k, err := z.of(creto.ID{}, s)
+	if err != nil {
+		return nil, err
+	}
+	key := recordKey(k.mac, record)
+	return key[:], nil
 }
 
 // People returns the humans that the record names, each once, the one whom its
@@ -129,6 +133,16 @@ func (r Record) People() []creto.ID {
 	return people
 }
 
+// detailsArePersonal reports whether a detail may be, by its key or by its value.
+func (r Record) detailsArePersonal() bool {
+	for _, key := range personalDetails {
+		if _, ok := r.Detail[key]; ok {
+			return true
+		}
+	}
+	return r.detailsOfPeople()
+}
+
 // detailsOfPeople reports whether a detail may be the SPIFFE id of a human.
 func (r Record) detailsOfPeople() bool {
 	for _, value := range r.Detail {
@@ -154,32 +168,40 @@ func human(text string) creto.ID {
 // Seal is [Sealer.Seal] for one record.
 func (r Record) Seal(subject func(creto.ID) (Subject, error)) (Record, error) {
 	var z Sealer
-	return z.Seal(r, subject)
+	return z.Seal(r, r.People(), subject)
 }
 
 // Sealer seals many records. The zero Sealer is ready; it keeps what depends on
 // subjects' keys, so it should not outlive a batch. Not safe for concurrent use.
 type Sealer struct {
-	macs  map[creto.UUID]hash.Hash // keyed with a subject's key
-	plain []byte                   // the content of the last box
+	known map[creto.UUID]known
+	plain []byte // the content of the last box
 }
 
-// Seal returns a record as a leaf holds it: people by their pseudonyms, and what is
-// personal in boxes. The same record and subjects give the same leaf. A record that
-// names nobody stays as it is.
+// known is what depends on a subject alone.
+type known struct {
+	mac       hash.Hash // keyed with the subject's key
+	principal creto.ID
+	pseudonym creto.ID
+}
+
+// Seal returns a record as a leaf holds it: people, as People returns them, by their
+// pseudonyms, and what is personal in boxes. The same record and subjects give the
+// same leaf. A record that names nobody stays as it is.
 //
 // Errors: those of subject; AuditValidationFailed (Permanent) if the record is
 // sealed already.
-func (z *Sealer) Seal(r Record, subject func(creto.ID) (Subject, error)) (Record, error) {
+func (z *Sealer) Seal(r Record, people []creto.ID, subject func(creto.ID) (Subject, error)) (Record, error) {
 	const op fault.Op = "audit.Seal"
 	if r.Personal != nil {
 		return Record{}, fault.New(op, fault.AuditValidationFailed, "the record is sealed already")
 	}
-	people := r.People()
 	if len(people) == 0 {
 		return r, nil
 	}
-	r.Detail = maps.Clone(r.Detail)
+	if r.detailsArePersonal() { // or it stays as it is
+		r.Detail = maps.Clone(r.Detail)
+	}
 	r.Consents = slices.Clone(r.Consents)
 	r.Personal = make([]Personal, 0, len(people))
 	for i, person := range people {
@@ -192,8 +214,12 @@ func (z *Sealer) Seal(r Record, subject func(creto.ID) (Subject, error)) (Record
 			content.Why, r.Why = r.Why, ""
 			content.Detail = r.takePersonal()
 		}
-		r.rename(person, Pseudonym(person, s.ID))
-		box, err := z.box(r.ID, s, content)
+		k, err := z.of(person, s)
+		if err != nil {
+			return Record{}, fault.Wrap(op, err)
+		}
+		r.rename(person, k.pseudonym)
+		box, err := z.box(r.ID, k.mac, s.ID, content)
 		if err != nil {
 			return Record{}, fault.Wrap(op, err)
 		}
@@ -246,30 +272,35 @@ func (r *Record) rename(from, to creto.ID) {
 	}
 }
 
-func (z *Sealer) recordKey(s Subject, record RecordID) (key [keyBytes]byte, err error) {
-	mac, ok := z.macs[s.ID]
-	if !ok {
-		if len(s.Key) != keyBytes {
-			return key, fault.New("audit.RecordKey", fault.InvalidArgument, "the key of a subject has %d bytes, not %d", len(s.Key), keyBytes)
-		}
-		if mac = hmac.New(sha256.New, s.Key); z.macs == nil {
-			z.macs = make(map[creto.UUID]hash.Hash)
-		}
-		z.macs[s.ID] = mac
+// of returns what depends on a subject alone.
+func (z *Sealer) of(principal creto.ID, s Subject) (known, error) {
+	k, ok := z.known[s.ID]
+	if ok && k.principal == principal {
+		return k, nil
 	}
+	if len(s.Key) != keyBytes {
+		return known{}, fault.New("audit.RecordKey", fault.InvalidArgument, "the key of a subject has %d bytes, not %d", len(s.Key), keyBytes)
+	}
+	if z.known == nil {
+		z.known = make(map[creto.UUID]known)
+	}
+	k = known{hmac.New(sha256.New, s.Key), principal, Pseudonym(principal, s.ID)}
+	z.known[s.ID] = k
+	return k, nil
+}
+
+// recordKey is RecordKey, given the HMAC that is keyed with the subject's key.
+func recordKey(mac hash.Hash, record RecordID) (key [keyBytes]byte) {
 	// The first block of HKDF-Expand is all of it: HMAC(key, info || 1).
-	info := append(append([]byte(recordKeyInfo), record[:]...), 1)
+	info := append(append(append(make([]byte, 0, len(recordKeyInfo)+len(record)+1), recordKeyInfo...), record[:]...), 1)
 	mac.Reset()
 	_, _ = mac.Write(info) // never fails
 	mac.Sum(key[:0])
-	return key, nil
+	return key
 }
 
-func (z *Sealer) box(record RecordID, s Subject, content personal) (Personal, error) {
-	key, err := z.recordKey(s, record)
-	if err != nil {
-		return Personal{}, err
-	}
+func (z *Sealer) box(record RecordID, mac hash.Hash, subject creto.UUID, content personal) (Personal, error) {
+	key := recordKey(mac, record)
 	var wrong string
 	var ok bool
 	if z.plain, wrong, ok = appendPersonal(z.plain[:0], content); !ok {
@@ -283,8 +314,8 @@ func (z *Sealer) box(record RecordID, s Subject, content personal) (Personal, er
 	bound := commitment(key[:])
 	copy(out, bound[:])
 	// The key is of this record and person alone, so the nonce never repeats.
-	box := aead.Seal(out[sha256.Size:], make([]byte, aead.NonceSize()), z.plain, boundTo(record, s.ID))
-	return Personal{Subject: s.ID, Commitment: out[:sha256.Size:sha256.Size], Box: box}, nil
+	box := aead.Seal(out[sha256.Size:], make([]byte, aead.NonceSize()), z.plain, boundTo(record, subject))
+	return Personal{Subject: subject, Commitment: out[:sha256.Size:sha256.Size], Box: box}, nil
 }
 
 func newAEAD(key []byte) (cipher.AEAD, error) {

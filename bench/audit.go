@@ -36,7 +36,7 @@ const tesseraPeer = "tessera"
 // How much is logged.
 const (
 	callerTimes   = 40_000
-	batchRecords  = 30_000 // durable ones, of each batch size but 1
+	batchRecords  = 120_000 // durable ones, of each batch size but 1
 	singleRecords = 400
 	proofTree     = 40_000
 	proofTimes    = 10_000

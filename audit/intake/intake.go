@@ -38,10 +38,13 @@ type Config struct {
 
 // Sink is what takes records on.
 type Sink interface {
-	// Take makes the records of frames part of the log. An error means that they
-	// are handed on again; what was taken already must be passed over then. It is
-	// called by one goroutine at a time.
-	Take(ctx context.Context, frames []journal.Frame) error
+	// Prepare begins with frames, and returns what makes their records part of the
+	// log. It may be called while those before them still are on their way, so it
+	// does what does not depend on them; what it returns is called, if at all, when
+	// they are in the log. An error of that means that the frames are handed on again;
+	// what was taken already must be passed over then. Neither is called by two
+	// goroutines at a time.
+	Prepare(ctx context.Context, frames []journal.Frame) (take func(context.Context) error)
 	// SignGap signs the record of a gap, which is the log's own word.
 	SignGap(r audit.Record) (pqc.Signature, pqc.PublicKey, error)
 }
@@ -134,43 +137,46 @@ func (i *Intake) Close() error {
 
 // Log is audit.Log's.
 func (i *Intake) Log(ctx context.Context, r audit.Record) (audit.RecordID, error) {
-	sequence, err := i.accept(ctx, &r, r.SecurityRelevant())
-	if err == nil && sequence > 0 && r.SecurityRelevant() {
-		err = Unavailable("intake.Log", i.journal.Sync(sequence))
+	if r.SecurityRelevant() {
+		return i.acceptOne(ctx, r)
 	}
+	err := i.accept(ctx, &r)
 	return r.ID, err
+}
+
+// acceptOne is acceptDurable for one record.
+func (i *Intake) acceptOne(ctx context.Context, r audit.Record) (audit.RecordID, error) {
+	rs, errs := []audit.Record{r}, make([]error, 1)
+	i.acceptDurable(ctx, rs, errs)
+	return rs[0].ID, errs[0]
 }
 
 // LogBatch is audit.Log's.
 func (i *Intake) LogBatch(ctx context.Context, rs []audit.Record) []error {
 	errs := make([]error, len(rs))
-	durable := make([]bool, len(rs))
-	var newest uint64
-	var full error
-	for n := range rs {
-		if full != nil { // what is behind waits too: a retry must not overtake it
-			errs[n] = full
-			continue
-		}
-		sequence, err := i.accept(ctx, &rs[n], rs[n].SecurityRelevant())
-		if errs[n] = err; fault.Retryable(err) {
-			full = err
-		}
-		if durable[n] = err == nil && sequence > 0 && rs[n].SecurityRelevant(); durable[n] {
-			newest = sequence
-		}
-	}
-	if newest == 0 {
+	if i.relevant(rs) {
+		i.acceptDurable(ctx, rs, errs)
 		return errs
 	}
-	if err := Unavailable("intake.LogBatch", i.journal.Sync(newest)); err != nil {
-		for n := range errs {
-			if durable[n] {
-				errs[n] = err
+	for n := range rs {
+		if errs[n] = i.accept(ctx, &rs[n]); fault.Retryable(errs[n]) {
+			for behind := range errs[n:] { // it waits too: a retry must not overtake what is before
+				errs[n+behind] = errs[n]
 			}
+			break
 		}
 	}
 	return errs
+}
+
+// relevant reports whether somebody waits until one of rs is on disk.
+func (i *Intake) relevant(rs []audit.Record) bool {
+	for n := range rs {
+		if rs[n].SecurityRelevant() {
+			return true
+		}
+	}
+	return false
 }
 
 // LogSigned is audit.Log's.
@@ -185,24 +191,20 @@ func (i *Intake) LogSigned(ctx context.Context, r audit.Record, sig pqc.Signatur
 	if invalid != nil {
 		r.SignatureStatus = "invalid"
 	}
-	sequence, err := i.accept(ctx, &r, true)
-	if err == nil {
-		err = Unavailable(op, i.journal.Sync(sequence))
-	}
+	id, err := i.acceptOne(ctx, r)
 	if err != nil {
-		return r.ID, err
+		return id, err
 	}
-	return r.ID, fault.WrapAs(op, fault.AuditInvalidSignature, invalid, "the record's signature does not hold; it is kept as evidence")
+	return id, fault.WrapAs(op, fault.AuditInvalidSignature, invalid, "the record's signature does not hold; it is kept as evidence")
 }
 
-// accept completes r and puts it into the journal. The sequence number is 0 if it
-// was only counted.
-func (i *Intake) accept(ctx context.Context, r *audit.Record, relevant bool) (uint64, error) {
-	const op fault.Op = "intake.accept"
+// complete gives r what it lacks, and appends its encoding to b.
+func (i *Intake) complete(ctx context.Context, r *audit.Record, b []byte) ([]byte, error) {
+	const op fault.Op = "intake.complete"
 	if r.Stamp.IsZero() {
 		stamp, err := i.clock.Now(ctx)
 		if err != nil {
-			return 0, fault.Wrap(op, err)
+			return b, fault.Wrap(op, err)
 		}
 		r.Stamp = stamp
 	}
@@ -213,74 +215,201 @@ func (i *Intake) accept(ctx context.Context, r *audit.Record, relevant bool) (ui
 		r.Trace = creto.TraceOf(ctx)
 	}
 	if r.Personal != nil {
-		return 0, fault.New(op, fault.AuditValidationFailed, "the log itself seals what is personal")
+		return b, fault.New(op, fault.AuditValidationFailed, "the log itself seals what is personal")
 	}
-	buffer, ok := i.buffers.Get().(*[]byte)
-	if !ok {
-		buffer = new([]byte)
-	}
-	defer i.buffers.Put(buffer) // the journal copies
-	data, err := r.Append((*buffer)[:0])
+	out, err := r.Append(b)
 	if err != nil {
-		return 0, fault.Wrap(op, err)
+		return b, fault.Wrap(op, err)
+	}
+	return out, nil
+}
+
+// buffer returns room to encode into; the journal copies what is in it.
+func (i *Intake) buffer() *[]byte {
+	if b, ok := i.buffers.Get().(*[]byte); ok {
+		return b
+	}
+	return new([]byte)
+}
+
+// accept completes a record that nobody waits for, and puts it into the journal, or
+// counts it.
+func (i *Intake) accept(ctx context.Context, r *audit.Record) error {
+	buffer := i.buffer()
+	defer i.buffers.Put(buffer)
+	data, err := i.complete(ctx, r, (*buffer)[:0])
+	if err != nil {
+		return err
 	}
 	*buffer = data
-	sequence, err := i.journal.Append(ctx, data, i.cfg.Timeout, relevant)
-	if err != nil {
-		if !relevant && i.journal.Fill() >= 1 && !i.journal.Broken() {
-			i.journal.CountLost(r.Stamp.Time())
-			return 0, nil
-		}
-		return 0, Unavailable(op, err)
+	if _, err := i.journal.Append(ctx, data, i.cfg.Timeout, false); err != nil {
+		return i.count(r, err)
 	}
+	i.wake()
+	return nil
+}
+
+// count counts a record that nobody waits for if there was no room for it; else the
+// error is what became of it.
+func (i *Intake) count(r *audit.Record, err error) error {
+	if r.SecurityRelevant() || i.journal.Fill() < 1 || i.journal.Broken() {
+		return Unavailable("intake.accept", err)
+	}
+	i.journal.CountLost(r.Stamp.Time())
+	return nil
+}
+
+// wake lets Run know if there is enough to hand on.
+func (i *Intake) wake() {
 	if i.journal.Waiting() < i.cfg.Batch {
-		return sequence, nil // the timer takes it; waking Run for each would cost more than all else
+		return // the timer takes it; waking Run for each would cost more than all else
 	}
 	select {
 	case i.arrived <- struct{}{}:
 	default:
 	}
-	return sequence, nil
 }
 
-// maxHandOn bounds what the sink is given at once.
-const maxHandOn = 2000
+// maxKept bounds the room to encode into that is kept for the next.
+const maxKept = 1 << 20
+
+// acceptDurable completes records, puts them into the journal and waits until it is on
+// disk. errs gets what became of each.
+func (i *Intake) acceptDurable(ctx context.Context, rs []audit.Record, errs []error) {
+	const op fault.Op = "intake.acceptDurable"
+	buffer := i.buffer()
+	data := (*buffer)[:0]
+	ends, which := make([]int, 0, len(rs)), make([]int, 0, len(rs))
+	for n := range rs {
+		if data, errs[n] = i.complete(ctx, &rs[n], data); errs[n] == nil {
+			ends, which = append(ends, len(data)), append(which, n)
+		}
+	}
+	payloads, begin := make([][]byte, len(ends)), 0
+	for k, end := range ends {
+		payloads[k], begin = data[begin:end], end
+	}
+	var newest uint64
+	var accepted []int
+	for len(payloads) > 0 {
+		n, last, err := i.journal.AppendDurable(ctx, payloads, i.cfg.Timeout)
+		if n > 0 {
+			newest = last
+			accepted = append(accepted, which[:n]...)
+			i.wake()
+		}
+		if err == nil {
+			break
+		}
+		// The one that there was no room for, or never is.
+		if errs[which[n]] = i.count(&rs[which[n]], err); fault.Retryable(errs[which[n]]) {
+			for _, behind := range which[n+1:] { // it waits too: a retry must not overtake what is before
+				errs[behind] = errs[which[n]]
+			}
+			break
+		}
+		payloads, which = payloads[n+1:], which[n+1:]
+	}
+	if *buffer = data; cap(data) <= maxKept {
+		i.buffers.Put(buffer)
+	}
+	if newest == 0 {
+		return
+	}
+	if err := Unavailable(op, i.journal.Sync(newest)); err != nil {
+		for _, n := range accepted {
+			if rs[n].SecurityRelevant() {
+				errs[n] = err
+			}
+		}
+	}
+}
+
+// maxHandOn bounds what the sink is given at once, and maxAtOnce for how much more Run
+// goes on before others get their turn to flush.
+const (
+	maxHandOn = 4000
+	maxAtOnce = 4 * maxHandOn
+)
+
+// batch is what the sink is given at once.
+type batch struct {
+	frames  []journal.Frame
+	missing uint64 // what turned out to be lost before or between them
+	take    func(context.Context) error
+	err     error // why there is none
+}
+
+// prepare makes the batch that read returns.
+func (i *Intake) prepare(ctx context.Context, read func() ([]journal.Frame, uint64, error)) (b batch) {
+	if b.frames, b.missing, b.err = read(); b.err == nil && len(b.frames) > 0 {
+		b.take = i.sink.Prepare(ctx, b.frames)
+	}
+	return b
+}
+
+func (b batch) last() uint64 { return b.frames[len(b.frames)-1].Sequence }
 
 // Flush hands on what waits. What others log meanwhile is for the next: under load
 // there would be no end.
 //
 // Errors: AuditUnavailable (Degraded), the sink's.
-func (i *Intake) Flush(ctx context.Context) error {
-	const op fault.Op = "intake.Flush"
+func (i *Intake) Flush(ctx context.Context) error { return i.flush(ctx, 0) }
+
+// flush is Flush, and goes on with up to more records that come meanwhile.
+func (i *Intake) flush(ctx context.Context, more uint64) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.recordAbsent(ctx)
-	newest := i.journal.Newest()
-	for {
-		frames, missing, err := i.journal.Pending(maxHandOn)
-		i.missed += missing
-		if err == nil && len(frames) > 0 {
-			missed := i.missed
-			if err = i.sink.Take(ctx, frames); err != nil {
-				i.missed = missed // what it says is lost, it says again
-			}
+	taken, err := i.handOn(ctx, i.journal.Newest()+more)
+	if err != nil {
+		if !i.failed && ctx.Err() == nil {
+			i.failed = true
+			i.log.LogAttrs(ctx, slog.LevelError, "audit records wait: what is behind does not take them", slog.Any(logkey.Error, err))
 		}
-		if err == nil && len(frames) > 0 {
-			err = i.journal.Release(frames[len(frames)-1].Sequence)
+		return Unavailable("intake.Flush", err)
+	}
+	if i.failed && taken > 0 {
+		i.failed = false
+		i.log.LogAttrs(ctx, slog.LevelInfo, "audit records are taken again", slog.Int(logkey.Records, taken))
+	}
+	return nil
+}
+
+// handOn hands on what waits up to a frame, and returns how much was taken. While the
+// sink takes one batch the next is read and prepared. The caller holds mu.
+func (i *Intake) handOn(ctx context.Context, newest uint64) (taken int, err error) {
+	oldest := func() ([]journal.Frame, uint64, error) { return i.journal.Pending(maxHandOn) }
+	for b := i.prepare(ctx, oldest); ; {
+		i.missed += b.missing
+		if b.err != nil || len(b.frames) == 0 {
+			return taken, b.err
 		}
+		var next batch
+		var beside sync.WaitGroup
+		if b.last() < newest {
+			beside.Go(func() {
+				next = i.prepare(ctx, func() ([]journal.Frame, uint64, error) { return i.journal.Following(b.last(), maxHandOn) })
+			})
+		}
+		missed := i.missed
+		err := b.take(ctx)
+		beside.Wait()
 		if err != nil {
-			if !i.failed && ctx.Err() == nil {
-				i.failed = true
-				i.log.LogAttrs(ctx, slog.LevelError, "audit records wait: what is behind does not take them", slog.Any(logkey.Error, err))
-			}
-			return Unavailable(op, err)
+			i.missed = missed + next.missing // what the sink says is lost, it says again
+			return taken, err
 		}
-		if i.failed && len(frames) > 0 {
-			i.failed = false
-			i.log.LogAttrs(ctx, slog.LevelInfo, "audit records are taken again", slog.Int(logkey.Records, len(frames)))
+		if err := i.journal.Release(b.last()); err != nil {
+			i.missed += next.missing
+			return taken, err
 		}
-		if len(frames) == 0 || frames[len(frames)-1].Sequence >= newest {
-			return nil
+		taken += len(b.frames)
+		if b.last() >= newest {
+			return taken, nil
+		}
+		if b = next; len(b.frames) == 0 && b.err == nil {
+			i.missed += b.missing
+			b = i.prepare(ctx, oldest)
 		}
 	}
 }
@@ -346,7 +475,7 @@ func (i *Intake) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		// What has begun is not broken off, or the last Flush would do it again.
-		switch err := i.Flush(context.WithoutCancel(ctx)); {
+		switch err := i.flush(context.WithoutCancel(ctx), maxAtOnce); {
 		case err != nil && ctx.Err() != nil:
 			return err // another try would only take as long
 		case err != nil:
@@ -428,7 +557,8 @@ func (i *Intake) Ping() error {
 // Waiting returns how many records wait to be handed on.
 func (i *Intake) Waiting() int { return i.journal.Waiting() }
 
-// Lost adds to what the next gap's record says is lost. For a Sink, in Take.
+// Lost adds to what the next gap's record says is lost. For a Sink, while it takes a
+// batch.
 func (i *Intake) Lost(n uint64) { i.missed += n }
 
 // Unavailable names the trouble of a disk or a database.

@@ -3,7 +3,9 @@ package intake_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,7 +24,9 @@ import (
 // sink takes everything.
 type sink struct{ take func([]journal.Frame) error }
 
-func (s sink) Take(_ context.Context, frames []journal.Frame) error { return s.take(frames) }
+func (s sink) Prepare(_ context.Context, frames []journal.Frame) func(context.Context) error {
+	return func(context.Context) error { return s.take(frames) }
+}
 
 func (sink) SignGap(r audit.Record) (pqc.Signature, pqc.PublicKey, error) {
 	signer, err := audittest.Signer(localpqc.New(), "test.local/log")
@@ -94,4 +98,93 @@ func TestPing(t *testing.T) {
 			}
 		}
 	}
+}
+
+// While the sink takes a batch the next is prepared; both are taken in order, and what
+// was prepared behind one that was not taken is prepared again.
+func TestPrepare(t *testing.T) {
+	s := &slowSink{begun: make(chan struct{}), goOn: make(chan error)}
+	i := open(t, s, journal.Config{RingBytes: 8 << 20})
+	const records = 9000
+	done := make(chan error, 1)
+	for n := range records {
+		if _, err := i.Log(t.Context(), audittest.Record(creto.CallModel, n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	go func() { done <- i.Flush(t.Context()) }()
+	<-s.begun // with the first
+	if err := retryUntil(t, func() bool { return s.prepared() == 2 }); err != nil {
+		t.Fatal("the second batch is not prepared while the first is taken")
+	}
+	s.goOn <- nil
+	<-s.begun
+	s.goOn <- errors.New("the database is away")
+	if err := <-done; err == nil {
+		t.Fatal("Flush hides that a batch was not taken")
+	}
+	if s.taken != 4000 || i.Waiting() != records-4000 {
+		t.Fatalf("%d were taken and %d wait", s.taken, i.Waiting())
+	}
+	go func() {
+		for range s.begun {
+			s.goOn <- nil
+		}
+	}()
+	if err := i.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	close(s.begun)
+	if s.taken != records || i.Waiting() != 0 {
+		t.Errorf("%d were taken and %d wait", s.taken, i.Waiting())
+	}
+}
+
+// slowSink takes a batch when it is told to.
+type slowSink struct {
+	sink
+	begun chan struct{}
+	goOn  chan error
+	taken uint64
+
+	mu    sync.Mutex // guards count
+	count int
+}
+
+func (s *slowSink) prepared() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.count
+}
+
+func (s *slowSink) Prepare(_ context.Context, frames []journal.Frame) func(context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.count++
+	return func(context.Context) error {
+		s.begun <- struct{}{}
+		if err := <-s.goOn; err != nil {
+			return err
+		}
+		for _, f := range frames {
+			if s.taken++; f.Sequence != s.taken {
+				return fmt.Errorf("frame %d comes after %d", f.Sequence, s.taken-1)
+			}
+		}
+		return nil
+	}
+}
+
+// retryUntil waits for what others do.
+func retryUntil(t *testing.T, ok func() bool) error {
+	t.Helper()
+	deadline := time.After(10 * time.Second)
+	for !ok() {
+		select {
+		case <-deadline:
+			return errors.New("too late")
+		case <-time.After(time.Millisecond):
+		}
+	}
+	return nil
 }

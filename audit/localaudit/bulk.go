@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"strings"
 	"sync"
 
 	"creto.dev/internal/db"
@@ -22,7 +21,7 @@ type bulk struct {
 }
 
 // bulkSizes are how many rows one statement has.
-var bulkSizes = [...]int{16, 4, 1}
+var bulkSizes = [...]int{64, 8, 1}
 
 // prepare must be called before insert, outside its transaction.
 func (b *bulk) prepare(ctx context.Context, d *sql.DB) error {
@@ -32,11 +31,7 @@ func (b *bulk) prepare(ctx context.Context, d *sql.DB) error {
 		if b.prepared[i] != nil {
 			continue
 		}
-		rows := make([]string, size)
-		for row := range rows {
-			rows[row] = "(" + placeholders(row*b.columns+1, b.columns) + ")"
-		}
-		statement, err := d.PrepareContext(ctx, b.head+" VALUES "+strings.Join(rows, ",")+b.tail)
+		statement, err := d.PrepareContext(ctx, b.head+" VALUES "+db.Values(d, size, b.columns)+b.tail)
 		if err != nil {
 			return db.Classify("localaudit.prepare", err)
 		}

@@ -45,16 +45,14 @@ func fsck(t testing.TB, d *sql.DB) []localaudit.Problem {
 
 // A log that nobody touched has no problem, at any size.
 func TestFsckSizes(t *testing.T) {
-	for _, n := range []int{0, 1, 255, 256, 257, 1300} {
+	for _, n := range []int{0, 1, 255, 256, 257, 1300, 4095, 4096, 4500} {
 		o := open(t, t.TempDir(), nil)
 		for _, err := range o.log.LogBatch(t.Context(), varied(n)) {
 			if err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := o.log.Flush(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		finish(t, o)
 		if problems := fsck(t, o.db); len(problems) > 0 {
 			t.Errorf("%d records: %+v", n, problems)
 		}
@@ -107,6 +105,7 @@ func TestFlippedBits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	finish(t, o)
 	want, err := tables(t.Context(), o.db)
 	if err != nil {
 		t.Fatal(err)

@@ -138,3 +138,70 @@ func TestEraseWhileSealing(t *testing.T) {
 		}
 	}
 }
+
+// What was prepared for somebody who is erased before it is taken is sealed for whom
+// they are then.
+func TestEraseWhatIsPrepared(t *testing.T) {
+	l := openInternal(t)
+	alice := audittest.Human("alice")
+	log := func(why string) audit.Record {
+		r := audittest.Record(creto.CallModel, 1)
+		r.OnBehalfOf, r.Why = alice, why
+		id, err := l.Log(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.ID = id
+		return r
+	}
+	log("before")
+	if err := l.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r := log("behind")
+	data, err := r.Encode()
+	if err != nil {
+		r.Stamp, err = l.clock.Now(t.Context())
+		if err == nil {
+			data, err = r.Encode()
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	take := l.Prepare(t.Context(), []journal.Frame{{Sequence: 2, Payload: string(data)}})
+	var s audit.Subject
+	if err := db.Tx(t.Context(), l.db, func(tx *sql.Tx) (err error) { s, err = l.people.subject(t.Context(), tx, alice); return err }); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.destroy(t.Context(), s.ID, 1); err != nil {
+		t.Fatal(err)
+	}
+	l.people.forget(alice, s.ID)
+	if err := take(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	e, err := l.entryAt(t.Context(), l.tree(), 1)
+	if err != nil || e.Record.Why != "behind" || e.Record.OnBehalfOf != alice || e.Record.Personal[0].Subject == s.ID {
+		t.Errorf("the record is %+v, %v: nobody has its key", e.Record, err)
+	}
+}
+
+// An index that others have does not change.
+func TestRecentStays(t *testing.T) {
+	rows := make([]row, 300)
+	words := newTermCache()
+	for i := range rows {
+		r := audittest.Record(creto.CallModel, i%7)
+		rows[i] = row{at: int64(i), terms: words.of(&r)}
+	}
+	one := new(recent).with(0, rows[:100])
+	bits := one.bundles[0].bits[0]
+	two := one.with(100, rows[100:])
+	if one.bundles[0].bits[0] != bits || len(one.bundles) != 1 || one.bundles[0].span != (span{0, 99}) {
+		t.Error("what was added changed the index of before")
+	}
+	if two.bundles[0].bits[0] == bits || len(two.bundles) != 2 || two.bundles[1].span != (span{256, 299}) {
+		t.Errorf("the index of 300 records has %d bundles", len(two.bundles))
+	}
+}

@@ -1,12 +1,11 @@
 package localaudit
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
-	"database/sql"
 	"encoding/binary"
 	"hash/crc32"
-	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -150,6 +149,10 @@ type posting struct {
 	bundle int64
 }
 
+func (p posting) compare(q posting) int {
+	return cmp.Or(cmp.Compare(p.term, q.term), cmp.Compare(p.bundle, q.bundle))
+}
+
 // encode returns the bitmap as it is stored, bound to its place.
 func (p posting) encode(b bitmap) []byte {
 	return binary.BigEndian.AppendUint32(slices.Clone(b[:]), p.sum(b[:]))
@@ -182,97 +185,6 @@ func (s span) add(at int64) span {
 // emptySpan is that of no record.
 var emptySpan = span{math.MaxInt64, math.MinInt64}
 
-// open is what is known of the bundle that is not full.
-type open struct {
-	bundle int64
-	bits   map[int64]bitmap // by term
-	span   span
-}
-
-// indexWrites are what a batch adds to the index.
-type indexWrites struct {
-	postings []written
-	spans    map[int64]span
-	open     open // afterwards
-}
-
-// written is a posting with its bits.
-type written struct {
-	posting
-	bits bitmap
-}
-
-// index returns what rows from an index on add, given the bundle that is not
-// full before.
-func index(before open, first int64, rows []row) indexWrites {
-	w := indexWrites{spans: make(map[int64]span)}
-	for at := 0; at < len(rows) || at == 0; {
-		bundle := (first + int64(at)) >> tileHeight
-		w.open = open{bundle: bundle, bits: make(map[int64]bitmap), span: emptySpan}
-		if before.bundle == bundle && before.bits != nil {
-			w.open.bits, w.open.span = maps.Clone(before.bits), before.span
-		}
-		changed := make(map[int64]*bitmap)
-		for ; at < len(rows) && (first+int64(at))>>tileHeight == bundle; at++ {
-			for _, t := range rows[at].terms.all() {
-				b, ok := changed[t]
-				if !ok {
-					old := w.open.bits[t]
-					b = &old
-					changed[t] = b
-				}
-				b.set(int(first+int64(at)) & tileMask)
-			}
-			w.open.span = w.open.span.add(rows[at].at)
-			w.spans[bundle] = w.open.span
-		}
-		for t, b := range changed {
-			w.open.bits[t] = *b
-			w.postings = append(w.postings, written{posting{t, bundle}, *b})
-		}
-		if len(rows) == 0 {
-			break
-		}
-	}
-	return w
-}
-
-// writeIndex stores what index returned.
-func (l *Log) writeIndex(ctx context.Context, tx *sql.Tx, w indexWrites) error {
-	args := make([]any, 0, 3*len(w.postings))
-	for _, p := range w.postings {
-		args = append(args, p.term, p.bundle, p.encode(p.bits))
-	}
-	if _, err := l.postings.insert(ctx, tx, args); err != nil {
-		return err
-	}
-	for n, s := range w.spans {
-		_, err := tx.ExecContext(ctx, `INSERT INTO audit_bundle (n, oldest, newest, checksum) VALUES ($1, $2, $3, $4)
-			ON CONFLICT (n) DO UPDATE SET oldest = $2, newest = $3, checksum = $4`, n, s.oldest, s.newest, rowSum(nil, n, s.oldest, s.newest))
-		if err != nil {
-			return db.Classify("localaudit.writeIndex", err)
-		}
-	}
-	return nil
-}
-
-// loadOpen rebuilds what is known of the bundle that is not full from its records.
-func loadOpen(ctx context.Context, q querier, size int64) (open, error) {
-	first := size &^ tileMask
-	entries, err := readRows(ctx, q, "leaf >= $1 AND leaf < $2 ORDER BY leaf", first, size)
-	if err != nil {
-		return open{}, err
-	}
-	if len(entries) != int(size-first) {
-		return open{}, damagedRow("localaudit.loadOpen", first+int64(len(entries)))
-	}
-	rows, words := make([]row, len(entries)), newTermCache()
-	for i, e := range entries {
-		rows[i] = row{at: e.Record.Stamp.Physical, terms: words.of(&e.Record)}
-	}
-	return index(open{}, first, rows).open, nil
-}
-
 // selection is a filter in terms of the index.
 type selection struct {
 	// groups are alternatives of which a record has one of each, those that
@@ -286,6 +198,7 @@ type selection struct {
 	until  int64
 	from   int64 // bounds of the index
 	behind int64
+	recent *recent // the index of the newest bundles, as of behind
 }
 
 // bundles returns the next bundles in the order of the page that have candidates,
@@ -308,7 +221,7 @@ func (l *Log) bundles(ctx context.Context, s selection, at int64, oldest bool, n
 		for b := at; b >= lo && b <= hi && len(found) < n; b += step {
 			found = append(found, candidates{b, everything()})
 		}
-	} else if found, err = l.findPostings(ctx, s.groups[0], lo, hi, oldest, n); err != nil {
+	} else if found, err = l.find(ctx, s.recent, s.groups[0], lo, hi, oldest, n); err != nil {
 		return nil, -1, err
 	}
 	next = -1
@@ -327,7 +240,7 @@ func (l *Log) bundles(ctx context.Context, s selection, at int64, oldest bool, n
 			break
 		}
 		bounds := []int64{found[0].bundle, found[len(found)-1].bundle}
-		others, err := l.findPostings(ctx, group, slices.Min(bounds), slices.Max(bounds), oldest, math.MaxInt32)
+		others, err := l.find(ctx, s.recent, group, slices.Min(bounds), slices.Max(bounds), oldest, math.MaxInt32)
 		if err != nil {
 			return nil, -1, err
 		}
@@ -348,8 +261,26 @@ type candidates struct {
 	bits   bitmap
 }
 
-// findPostings returns the bundles from lo to hi that have one of some terms, the
-// first n in that order.
+// find returns the bundles from lo to hi that have one of some terms, the first n
+// in that order.
+func (l *Log) find(ctx context.Context, r *recent, alternatives []int64, lo, hi int64, oldest bool, n int) (found []candidates, err error) {
+	if !oldest {
+		found = r.find(alternatives, max(lo, r.first), hi, oldest, n)
+	}
+	if behind := min(hi, r.first-1); len(found) < n && lo <= behind {
+		stored, err := l.findPostings(ctx, alternatives, lo, behind, oldest, n-len(found))
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, stored...)
+	}
+	if oldest && len(found) < n {
+		found = append(found, r.find(alternatives, max(lo, r.first), hi, oldest, n-len(found))...)
+	}
+	return found, nil
+}
+
+// findPostings is find in what is stored.
 func (l *Log) findPostings(ctx context.Context, alternatives []int64, lo, hi int64, oldest bool, n int) ([]candidates, error) {
 	const op fault.Op = "localaudit.findPostings"
 	args := []any{lo, hi}
@@ -391,9 +322,10 @@ func (l *Log) findPostings(ctx context.Context, alternatives []int64, lo, hi int
 	return found, db.Classify(op, rows.Err())
 }
 
-// timeBounds returns the bundles between which every record of a time is; lo is
-// above hi if there is none.
-func (l *Log) timeBounds(ctx context.Context, since, until int64) (lo, hi int64, err error) {
+// timeBounds returns the bundles between which every record of a time is, of those
+// from the bundle first on that are in the database or in r; lo is above hi if there
+// is none.
+func (l *Log) timeBounds(ctx context.Context, r *recent, first, since, until int64) (lo, hi int64, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.spans == nil {
@@ -401,15 +333,24 @@ func (l *Log) timeBounds(ctx context.Context, since, until int64) (lo, hi int64,
 			return 0, -1, err
 		}
 	}
+	if int64(len(l.spans)) < r.first && first < r.first {
+		return 0, -1, damagedTable("localaudit.timeBounds", "audit_bundle")
+	}
 	lo, hi = 0, -1
-	for n, s := range l.spans {
+	see := func(n int64, s span) {
 		if s.newest < since || s.oldest >= until {
-			continue
+			return
 		}
 		if hi < 0 {
-			lo = int64(n)
+			lo = n
 		}
-		hi = int64(n)
+		hi = n
+	}
+	for n, s := range l.spans[:min(int64(len(l.spans)), r.first)] {
+		see(int64(n), s)
+	}
+	for i, b := range r.bundles {
+		see(r.first+int64(i), b.span)
 	}
 	return lo, hi, nil
 }

@@ -53,11 +53,16 @@ type Log struct {
 	people *people
 	// What every batch writes most of.
 	records, postings bulk
+	// Room that is used again: some for batches that were taken, and the rest by the
+	// one goroutine that takes.
+	batches chan *batch
+	added   []row
+	args    []any
 
 	mu     sync.Mutex // guards what follows
 	edge   edge
-	open   open
-	spans  []span // the time of each bundle; nil until a query asks
+	recent *recent // what is not stored of the index; nil until it is needed
+	spans  []span  // the time of each bundle that is stored; nil until a query asks
 	signer *audit.Signer
 	last   audit.Checkpoint // the newest signed head
 	grown  chan struct{}    // closed when the tree grows
@@ -82,8 +87,8 @@ func Open(ctx context.Context, cfg Config, d *sql.DB, p pqc.Provider, clock cons
 	}
 	cfg.Intake.Journal.Scrub = true // what waits there is not sealed yet
 	l := &Log{
-		cfg: cfg, db: d, clock: clock, log: log, cache: newTileCache(), people: newPeople(d, p, kek), signer: signer, grown: make(chan struct{}),
-		records:  bulk{head: "INSERT INTO audit_record (leaf, id, checksum, body)", columns: 4, tail: " ON CONFLICT (id) DO NOTHING"},
+		cfg: cfg, db: d, clock: clock, log: log, cache: newTileCache(), people: newPeople(d, p, kek), signer: signer, grown: make(chan struct{}), batches: make(chan *batch, 2),
+		records:  bulk{head: "INSERT INTO audit_record (leaf, id, checksum, body)", columns: 4, tail: " ON CONFLICT DO NOTHING"},
 		postings: bulk{head: "INSERT INTO audit_posting (term, bundle, bits)", columns: 3, tail: " ON CONFLICT (term, bundle) DO UPDATE SET bits = excluded.bits"},
 	}
 	h, err := loadHead(ctx, d)
@@ -116,12 +121,18 @@ func (l *Log) Run(ctx context.Context) error {
 	beside.Go(func() { l.retain(ctx) })
 	beside.Go(func() { l.checkpoints(ctx) })
 	defer beside.Wait()
-	return l.Intake.Run(ctx)
+	if err := l.Intake.Run(ctx); err != nil {
+		return err
+	}
+	if err := l.finishIndex(context.WithoutCancel(ctx)); err != nil {
+		l.log.LogAttrs(ctx, slog.LevelWarn, "some of the audit log's index is made again at the next start", slog.Any(logkey.Error, err))
+	}
+	return nil
 }
 
 // checkpointEvery is how many records enter the tree between checkpoints of the
 // database.
-const checkpointEvery = 4000
+const checkpointEvery = 16_000
 
 // checkpoints keeps the database's own log short until ctx ends, so that batches
 // do not have to.

@@ -6,13 +6,11 @@ import (
 	"database/sql"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
-	"syscall"
 	"testing"
 	"time"
 
@@ -392,6 +390,25 @@ func TestErase(t *testing.T) {
 	}
 }
 
+// A segment that is not whole stays, whatever of its index is stored.
+func TestRetainPart(t *testing.T) {
+	o := open(t, t.TempDir(), func(c *localaudit.Config) { c.Retention = time.Hour })
+	rs := varied(1300)
+	for i := range rs {
+		rs[i].Stamp = creto.Timestamp{Logical: uint64(i + 1), Physical: time.Now().Add(-48 * time.Hour).UnixNano(), Source: creto.SourceConsensus, Node: "n"}
+	}
+	if err := errors.Join(o.log.LogBatch(t.Context(), rs)...); err != nil {
+		t.Fatal(err)
+	}
+	finish(t, o)
+	if err := o.log.Retain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if page, err := o.log.Query(t.Context(), audit.Filter{Oldest: true, Limit: 1}); err != nil || len(page) != 1 || page[0].Index != 0 {
+		t.Errorf("the oldest record is %v, %v", page, err)
+	}
+}
+
 // Old segments leave the database for the archive; everything is proven as before,
 // and the log says that they left.
 func TestRetain(t *testing.T) {
@@ -493,110 +510,4 @@ func FuzzParseRecord(f *testing.F) {
 			}
 		}
 	})
-}
-
-func BenchmarkLog(b *testing.B) {
-	o := open(b, b.TempDir(), func(c *localaudit.Config) { c.Intake.Journal.RingBytes = 64 << 20; c.Intake.Journal.Slots = 1 << 20 })
-	ctx, stop := context.WithCancel(b.Context())
-	go func() { _ = o.log.Run(ctx) }()
-	defer stop()
-	r := audittest.Record(creto.CallModel, 1)
-	b.ReportAllocs()
-	for b.Loop() {
-		r.ID = creto.NewUUID()
-		if _, err := o.log.Log(b.Context(), r); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-// BenchmarkDrain is what the tree costs a record, in batches of 1,000.
-func BenchmarkDrain(b *testing.B) {
-	o := open(b, b.TempDir(), func(c *localaudit.Config) { c.Intake.Journal.RingBytes = 64 << 20 })
-	const batch = 1000
-	rs := make([]audit.Record, batch)
-	b.ReportAllocs()
-	n, busy := 0, cpuTime(b)
-	for b.Loop() {
-		b.StopTimer()
-		for i := range rs {
-			rs[i] = audittest.Record(creto.CallModel, n%50)
-			rs[i].OnBehalfOf = audittest.Human("alice")
-			rs[i].Chain, rs[i].Args = creto.DigestOf([]byte("chain")), creto.DigestOf([]byte("args"))
-			rs[i].Decision = &audit.Decision{Kind: "allow", Policies: []audit.PolicyRef{{ID: "agents/bot.cedar#0", Digest: rs[i].Chain}}, Version: rs[i].Args}
-			rs[i].Usage = &audit.Usage{PromptTokens: 1200, CompletionTokens: 340}
-			rs[i].Sandbox, rs[i].Isolation = "run-0123abcd", "gvisor"
-			n++
-		}
-		if err := errors.Join(o.log.LogBatch(b.Context(), rs)...); err != nil {
-			b.Fatal(err)
-		}
-		b.StartTimer()
-		if _, err := o.log.Entry(b.Context(), rs[batch-1].ID); err != nil {
-			b.Fatal(err)
-		}
-	}
-	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*batch), "µs/record")
-	b.ReportMetric(float64(cpuTime(b)-busy)/1000/float64(b.N*batch), "cpu-µs/record")
-}
-
-// cpuTime is what the process has used so far, in nanoseconds.
-func cpuTime(b *testing.B) int64 {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		b.Fatal(err)
-	}
-	return u.Utime.Nano() + u.Stime.Nano()
-}
-
-// BenchmarkQuery is a page of one actor of a thousand in one hour, in a log of a
-// million records (budget 1 ms), and of a rare event. Without CRETO_TORTURE=1 the
-// log has 20,000.
-func BenchmarkQuery(b *testing.B) {
-	records := 20_000
-	if os.Getenv("CRETO_TORTURE") != "" {
-		records = 1_000_000
-	}
-	o := open(b, b.TempDir(), func(c *localaudit.Config) { c.Intake.Journal.RingBytes = 64 << 20 })
-	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	rs := make([]audit.Record, 1000)
-	for n := 0; n < records; n += len(rs) {
-		for i := range rs {
-			rs[i] = audittest.Record(creto.CallModel, i%50)
-			rs[i].Who.Name = fmt.Sprintf("bot-%d", (n+i)*7919%1000)
-			rs[i].OnBehalfOf = audittest.Human(fmt.Sprintf("human-%d", i%100))
-			at := begin.Add(time.Duration(n+i) * time.Second)
-			rs[i].Stamp = creto.Timestamp{Logical: uint64(n + i + 1), Physical: at.UnixNano(), Source: creto.SourceConsensus, Node: "n"}
-			rs[i].ID = creto.NewUUIDAt(at)
-		}
-		if n == records/2/1000*1000 {
-			rs[500].What = audit.EventKeyRotated
-		}
-		if err := errors.Join(o.log.LogBatch(b.Context(), rs)...); err != nil {
-			b.Fatal(err)
-		}
-		if err := o.log.Flush(b.Context()); err != nil {
-			b.Fatal(err)
-		}
-	}
-	since := begin.Add(time.Duration(records/3) * time.Second)
-	for name, f := range map[string]audit.Filter{
-		"actor+time": {Tenant: "default", Actor: "bot-17", Since: since, Until: since.Add(30 * 24 * time.Hour)},
-		"actor":      {Tenant: "default", Actor: "bot-17"},
-		"human":      {Tenant: "default", Human: "human-3"},
-		"rare event": {Tenant: "default", What: audit.EventKeyRotated},
-		"newest":     {Tenant: "default"},
-	} {
-		b.Run(name, func(b *testing.B) {
-			found := 0
-			for b.Loop() {
-				page, err := o.log.Query(b.Context(), f)
-				if err != nil {
-					b.Fatal(err)
-				}
-				found = len(page)
-			}
-			b.ReportMetric(float64(found), "records")
-		})
-	}
 }

@@ -29,6 +29,9 @@ type people struct {
 	byWho map[creto.ID]audit.Subject
 	// fresh are those that a transaction made that is not committed yet.
 	fresh []creto.ID
+	// gone counts how often somebody was forgotten: what was sealed for them before
+	// must be sealed again, unless it is in the tree.
+	gone uint64
 }
 
 func newPeople(d *sql.DB, p pqc.Provider, kek pqc.SymmetricKey) *people {
@@ -72,6 +75,34 @@ func (p *people) subject(ctx context.Context, tx *sql.Tx, principal creto.ID) (a
 	return s, nil
 }
 
+// known returns those whom records name, if there is a key of each already, and how
+// often somebody was forgotten before.
+func (p *people) known(records []waiting) (subjects map[creto.ID]audit.Subject, gone uint64, all bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	subjects = make(map[creto.ID]audit.Subject)
+	for i := range records {
+		for _, person := range records[i].people {
+			if _, ok := subjects[person]; ok {
+				continue
+			}
+			s, ok := p.byWho[person]
+			if !ok {
+				return nil, 0, false
+			}
+			subjects[person] = s
+		}
+	}
+	return subjects, p.gone, true
+}
+
+// forgot returns how often somebody was forgotten.
+func (p *people) forgot() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.gone
+}
+
 // maxPeople bounds the memory of keys; beyond it they are read again.
 const maxPeople = 10_000
 
@@ -79,6 +110,11 @@ func (p *people) keep(principal creto.ID, s audit.Subject) {
 	if len(p.byWho) >= maxPeople {
 		clear(p.byWho)
 		clear(p.byID)
+	}
+	// A part of a batch must not keep all of it in memory.
+	principal = creto.ID{
+		TrustDomain: strings.Clone(principal.TrustDomain), Tenant: strings.Clone(principal.Tenant),
+		Kind: creto.Kind(strings.Clone(string(principal.Kind))), Name: strings.Clone(principal.Name),
 	}
 	p.byWho[principal], p.byID[s.ID] = s, s
 }
@@ -88,6 +124,7 @@ func (p *people) settle(committed bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !committed {
+		p.gone++
 		for _, principal := range p.fresh {
 			delete(p.byID, p.byWho[principal].ID)
 			delete(p.byWho, principal)
@@ -265,6 +302,7 @@ func (l *Log) destroy(ctx context.Context, subject creto.UUID, at int64) error {
 func (p *people) forget(principal creto.ID, id creto.UUID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.gone++
 	delete(p.byID, id)
 	if p.byWho[principal].ID == id { // else whoever they are by now
 		delete(p.byWho, principal)

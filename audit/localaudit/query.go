@@ -218,7 +218,11 @@ func (l *Log) selection(ctx context.Context, f audit.Filter) (selection, error) 
 	if err != nil {
 		return selection{}, err
 	}
-	s := selection{from: max(f.From, first), behind: l.tree().size, since: math.MinInt64, until: math.MaxInt64}
+	t, newest, err := l.indexed(ctx)
+	if err != nil {
+		return selection{}, err
+	}
+	s := selection{from: max(f.From, first), behind: t.size, recent: newest, since: math.MinInt64, until: math.MaxInt64}
 	if f.Before > 0 {
 		s.behind = min(s.behind, f.Before)
 	}
@@ -256,7 +260,7 @@ func (l *Log) selection(ctx context.Context, f audit.Filter) (selection, error) 
 		if !f.Until.IsZero() {
 			s.until = nanos(f.Until)
 		}
-		lo, hi, err := l.timeBounds(ctx, s.since, s.until)
+		lo, hi, err := l.timeBounds(ctx, newest, first>>tileHeight, s.since, s.until)
 		if err != nil {
 			return s, err
 		}

@@ -85,8 +85,9 @@ func (l *Log) nextSegment(ctx context.Context, before time.Time) (first int64, r
 		return 0, false, err
 	}
 	var newest sql.NullInt64
-	err = l.db.QueryRowContext(ctx, "SELECT max(newest) FROM audit_bundle WHERE n >= $1 AND n < $2", first>>tileHeight, (first+segmentLeaves)>>tileHeight).Scan(&newest)
-	return first, l.tree().size >= first+segmentLeaves && newest.Valid && newest.Int64 < before.UnixNano(), db.Classify(op, err)
+	var bundles int64 // those whose index is stored
+	err = l.db.QueryRowContext(ctx, "SELECT max(newest), count(*) FROM audit_bundle WHERE n >= $1 AND n < $2", first>>tileHeight, (first+segmentLeaves)>>tileHeight).Scan(&newest, &bundles)
+	return first, bundles == segmentLeaves>>tileHeight && newest.Int64 < before.UnixNano(), db.Classify(op, err)
 }
 
 func (l *Log) firstLeaf(ctx context.Context) (int64, error) {

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"runtime"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,18 +24,71 @@ import (
 	"creto.dev/internal/logkey"
 )
 
-// Take implements intake.Sink: it moves records into the tree. Rows, index, tiles
-// and head commit together, so a crash repeats a batch or has done it, and a record
-// that is there already is passed over.
-func (l *Log) Take(ctx context.Context, frames []journal.Frame) error {
+// batch is records on their way into the tree.
+type batch struct {
+	records []waiting
+	wrong   []misfit
+	last    uint64 // the last of its frames
+	blocks  []block
+	sealed  bool   // the blocks are made of the records, or will be; else somebody was new
+	gone    uint64 // how often people had been forgotten by then
+}
+
+// waiting is a record from the journal.
+type waiting struct {
+	record   audit.Record
+	people   []creto.ID // whom it names
+	sequence uint64
+}
+
+// misfit is a frame that is no record.
+type misfit struct {
+	sequence uint64
+	err      error
+}
+
+// Prepare implements intake.Sink: it decodes records, and seals them, while those
+// before are written. What it returns moves them into the tree: rows, tiles and head
+// commit together, so a crash repeats a batch or has done it, and a record that is
+// there already is passed over.
+func (l *Log) Prepare(_ context.Context, frames []journal.Frame) func(context.Context) error {
+	b := new(batch)
+	select {
+	case b = <-l.batches:
+	default:
+	}
+	b.decode(frames)
+	var subjects map[creto.ID]audit.Subject
+	if subjects, b.gone, b.sealed = l.people.known(b.records); b.sealed {
+		b.blocks = seal(b.blocks, b.records, subjects)
+	}
+	return func(ctx context.Context) error {
+		err := l.take(ctx, b)
+		if err == nil && b.sealed { // else somebody may still be sealing
+			clear(b.records)
+			select {
+			case l.batches <- b:
+			default:
+			}
+		}
+		return err
+	}
+}
+
+// take moves a batch into the tree.
+func (l *Log) take(ctx context.Context, b *batch) error {
+	for _, m := range b.wrong {
+		// Encode lets no such record in. One that is here all the same must not
+		// keep what follows out of the tree.
+		l.log.LogAttrs(ctx, slog.LevelError, "a frame of the audit log's front is no record and was left out", slog.Uint64(logkey.Sequence, m.sequence), slog.Any(logkey.Error, m.err))
+		l.Lost(1)
+	}
 	id := l.ID()
 	if err := errors.Join(l.records.prepare(ctx, l.db), l.postings.prepare(ctx, l.db)); err != nil {
 		return err
 	}
-	records := l.decode(ctx, frames)
 	var next edge
-	var added indexWrites
-	var reread bool
+	var grown, left *recent // the index, before and after some of it is stored
 	err := db.Tx(ctx, l.db, func(tx *sql.Tx) error {
 		// Another node that shares the database may have appended meanwhile.
 		var err error
@@ -42,34 +96,31 @@ func (l *Log) Take(ctx context.Context, frames []journal.Frame) error {
 		if next, stored, err = l.currentEdge(ctx, tx); err != nil {
 			return err
 		}
-		begun := l.open
-		if reread = next.size != l.edge.size || begun.bits == nil; reread {
-			if begun, err = loadOpen(ctx, tx, next.size); err != nil {
-				return err
-			}
+		begun, err := l.currentIndex(ctx, tx, next.size)
+		if err != nil {
+			return err
 		}
 		done, err := frontSequence(ctx, tx, id)
 		if err != nil {
 			return err
 		}
-		records = slices.DeleteFunc(records, func(r waiting) bool { return r.sequence <= done })
-		subjects, err := l.subjects(ctx, tx, records)
+		sealed, err := l.sealed(ctx, tx, b, done)
 		if err != nil {
 			return err
 		}
 		first := next.size
-		rows, err := l.insert(ctx, tx, seal(records, subjects), first)
+		rows, err := l.insert(ctx, tx, sealed, first)
 		if err != nil {
-			return err
-		}
-		added = index(begun, first, rows)
-		if err := l.writeIndex(ctx, tx, added); err != nil {
 			return err
 		}
 		if next, err = grow(ctx, tx, next, stored, rows); err != nil {
 			return err
 		}
-		return saveFront(ctx, tx, id, frames[len(frames)-1].Sequence)
+		grown = begun.with(first, rows)
+		if left, err = l.storeIndex(ctx, tx, grown, next.size, indexBundles); err != nil {
+			return err
+		}
+		return saveFront(ctx, tx, id, b.last)
 	})
 	l.people.settle(err == nil)
 	if err != nil {
@@ -81,16 +132,24 @@ func (l *Log) Take(ctx context.Context, frames []journal.Frame) error {
 		close(l.grown)
 		l.grown = make(chan struct{})
 	}
-	l.edge, l.open = next, added.open
-	switch {
-	case reread:
-		l.spans = nil
-	case l.spans != nil:
-		for n, s := range added.spans {
-			l.spans = setSpan(l.spans, n, s)
-		}
-	}
+	l.keepIndex(grown, left)
+	l.edge = next
 	return nil
+}
+
+// sealed returns the rows of a batch, behind the frame that the tree has already.
+func (l *Log) sealed(ctx context.Context, tx *sql.Tx, b *batch, done uint64) ([]block, error) {
+	begin := sort.Search(len(b.records), func(i int) bool { return b.records[i].sequence > done })
+	if b.sealed && begin == 0 && b.gone == l.people.forgot() {
+		return b.blocks, nil
+	}
+	b.sealed = false
+	records := b.records[begin:]
+	subjects, err := l.subjects(ctx, tx, records)
+	if err != nil {
+		return nil, err
+	}
+	return seal(nil, records, subjects), nil
 }
 
 // currentEdge returns the edge of the stored head.
@@ -103,33 +162,27 @@ func (l *Log) currentEdge(ctx context.Context, tx *sql.Tx) (edge, head, error) {
 	return e, h, err
 }
 
-// waiting is a record from the journal.
-type waiting struct {
-	record   audit.Record
-	sequence uint64
-}
-
 // decode reads the records of frames.
-func (l *Log) decode(ctx context.Context, frames []journal.Frame) []waiting {
-	records := make([]waiting, len(frames))
+func (b *batch) decode(frames []journal.Frame) {
+	b.records, b.wrong, b.last = slices.Grow(b.records[:0], len(frames))[:len(frames)], nil, frames[len(frames)-1].Sequence
 	wrong := make([]error, len(frames))
 	spread(len(frames), func(i int) {
-		records[i].sequence = frames[i].Sequence
-		records[i].record, wrong[i] = audit.DecodeTrusted(frames[i].Payload)
+		w := &b.records[i]
+		w.sequence = frames[i].Sequence
+		if w.record, wrong[i] = audit.DecodeTrusted(frames[i].Payload); wrong[i] == nil {
+			w.people = w.record.People()
+		}
 	})
 	n := 0
 	for i, err := range wrong {
 		if err != nil {
-			// Encode lets no such record in. One that is here all the same must not
-			// keep what follows out of the tree.
-			l.log.LogAttrs(ctx, slog.LevelError, "a frame of the audit log's front is no record and was left out", slog.Uint64(logkey.Sequence, frames[i].Sequence), slog.Any(logkey.Error, err))
-			l.Lost(1)
+			b.wrong = append(b.wrong, misfit{frames[i].Sequence, err})
 			continue
 		}
-		records[n] = records[i]
+		b.records[n] = b.records[i]
 		n++
 	}
-	return records[:n]
+	b.records = b.records[:n]
 }
 
 // spreadAbove is from where on work is worth a second goroutine.
@@ -168,8 +221,8 @@ type row struct {
 // transaction's own goroutine.
 func (l *Log) subjects(ctx context.Context, tx *sql.Tx, records []waiting) (map[creto.ID]audit.Subject, error) {
 	subjects := make(map[creto.ID]audit.Subject)
-	for _, r := range records {
-		for _, person := range r.record.People() {
+	for i := range records {
+		for _, person := range records[i].people {
 			if _, ok := subjects[person]; ok {
 				continue
 			}
@@ -187,19 +240,19 @@ func (l *Log) subjects(ctx context.Context, tx *sql.Tx, records []waiting) (map[
 const sealBlock = 64
 
 // seal makes the rows of records, block by block and in order, on all cores: the
-// first are written while the next are made.
-func seal(records []waiting, subjects map[creto.ID]audit.Subject) []block {
-	rows := make([]row, len(records))
-	blocks := make([]block, (len(records)+sealBlock-1)/sealBlock)
+// first are written while the next are made. The room of old blocks is used.
+func seal(blocks []block, records []waiting, subjects map[creto.ID]audit.Subject) []block {
+	n := (len(records) + sealBlock - 1) / sealBlock
+	blocks = slices.Grow(blocks[:0], n)[:n]
 	for i := range blocks {
-		blocks[i] = block{rows: rows[i*sealBlock : min((i+1)*sealBlock, len(rows))], sealed: make(chan error, 1)} // perhaps nobody asks
+		blocks[i].sealed = make(chan error, 1) // perhaps nobody asks
 	}
 	var next atomic.Int64
 	for range min(runtime.GOMAXPROCS(0), len(blocks)) {
 		go func() {
 			s := sealer{subjects: subjects, terms: newTermCache()}
 			for i := int(next.Add(1)) - 1; i < len(blocks); i = int(next.Add(1)) - 1 {
-				blocks[i].sealed <- s.seal(blocks[i].rows, records[i*sealBlock:])
+				blocks[i].sealed <- s.seal(&blocks[i], records[i*sealBlock:min((i+1)*sealBlock, len(records))])
 			}
 		}()
 	}
@@ -209,36 +262,34 @@ func seal(records []waiting, subjects map[creto.ID]audit.Subject) []block {
 // block is some of the rows of a batch.
 type block struct {
 	rows   []row
+	room   []byte     // for their leaves
 	sealed chan error // is sent to once
 }
+
+// usualBytes is what most leaves fit into.
+const usualBytes = 640
 
 // sealer makes rows. Not safe for concurrent use.
 type sealer struct {
 	subjects map[creto.ID]audit.Subject
 	terms    *termCache
 	boxes    audit.Sealer
-	room     []byte // for leaves
 }
 
-// roomBytes is how much room is made at once.
-const roomBytes = 64 << 10
-
-func (s *sealer) seal(rows []row, records []waiting) error {
+func (s *sealer) seal(b *block, records []waiting) error {
 	subject := func(id creto.ID) (audit.Subject, error) { return s.subjects[id], nil }
-	for i := range rows {
-		r, err := s.boxes.Seal(records[i].record, subject)
+	b.rows, b.room = slices.Grow(b.rows[:0], len(records)), slices.Grow(b.room[:0], len(records)*usualBytes)
+	for i := range records {
+		r, err := s.boxes.Seal(records[i].record, records[i].people, subject)
 		if err != nil {
 			return err
 		}
-		if cap(s.room)-len(s.room) < roomBytes/32 {
-			s.room = make([]byte, 0, roomBytes)
-		}
-		begin := len(s.room)
-		if s.room, err = r.Append(s.room); err != nil {
+		begin := len(b.room)
+		if b.room, err = r.Append(b.room); err != nil {
 			return err
 		}
-		leaf := s.room[begin:len(s.room):len(s.room)]
-		rows[i] = row{id: r.ID, at: r.Stamp.Physical, leaf: leaf, hash: tlog.RecordHash(leaf), terms: s.terms.of(&r)}
+		leaf := b.room[begin:len(b.room):len(b.room)]
+		b.rows = append(b.rows, row{id: r.ID, at: r.Stamp.Physical, leaf: leaf, hash: tlog.RecordHash(leaf), terms: s.terms.of(&r)})
 	}
 	return nil
 }
@@ -246,13 +297,16 @@ func (s *sealer) seal(rows []row, records []waiting) error {
 // insert writes rows from an index on and returns those that were not in the tree
 // already.
 func (l *Log) insert(ctx context.Context, tx *sql.Tx, blocks []block, index int64) ([]row, error) {
-	added := make([]row, 0, len(blocks)*sealBlock)
-	for _, b := range blocks {
+	added := l.added[:0]
+	defer func() { l.added = added[:0] }()
+	for i := range blocks {
+		b := &blocks[i]
 		if err := <-b.sealed; err != nil {
 			return nil, err
 		}
 		at := index + int64(len(added))
-		n, err := l.records.insert(ctx, tx, arguments(b.rows, at))
+		l.args = arguments(l.args[:0], b.rows, at)
+		n, err := l.records.insert(ctx, tx, l.args)
 		if err != nil {
 			return nil, err
 		}
@@ -266,9 +320,8 @@ func (l *Log) insert(ctx context.Context, tx *sql.Tx, blocks []block, index int6
 	return added, nil
 }
 
-// arguments are those of rows from an index on, for the table audit_record.
-func arguments(rows []row, index int64) []any {
-	args := make([]any, 0, 4*len(rows))
+// arguments appends those of rows from an index on, for the table audit_record.
+func arguments(args []any, rows []row, index int64) []any {
 	for i := range rows {
 		args = append(args, index+int64(i), rows[i].id[:], checksum(rows[i].hash), rows[i].leaf)
 	}
@@ -283,7 +336,7 @@ func (l *Log) insertNew(ctx context.Context, tx *sql.Tx, rows []row, index int64
 	}
 	var added []row
 	for i := range rows {
-		n, err := l.records.insert(ctx, tx, arguments(rows[i:i+1], index+int64(len(added))))
+		n, err := l.records.insert(ctx, tx, arguments(nil, rows[i:i+1], index+int64(len(added))))
 		if err != nil {
 			return nil, err
 		}

@@ -135,13 +135,17 @@ func named(err error) error {
 	return err
 }
 
-// Take implements intake.Sink.
-func (l *Log) Take(ctx context.Context, frames []journal.Frame) error {
+// Prepare implements intake.Sink.
+func (l *Log) Prepare(_ context.Context, frames []journal.Frame) func(context.Context) error {
+	return func(ctx context.Context) error { return l.take(ctx, frames) }
+}
+
+func (l *Log) take(ctx context.Context, frames []journal.Frame) error {
 	for len(frames) > 0 {
 		size, n := 0, 0
 		in := &auditv1.LogBatchRequest{}
 		for n < len(frames) && n < maxBatch && (n == 0 || size+len(frames[n].Payload) <= maxBatchBytes) {
-			in.Records = append(in.Records, frames[n].Payload)
+			in.Records = append(in.Records, []byte(frames[n].Payload))
 			size += len(frames[n].Payload)
 			n++
 		}

@@ -21,10 +21,12 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/pressly/goose/v3"
+	"modernc.org/sqlite"
 
 	"creto.dev/fault"
 )
@@ -65,6 +67,32 @@ func Open(ctx context.Context, location string) (*sql.DB, error) {
 // IsPostgres reports whether location is a URL of PostgreSQL and not a file.
 func IsPostgres(location string) bool {
 	return strings.HasPrefix(location, "postgres://") || strings.HasPrefix(location, "postgresql://")
+}
+
+// Values returns the placeholders of so many rows for a statement's VALUES, which take
+// the arguments in order. Those of SQLite are without numbers, which its driver would
+// look up in a list for each argument.
+func Values(d *sql.DB, rows, columns int) string {
+	_, bare := d.Driver().(*sqlite.Driver)
+	var b strings.Builder
+	for n := range rows * columns {
+		switch {
+		case n == 0:
+			b.WriteByte('(')
+		case n%columns == 0:
+			b.WriteString("),(")
+		default:
+			b.WriteByte(',')
+		}
+		if bare {
+			b.WriteByte('?')
+			continue
+		}
+		b.WriteByte('$')
+		b.WriteString(strconv.Itoa(n + 1))
+	}
+	b.WriteByte(')')
+	return b.String()
 }
 
 // migrate runs the migrations of dir that d has not seen.

@@ -16,6 +16,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sort"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,8 +41,8 @@ type Config struct {
 	// SpoolBytes bounds the spool. 0 means 1 GiB, or a tenth of the free disk if
 	// that is less; -1 means that there is none.
 	SpoolBytes int64
-	// Patience is how long the ring stays full before it moves to the spool. 0
-	// means 50 ms.
+	// Patience is how long the ring stays full, and nothing is released, before it
+	// moves to the spool. 0 means 50 ms.
 	Patience time.Duration
 	// Scrub has Release overwrite payloads with zeros.
 	Scrub bool
@@ -72,7 +74,8 @@ type Journal struct {
 	acked   uint64     // the consumer has everything up to here
 	freed   chan struct{}
 	spool   spool
-	full    bool // the spool has no room either
+	full    bool   // the spool has no room either
+	run     []byte // to write several frames with, at once
 
 	pressed chan struct{} // has room for one note that the ring is full
 	synced  atomic.Uint64 // everything below is on disk
@@ -252,108 +255,6 @@ func errBroken(op fault.Op) error {
 	return fault.New(op, fault.Unavailable, "the log is closed or its disk failed; repair the disk and restart creto")
 }
 
-// Append copies payload and returns its sequence number. It waits for room until
-// ctx ends, but no longer than patience; with wait false only as long as there
-// may soon be some.
-//
-// Errors: Unavailable (Degraded) without room, or once the disk failed;
-// InvalidArgument (Permanent) for a payload that never fits.
-func (j *Journal) Append(ctx context.Context, payload []byte, patience time.Duration, wait bool) (uint64, error) {
-	const op fault.Op = "journal.Append"
-	need := frameBytes(len(payload))
-	if need > int64(len(j.ring.data))/2 || len(payload) > maxFrame {
-		if j.broken.Load() {
-			return 0, errBroken(op)
-		}
-		return 0, fault.New(op, fault.InvalidArgument, "%d bytes do not fit into a ring of %d", len(payload), len(j.ring.data))
-	}
-	var late <-chan time.Time
-	for {
-		j.mu.Lock()
-		if j.broken.Load() {
-			j.mu.Unlock()
-			return 0, errBroken(op)
-		}
-		sequence, ok, err := j.put(payload, need)
-		freed, full := j.freed, j.full
-		j.mu.Unlock()
-		if err != nil {
-			j.broken.Store(true)
-			return 0, err
-		}
-		if ok {
-			return sequence, nil
-		}
-		select {
-		case j.pressed <- struct{}{}:
-		default:
-		}
-		if full && !wait {
-			return 0, fault.New(op, fault.Unavailable, "the log is full: its database does not keep up, and the spool has no room")
-		}
-		if late == nil {
-			timer := time.NewTimer(patience)
-			defer timer.Stop()
-			late = timer.C
-		}
-		select {
-		case <-freed:
-			continue
-		case <-ctx.Done():
-		case <-late:
-		}
-		return 0, fault.New(op, fault.Unavailable, "the log is full: its database does not keep up")
-	}
-}
-
-// put writes a frame if there is room. The caller holds mu.
-func (j *Journal) put(payload []byte, need int64) (sequence uint64, ok bool, err error) {
-	at, ok := j.room(need)
-	if !ok {
-		return 0, false, nil
-	}
-	sequence = j.next
-	err = guard(func() error {
-		if at != j.end && int64(len(j.ring.data))-j.end >= frameHeader {
-			j.ring.skip(j.end)
-		}
-		j.ring.write(at, sequence, payload)
-		j.ring.note(atNewest, sequence)
-		return nil
-	})
-	if err != nil {
-		return 0, false, err
-	}
-	j.next++
-	j.end = at + need
-	j.waiting.push(slot{sequence: sequence, at: at, length: len(payload)})
-	return sequence, true, nil
-}
-
-// room returns where a frame of that size can go.
-func (j *Journal) room(need int64) (at int64, ok bool) {
-	size := int64(len(j.ring.data))
-	if j.waiting.len() >= j.cfg.Slots {
-		return 0, false
-	}
-	if j.waiting.len() == 0 {
-		if j.end+need > size {
-			return 0, true
-		}
-		return j.end, true
-	}
-	begin := j.waiting.first().at
-	switch {
-	case j.end > begin && j.end+need <= size:
-		return j.end, true
-	case j.end > begin && need <= begin:
-		return 0, true
-	case j.end <= begin && j.end+need <= begin:
-		return j.end, true
-	}
-	return 0, false
-}
-
 // Sync returns when the payload of that sequence number is on disk. Callers at
 // the same time share one fdatasync. A failed one breaks the queue: the kernel
 // may have dropped the pages that it could not write.
@@ -386,7 +287,7 @@ func (j *Journal) Sync(sequence uint64) error {
 // Frame is one payload on its way to the consumer.
 type Frame struct {
 	Sequence uint64
-	Payload  []byte // the consumer's own
+	Payload  string // a part of what was read with it
 }
 
 // Pending returns up to limit of the oldest payloads, in order, and how many
@@ -402,8 +303,39 @@ func (j *Journal) Pending(limit int) (frames []Frame, missing uint64, err error)
 	if frames, missing, err = j.spool.read(limit, j.acked); err != nil || len(frames) > 0 {
 		return frames, missing, err
 	}
+	more, damaged, err := j.read(0, limit)
+	return more, missing + damaged, err
+}
+
+// Following is Pending for payloads behind a sequence number, of which nothing was
+// released yet. There are none while some wait in the spool.
+//
+// Errors: those of Pending.
+func (j *Journal) Following(after uint64, limit int) (frames []Frame, missing uint64, err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.broken.Load() && j.ring.head == nil {
+		return nil, 0, errBroken("journal.Following")
+	}
+	if j.spool.waiting() > 0 {
+		return nil, 0, nil
+	}
+	return j.read(sort.Search(j.waiting.len(), func(i int) bool { return j.waiting.at(i).sequence > after }), limit)
+}
+
+// read reads the ring from the i-th frame on. The caller holds mu.
+func (j *Journal) read(i, limit int) (frames []Frame, missing uint64, err error) {
+	limit = min(limit, j.waiting.len()-i)
+	var payloads strings.Builder // one string, which they share
+	ends := make([]int, 0, max(limit, 0))
+	frames = make([]Frame, 0, max(limit, 0))
 	err = guard(func() error {
-		for i := 0; i < j.waiting.len() && len(frames) < limit; i++ {
+		room := 0
+		for k := range limit {
+			room += j.waiting.at(i + k).length
+		}
+		payloads.Grow(room)
+		for ; i < j.waiting.len() && len(frames) < limit; i++ {
 			s := j.waiting.at(i)
 			payload, ok := j.ring.read(s.at, s.sequence)
 			if !ok {
@@ -412,12 +344,17 @@ func (j *Journal) Pending(limit int) (frames []Frame, missing uint64, err error)
 				}
 				continue
 			}
-			frames = append(frames, Frame{Sequence: s.sequence, Payload: append([]byte(nil), payload...)})
+			payloads.Write(payload)
+			frames, ends = append(frames, Frame{Sequence: s.sequence}), append(ends, payloads.Len())
 		}
 		return nil
 	})
 	if err != nil {
 		j.broken.Store(true)
+	}
+	begin := 0
+	for k, end := range ends {
+		frames[k].Payload, begin = payloads.String()[begin:end], end
 	}
 	return frames, missing, err
 }
@@ -432,12 +369,10 @@ func (j *Journal) Release(through uint64) error {
 	if j.ring.head == nil {
 		return errBroken("journal.Release")
 	}
+	if err := j.drop(func(s slot) bool { return s.sequence <= through }); err != nil {
+		return err
+	}
 	err := guard(func() error {
-		for j.waiting.len() > 0 && j.waiting.first().sequence <= through {
-			if s := j.waiting.pop(); j.cfg.Scrub {
-				j.ring.scrub(s)
-			}
-		}
 		if j.waiting.len() == 0 {
 			j.end = 0 // the same pages again: the others need no memory
 		}
@@ -454,6 +389,32 @@ func (j *Journal) Release(through uint64) error {
 	j.full = false
 	j.notify()
 	return err
+}
+
+// drop forgets the oldest frames, as long as which says so. The caller holds mu.
+func (j *Journal) drop(which func(slot) bool) error {
+	var begin, end int64
+	for j.waiting.len() > 0 && which(j.waiting.first()) {
+		s := j.waiting.pop()
+		if s.at != end || end-begin > maxRun {
+			if err := j.scrub(begin, end); err != nil {
+				return err
+			}
+			begin = s.at
+		}
+		end = s.at + frameBytes(s.length)
+	}
+	return j.scrub(begin, end)
+}
+
+// scrub overwrites frames, if that is wanted, so that they are none.
+func (j *Journal) scrub(begin, end int64) error {
+	if !j.cfg.Scrub || begin == end {
+		return nil
+	}
+	j.run = slices.Grow(j.run[:0], int(end-begin))[:end-begin]
+	clear(j.run)
+	return j.writeFile(j.run, begin)
 }
 
 // begin is where the oldest frame of the ring is, or the next will be.
@@ -517,14 +478,24 @@ func (j *Journal) Run(ctx context.Context) {
 			return
 		case <-j.pressed:
 		}
+		before := j.released()
 		timer.Reset(j.cfg.Patience)
 		select {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
 		}
-		j.spill()
+		if j.released() == before { // else who appends waits for a consumer that works
+			j.spill()
+		}
 	}
+}
+
+// released returns up to where the consumer has everything.
+func (j *Journal) released() uint64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.acked
 }
 
 // spillAbove is the share of slots or bytes above which a pressed ring is spilled.
@@ -560,12 +531,8 @@ func (j *Journal) spill() {
 		return
 	}
 	j.full = false
-	for range n {
-		s := j.waiting.pop()
-		if j.cfg.Scrub {
-			_ = guard(func() error { j.ring.scrub(s); return nil })
-		}
-	}
+	last := j.waiting.at(n - 1).sequence
+	_ = j.drop(func(s slot) bool { return s.sequence <= last }) // the next call finds the journal broken
 	_ = guard(func() error { j.ring.set(atPosition, uint64(j.begin())); return nil })
 	j.notify()
 }

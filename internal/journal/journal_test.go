@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"creto.dev/fault"
@@ -52,7 +53,7 @@ func take(t testing.TB, j *journal.Journal, after uint64, limit int) uint64 {
 	}
 	for _, f := range frames {
 		after++
-		if f.Sequence != after || !bytes.Equal(f.Payload, payload(after)) {
+		if f.Sequence != after || f.Payload != string(payload(after)) {
 			t.Fatalf("payload %d has sequence number %d", after, f.Sequence)
 		}
 	}
@@ -138,8 +139,16 @@ func TestDamage(t *testing.T) {
 	const frames = 40
 	cfg := journal.Config{Dir: t.TempDir(), RingBytes: 16 << 10}
 	j, _ := open(t, cfg, 0)
+	durable := make([][]byte, 0, frames/2)
 	for n := range uint64(frames) {
-		add(t, j, n+1)
+		if n < frames/2 {
+			add(t, j, n+1)
+			continue
+		}
+		durable = append(durable, payload(n+1))
+	}
+	if n, _, err := j.AppendDurable(t.Context(), durable, 0); n != len(durable) || err != nil {
+		t.Fatal(n, err)
 	}
 	if err := j.Close(); err != nil {
 		t.Fatal(err)
@@ -177,7 +186,7 @@ func TestDamage(t *testing.T) {
 		}
 		last := uint64(0)
 		for _, f := range got {
-			if f.Sequence <= last || !bytes.Equal(f.Payload, payload(f.Sequence)) {
+			if f.Sequence <= last || f.Payload != string(payload(f.Sequence)) {
 				t.Fatalf("byte %d: frame %d is wrong or out of order", at, f.Sequence)
 			}
 			last = f.Sequence
@@ -458,4 +467,120 @@ func TestDamagedHeader(t *testing.T) {
 			}
 		}
 	}
+}
+
+// What is waited for is written into the ring's file, the rest into its map: the order
+// is one, and so is what a life after kill -9 finds.
+func TestDurable(t *testing.T) {
+	dir := t.TempDir()
+	cfg := journal.Config{Dir: dir, Slots: 60, RingBytes: 1 << 13, SpoolBytes: -1, Scrub: true}
+	j, _ := open(t, cfg, 0)
+	random := rand.New(rand.NewPCG(1, 2))
+	next, taken := uint64(1), uint64(0)
+	check := func(frames []journal.Frame) {
+		t.Helper()
+		for _, f := range frames {
+			if taken++; f.Sequence != taken || f.Payload != string(payload(taken)) {
+				t.Fatalf("frame %d is %d: %q", taken, f.Sequence, f.Payload)
+			}
+		}
+	}
+	for round := range 400 {
+		if random.IntN(2) == 0 {
+			if _, err := j.Append(t.Context(), payload(next), 0, false); err == nil {
+				next++
+			}
+		} else {
+			batch := make([][]byte, 1+random.IntN(12))
+			for i := range batch {
+				batch[i] = payload(next + uint64(i))
+			}
+			n, last, err := j.AppendDurable(t.Context(), batch, 0)
+			if (err == nil) != (n == len(batch)) || n > 0 && last != next+uint64(n)-1 {
+				t.Fatalf("AppendDurable of %d from %d = %d, %d, %v", len(batch), next, n, last, err)
+			}
+			if next += uint64(n); n > 0 && j.Sync(last) != nil {
+				t.Fatal("Sync failed")
+			}
+		}
+		if round%40 == 39 { // another life, without Close: all that was appended is there
+			var missing uint64
+			if j, missing = open(t, cfg, taken); missing > 0 {
+				t.Fatalf("%d payloads are missing behind %d", missing, taken)
+			}
+		}
+		if random.IntN(3) > 0 {
+			continue
+		}
+		frames, missing, err := j.Pending(5)
+		if err != nil || missing > 0 {
+			t.Fatal(missing, err)
+		}
+		check(frames)
+		// What follows is read before the first are released, as often as one likes.
+		for range 2 {
+			if frames, _, err = j.Following(taken, 7); err != nil {
+				t.Fatal(err)
+			}
+			for i, f := range frames {
+				if f.Sequence != taken+uint64(i)+1 {
+					t.Fatalf("frame %d follows %d", f.Sequence, taken)
+				}
+			}
+		}
+		check(frames)
+		if err := j.Release(taken); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if next < 1000 {
+		t.Errorf("only %d payloads had room", next)
+	}
+}
+
+// A payload that never fits is refused, and those before it are there.
+func TestDurableTooLarge(t *testing.T) {
+	j, _ := open(t, journal.Config{Dir: t.TempDir(), RingBytes: 1 << 16}, 0)
+	n, last, err := j.AppendDurable(t.Context(), [][]byte{payload(1), make([]byte, 1<<20), payload(2)}, 0)
+	if n != 1 || last != 1 || !errors.Is(err, fault.InvalidArgument) {
+		t.Errorf("AppendDurable = %d, %d, %v", n, last, err)
+	}
+}
+
+// While the consumer works nothing is moved to the spool, however full the ring is.
+func TestPatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		j, _ := open(t, journal.Config{Dir: dir, Slots: 10, RingBytes: 1 << 16, Patience: time.Second}, 0)
+		ctx, stop := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { j.Run(ctx) })
+		defer running.Wait()
+		defer stop()
+		appended := func() {
+			t.Helper()
+			for {
+				if _, err := j.Append(t.Context(), []byte("x"), 0, true); err != nil {
+					return // it is full
+				}
+			}
+		}
+		appended()
+		for n := range uint64(5) {
+			time.Sleep(700 * time.Millisecond)
+			if err := j.Release(n + 1); err != nil {
+				t.Fatal(err)
+			}
+			appended()
+		}
+		if names, _ := filepath.Glob(filepath.Join(dir, "spool*")); len(names) > 0 {
+			t.Errorf("the spool has %q although the consumer works", names)
+		}
+		time.Sleep(3 * time.Second)
+		appended()
+		time.Sleep(3 * time.Second)
+		if names, _ := filepath.Glob(filepath.Join(dir, "spool*")); len(names) == 0 {
+			t.Error("the consumer is stuck, and the spool has nothing")
+		}
+	})
 }

@@ -133,17 +133,16 @@ func (r ring) sameBoot() bool { return bytes.Equal(r.head[atBoot:atBoot+bootByte
 func (r ring) skip(at int64) { binary.LittleEndian.PutUint32(r.data[at:], skipMark) }
 
 func (r ring) write(at int64, sequence uint64, payload []byte) {
-	frame := r.data[at : at+frameHeader+int64(len(payload))]
-	copy(frame[frameHeader:], payload)
-	binary.LittleEndian.PutUint64(frame[8:], sequence)
-	binary.LittleEndian.PutUint64(frame[16:], r.mark)
-	binary.LittleEndian.PutUint32(frame[4:], crc32.Checksum(frame[8:], castagnoli))
-	binary.LittleEndian.PutUint32(frame, uint32(len(payload)))
+	fillFrame(r.data[at:at+frameHeader+int64(len(payload))], r.mark, sequence, payload)
 }
 
-// scrub overwrites a frame's payload, and its checksum so that the frame is none.
-func (r ring) scrub(s slot) {
-	clear(r.data[s.at+4 : s.at+frameBytes(s.length)])
+// fillFrame makes a frame, of exactly its length without padding.
+func fillFrame(frame []byte, mark, sequence uint64, payload []byte) {
+	copy(frame[frameHeader:], payload)
+	binary.LittleEndian.PutUint64(frame[8:], sequence)
+	binary.LittleEndian.PutUint64(frame[16:], mark)
+	binary.LittleEndian.PutUint32(frame[4:], crc32.Checksum(frame[8:], castagnoli))
+	binary.LittleEndian.PutUint32(frame, uint32(len(payload)))
 }
 
 // read returns the payload of the frame at a place, if it is the one of that

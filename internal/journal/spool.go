@@ -133,7 +133,7 @@ func readSegment(seg segment) (frames []Frame, size int64, err error) {
 			rest = rest[frameAlign:]
 			continue
 		}
-		frames = append(frames, Frame{Sequence: sequence, Payload: payload})
+		frames = append(frames, Frame{Sequence: sequence, Payload: string(payload)})
 		rest = rest[min(frameBytes(len(payload)), int64(len(rest))):]
 	}
 	return frames, int64(len(data)), nil

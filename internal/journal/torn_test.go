@@ -195,7 +195,7 @@ func torn(t *testing.T, seed uint64) {
 		}
 		last, found := taken, map[uint64]bool{}
 		for _, f := range frames {
-			if f.Sequence <= last || !bytes.Equal(f.Payload, want[f.Sequence]) {
+			if f.Sequence <= last || f.Payload != string(want[f.Sequence]) {
 				t.Fatalf("frame %d after %d (power %t) is none that was appended, or not in its place", f.Sequence, last, power)
 			}
 			last, found[f.Sequence] = f.Sequence, true
