@@ -328,8 +328,8 @@ func (i *Intake) acceptDurable(ctx context.Context, rs []audit.Record, errs []er
 // maxHandOn bounds what the sink is given at once, and maxAtOnce for how much more Run
 // goes on before others get their turn to flush.
 const (
-	maxHandOn = 4000
-	maxAtOnce = 4 * maxHandOn
+	maxHandOn = 2000
+	maxAtOnce = 8 * maxHandOn
 )
 
 // batch is what the sink is given at once.

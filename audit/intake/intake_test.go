@@ -123,7 +123,7 @@ func TestPrepare(t *testing.T) {
 	if err := <-done; err == nil {
 		t.Fatal("Flush hides that a batch was not taken")
 	}
-	if s.taken != 4000 || i.Waiting() != records-4000 {
+	if s.taken != 2000 || i.Waiting() != records-2000 {
 		t.Fatalf("%d were taken and %d wait", s.taken, i.Waiting())
 	}
 	go func() {
