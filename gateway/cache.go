@@ -77,7 +77,7 @@ func (e embedder) Embed(ctx context.Context, r inference.EmbedRequest) (inferenc
 	if served == nil {
 		served = new(inference.Served)
 	}
-	r.Metadata = inference.RequestMetadata{Sandbox: e.of.Sandbox, Agent: e.of.Agent, TraceID: e.of.TraceID, Classification: e.of.Classification, Served: served}
+	r.Metadata = inference.RequestMetadata{Sandbox: e.of.Sandbox, Agent: e.of.Agent, OnBehalfOf: e.of.OnBehalfOf, TraceID: e.of.TraceID, Classification: e.of.Classification, Served: served}
 	a := asked{model: r.Model, metadata: &r.Metadata, args: under(embedOperation, args), facts: embedFacts(r)}
 	a.facts[purposeFact] = purposeCache
 	action := a.action(e.visit)

@@ -2,11 +2,13 @@ package gateway_test
 
 import (
 	"bufio"
+	"context"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -59,13 +61,22 @@ func settled(t testing.TB, before int) {
 	t.Errorf("%d goroutines, before there were %d:\n%s", now, before, stacks[:runtime.Stack(stacks, true)])
 }
 
+// countDoor is where tokens are counted: no answer, and never a stream.
+var countDoor = door{"/v1/messages/count_tokens", message, true}
+
+// counting is a model whose provider counts tokens.
+type counting struct{ inference.Model }
+
+func (counting) CountTokens(context.Context, inference.Request) (int64, error) { return 42, nil }
+
 // What cannot be read never reaches the gate: it is answered in the dialect, and
 // nothing is recorded, because nobody knows what was asked for.
 func TestHostileBodies(t *testing.T) {
-	h := open(t, gateway.Config{}, []inference.Model{&inferencetest.Fake{}}, anyModel)
+	h := open(t, gateway.Config{}, []inference.Model{counting{&inferencetest.Fake{}}}, anyModel)
 	h.ask(t, post(hello+"}", "/v1/chat/completions")) // what is started once is started
 	before := h.running(t)
-	for _, door := range doors {
+	all := append(slices.Clone(doors), countDoor)
+	for _, door := range all {
 		kind, large := "invalid_request_error", "invalid_request_error"
 		if door.anthropic {
 			large = "request_too_large"
@@ -100,7 +111,7 @@ func TestHostileBodies(t *testing.T) {
 			}
 		}
 	}
-	h.records(t, creto.CallModel, 1+len(doors)*3)
+	h.records(t, creto.CallModel, 1+len(all)*3)
 	settled(t, before)
 }
 
@@ -267,8 +278,8 @@ func hostiles() []hostile {
 // says so, what was delivered is metered, and nothing is left behind.
 func TestHostileUpstreams(t *testing.T) {
 	for _, x := range hostiles() {
-		for _, door := range doors {
-			if embeds := door.path == "/v1/embeddings"; !embeds || !x.stream {
+		for _, door := range append(slices.Clone(doors), countDoor) {
+			if whole := door.path == "/v1/embeddings" || door == countDoor; !whole || !x.stream {
 				t.Run(door.path+" "+x.name, func(t *testing.T) { hostileUpstream(t, x, door.path, door.body, door.anthropic) })
 			}
 		}
@@ -277,12 +288,18 @@ func TestHostileUpstreams(t *testing.T) {
 
 func hostileUpstream(t *testing.T, x hostile, path, body string, anthropic bool) {
 	server := httptest.NewServer(x.handler)
-	m, err := provider.NewOpenAI(provider.Config{
+	cfg := provider.Config{
 		Name: "stub", BaseURL: server.URL + "/v1", Timeout: 300 * time.Millisecond, MaxResponseBytes: 1 << 20,
 		Capabilities: inference.Capabilities{Streaming: true, Embeddings: true, Models: []string{"echo-1"}},
-	})
-	if err != nil {
-		t.Fatal(err)
+	}
+	var m interface {
+		inference.Model
+		io.Closer
+	}
+	if path == countDoor.path {
+		m = must[*provider.Anthropic](t)(provider.NewAnthropic(provider.AnthropicConfig{Config: cfg}))
+	} else {
+		m = must[*provider.OpenAI](t)(provider.NewOpenAI(cfg))
 	}
 	h := open(t, gateway.Config{}, []inference.Model{m}, anyModel)
 	before := h.running(t)

@@ -112,6 +112,18 @@ func openWith(t testing.TB, cfg gateway.Config, models []inference.Model, polici
 	return build(t, cfg, routerOf(t, models), func(*house) string { return policies })
 }
 
+// enforcer is what a node's limits come from: its own, or lent by another.
+type enforcer interface {
+	authz.Extension
+	gate.Meter
+	gateway.Limits
+	Rates() metering.Rates
+}
+
+// borrowing, in place of a configuration's limits, has the house borrow them of its
+// quota, as a node does of another's.
+type borrowing struct{ gateway.Limits }
+
 func build(t testing.TB, cfg gateway.Config, router inference.Router, policyText func(*house) string) *house {
 	t.Helper()
 	ctx, dir := t.Context(), t.TempDir()
@@ -154,14 +166,19 @@ func build(t testing.TB, cfg gateway.Config, router inference.Router, policyText
 	check(os.WriteFile(filepath.Join(policies, "p.cedar"), []byte("permit (principal is Creto::Human, action, resource);\n"+text), 0o600))
 	quota, err := metering.OpenQuota(ctx, d, clock, h.log)
 	check(err)
-	authorizer, err := localauthz.Open(policies, creto.DefaultTenant, h.authority.Groups, []authz.Extension{quota, quota.Rates()}, func(context.Context, localauthz.Change) {})
+	h.quota = quota
+	var meter enforcer = quota
+	if _, borrows := cfg.Limits.(borrowing); borrows {
+		meter = metering.NewBorrower(quota, clock, "another")
+	}
+	cfg.Limits = meter
+	authorizer, err := localauthz.Open(policies, creto.DefaultTenant, h.authority.Groups, []authz.Extension{meter, meter.Rates()}, func(context.Context, localauthz.Change) {})
 	check(err)
 	h.desk, err = oversight.Open(ctx, oversight.Config{}, d, clock, h.log, h.authority.Groups, quiet)
 	check(err)
 	h.taints, err = injection.OpenTaints(ctx, d, clock, time.Hour)
 	check(err)
-	g := gate.New(h.authority, p, clock, authorizer, h.log, h.desk, quota, h.taints)
-	h.quota, cfg.Limits = quota, quota
+	g := gate.New(h.authority, p, clock, authorizer, h.log, h.desk, meter, h.taints)
 	h.gateway = gateway.New(cfg, g, router)
 
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))

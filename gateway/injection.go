@@ -125,6 +125,9 @@ func textsOf(r inference.Request) []injection.Text {
 		case inference.RoleTool, "function":
 			from = injection.Document
 		}
+		for _, text := range seams(m.Content) {
+			add(text, from)
+		}
 		for _, p := range m.Content {
 			switch {
 			case p.IsText():
@@ -145,6 +148,51 @@ func textsOf(r inference.Request) []injection.Text {
 	}
 	return texts
 }
+
+// seamBytes is how much of a part is read again on either side of a seam.
+const seamBytes = 256
+
+// seams returns what a model reads where the texts of a message meet, which is judged
+// beside each of them: an attack may be in parts of which each is harmless. Of a long
+// text only its ends are in it. Where letters meet, nobody knows whether there is a
+// blank, and there are two.
+func seams(content []inference.Part) []string {
+	var close, apart strings.Builder
+	n, touching := 0, false
+	last := byte(' ')
+	for _, p := range content {
+		if !p.IsText() || p.Text == "" {
+			continue
+		}
+		text := p.Text
+		touching = touching || n > 0 && !isBlank(last) && !isBlank(text[0])
+		last = text[len(text)-1]
+		head, tail := text, ""
+		if len(text) > 2*seamBytes {
+			head, tail = strings.ToValidUTF8(text[:seamBytes], ""), strings.ToValidUTF8(text[len(text)-seamBytes:], "")
+		}
+		for i, b := range []*strings.Builder{&close, &apart} {
+			if n > 0 && i == 1 {
+				b.WriteByte(' ')
+			}
+			b.WriteString(head)
+			if tail != "" {
+				b.WriteString("\n\n")
+				b.WriteString(tail)
+			}
+		}
+		n++
+	}
+	switch {
+	case n < 2:
+		return nil
+	case touching:
+		return []string{close.String(), apart.String()}
+	}
+	return []string{close.String()}
+}
+
+func isBlank(c byte) bool { return c == ' ' || c == '\n' || c == '\t' || c == '\r' }
 
 // leastExtra is how long a text must be to be judged, in fields that are not known:
 // shorter ones are names, types and ids.

@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -30,11 +31,14 @@ func (h *house) answered(t testing.TB, body, path string) (*http.Response, strin
 	return response, string(text)
 }
 
-// doors are the paths of the doors, with a request that is fine; %s is for more of it.
-var doors = []struct {
+// door is one for models, and most of what is asked there: it lacks its last brace.
+type door struct {
 	path, body string
 	anthropic  bool
-}{
+}
+
+// doors are the paths of the doors, with a request that is fine; %s is for more of it.
+var doors = []door{
 	{"/v1/chat/completions", hello, false},
 	{"/v1/responses", `{"model":"echo-1","input":"hello"`, false},
 	{"/v1/embeddings", `{"model":"echo-1","input":"hello"`, false},
@@ -126,6 +130,31 @@ func TestLimitHeaders(t *testing.T) {
 		}
 		if !strings.Contains(events, audit.EventQuotaExceeded) {
 			t.Errorf("%s: recorded were %s", door.path, events)
+		}
+	}
+}
+
+// Who asks at a node that borrows its limits is told of the limit, of what that node has
+// of it, and refused when all nodes have used it.
+func TestBorrowedLimitHeaders(t *testing.T) {
+	for _, door := range doors {
+		h := open(t, gateway.Config{Limits: borrowing{}}, []inference.Model{&inferencetest.Fake{}}, anyModel)
+		limit, left := "X-Ratelimit-Limit-Requests", "X-Ratelimit-Remaining-Requests"
+		if door.anthropic {
+			limit, left = "Anthropic-Ratelimit-Requests-Limit", "Anthropic-Ratelimit-Requests-Remaining"
+		}
+		subject := metering.Subject{Agent: h.bot, Action: creto.CallModel}
+		if err := h.quota.SetLimit(t.Context(), subject, metering.Limit{Amount: 3, Window: time.Hour}); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 5 {
+			response, text := h.answered(t, door.body+"}", door.path)
+			if n := strconv.Itoa(max(0, 2-i)); response.Header.Get(limit) != "3" || response.Header.Get(left) != n {
+				t.Errorf("%s, call %d: %q of %q left, want %s of 3", door.path, i, response.Header.Get(left), response.Header.Get(limit), n)
+			}
+			if spent := i >= 3; (response.StatusCode == http.StatusTooManyRequests) != spent || (response.Header.Get("Retry-After") != "") != spent {
+				t.Errorf("%s, call %d: %d %v %s", door.path, i, response.StatusCode, response.Header, text)
+			}
 		}
 	}
 }

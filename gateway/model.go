@@ -120,7 +120,7 @@ type asked struct {
 // metadata says on whose account a call is made.
 func metadata(r *http.Request, v *visit, class inference.Classification) inference.RequestMetadata {
 	return inference.RequestMetadata{
-		Sandbox: v.Sandbox, Agent: v.agent, TraceID: creto.TraceOf(r.Context()), IdempotencyKey: v.key, Classification: class, NoStore: noStore(r.Header), Served: new(inference.Served),
+		Sandbox: v.Sandbox, Agent: v.agent, OnBehalfOf: v.Caller.Chain().Human(), TraceID: creto.TraceOf(r.Context()), IdempotencyKey: v.key, Classification: class, NoStore: noStore(r.Header), Served: new(inference.Served),
 	}
 }
 

@@ -170,6 +170,8 @@ type RequestMetadata struct {
 	Sandbox string
 	// Agent asks. Required at the gate, not here.
 	Agent creto.ID
+	// OnBehalfOf is the human that the agent acts for, if any.
+	OnBehalfOf creto.ID
 	// TraceID is a W3C trace id, or "".
 	TraceID string
 	// IdempotencyKey makes a repeated request recognisable, or is "".

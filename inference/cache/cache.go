@@ -34,7 +34,8 @@ const (
 
 // Config says what is kept. The zero value keeps nothing.
 type Config struct {
-	// MaxBytes bounds the memory that answers take. 0 means DefaultMaxBytes.
+	// MaxBytes bounds the memory that kept answers take, and again that of those that are
+	// streamed now and may be kept. 0 means DefaultMaxBytes.
 	MaxBytes int64
 	// TTL is how long an answer is kept, at most MaxTTL. 0 means DefaultTTL.
 	TTL time.Duration
@@ -125,6 +126,7 @@ type Router struct {
 	cfg   Config
 	store *store
 	rests rests
+	under pool // answers that are streamed now
 }
 
 var _ inference.Router = (*Router)(nil)
@@ -143,7 +145,9 @@ func New(cfg Config, r Inner) (*Router, error) {
 		cfg.TTL = DefaultTTL
 	}
 	cfg.Semantic = cfg.Semantic.filled(cfg.TTL)
-	return &Router{Router: r, inner: r, cfg: cfg, store: newStore(cfg.MaxBytes, cfg.Semantic.MaxEntries)}, nil
+	c := &Router{Router: r, inner: r, cfg: cfg, store: newStore(cfg.MaxBytes, cfg.Semantic.MaxEntries)}
+	c.under.limit = cfg.MaxBytes
+	return c, nil
 }
 
 // Clear forgets every answer, those that are being given included: what they depend on
@@ -202,17 +206,19 @@ func (c *Router) CompleteStream(ctx context.Context, r inference.Request) (infer
 		return c.Router.CompleteStream(ctx, r)
 	}
 	if found, ok := c.find(ctx, p, &r); ok {
-		if s, err := replay(ctx, found.entry); err == nil {
-			found.served(&r.Metadata)
-			return s, nil
-		}
+		found.served(&r.Metadata)
+		return replay(ctx, found.entry), nil
 	}
 	r.Metadata.Served = served(&r.Metadata)
 	s, err := c.Router.CompleteStream(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	return &recording{Stream: s, room: c.store.largest(), keep: func(pieces [][]byte) { c.keep(p, r.Metadata.Served, pieces) }}, nil
+	return &recording{Stream: s, under: &c.under, room: c.store.largest(), keep: func(pieces [][]byte) {
+		if readable(pieces) {
+			c.keep(p, r.Metadata.Served, pieces)
+		}
+	}}, nil
 }
 
 // find returns an answer that was kept for r, or for what is alike.

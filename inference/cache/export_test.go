@@ -17,3 +17,6 @@ func Alike(a, b string, paraphrases bool) bool {
 	y, too := sayingOf(b)
 	return known && too && agree(x, y, paraphrases) && alike(x, y, paraphrases)
 }
+
+// UnderWay returns how many bytes are held of answers that are streamed now.
+func UnderWay(c *Router) int64 { return c.under.bytes.Load() }

@@ -30,6 +30,9 @@ type question struct {
 	// Known is the classification of the agent, Said that of the request.
 	Known, Said inference.Classification
 	Ask         any // without its metadata
+	// OnBehalfOf is only of what is found by likeness: who asks the very same sent all
+	// that the answer can tell, and who asks what is alike did not.
+	OnBehalfOf creto.ID
 }
 
 // modes are built once from constant options; they are immutable and safe for
@@ -66,13 +69,14 @@ func (c *Router) placeOf(k kind, r *inference.Request) (*place, bool) {
 	}
 	bare := *r
 	bare.Metadata = inference.RequestMetadata{}
-	q := question{k, m.Agent, m.Policies, known, m.Classification, bare}
+	q := question{Kind: k, Agent: m.Agent, Policies: m.Policies, Known: known, Said: m.Classification, Ask: bare}
 	at, ok := digest(q)
 	if !ok {
 		return nil, false
 	}
 	p := &place{key: at, life: c.store.life()}
 	if rule.Semantic && m.Embedder != nil {
+		q.OnBehalfOf = m.OnBehalfOf
 		p.like = c.likenessOf(q, bare)
 	}
 	return p, true
@@ -85,7 +89,7 @@ func (c *Router) placeOfEmbed(m *inference.RequestMetadata, r inference.EmbedReq
 		return nil, false
 	}
 	r.Metadata = inference.RequestMetadata{}
-	at, ok := digest(question{embedded, m.Agent, m.Policies, known, m.Classification, r})
+	at, ok := digest(question{Kind: embedded, Agent: m.Agent, Policies: m.Policies, Known: known, Said: m.Classification, Ask: r})
 	return &place{key: at, life: c.store.life()}, ok
 }
 

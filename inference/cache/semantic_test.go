@@ -17,6 +17,7 @@ import (
 
 	"creto.dev/inference"
 	"creto.dev/inference/cache"
+	"creto.dev/inference/inferencetest"
 )
 
 // space is an embedder in which a test says where texts lie; all texts that it does not
@@ -503,5 +504,60 @@ func BenchmarkAlike(b *testing.B) {
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/1000, "ns/entry")
 		})
+	}
+}
+
+// Streams that are under way hold no more than is allowed, however many there are, and
+// nothing once they are over.
+func TestUnderWay(t *testing.T) {
+	const limit = 64 << 10
+	inner := &counted{size: 6 << 10}
+	c := open(t, cache.Config{MaxBytes: limit, Rules: all().Rules, Tenant: "default"}, inner, nil)
+	var streams []inference.Stream
+	for i := range 40 {
+		r := ask()
+		r.MaxTokens = int64(i + 1)
+		s, err := c.CompleteStream(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // all of its text
+			if _, err := s.Next(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		streams = append(streams, s)
+		if n := cache.UnderWay(c); n > limit || n == 0 {
+			t.Fatalf("%d streams hold %d bytes", i+1, n)
+		}
+	}
+	for i, s := range streams {
+		if i%2 == 0 {
+			if _, _, err := inferencetest.Collect(t, s); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := cache.UnderWay(c); n != 0 {
+		t.Errorf("%d bytes are held of streams that are over", n)
+	}
+	if said, kept := cache.Bytes(c); said != kept || said == 0 || said > limit {
+		t.Errorf("%d bytes are said to be kept, %d are", said, kept)
+	}
+}
+
+// An answer that could not be read again is not kept.
+func TestUnreadable(t *testing.T) {
+	for name, way := range ways(t) {
+		inner := &counted{finish: "st\xffop"}
+		c := open(t, all(), inner, nil)
+		for i := range 2 {
+			if text, _, err := way(c, ask()); name != "embedded" && (err != nil || text != "answer "+strconv.Itoa(i+1)) {
+				t.Errorf("%s: %q, %v", name, text, err)
+			}
+		}
 	}
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"sync"
+	"sync/atomic"
 
 	"creto.dev/fault"
 	"creto.dev/inference"
@@ -15,11 +17,45 @@ import (
 type recording struct {
 	inference.Stream
 	keep func([][]byte)
+	// under counts the bytes of all answers that are under way; held are this one's.
+	under  *pool
+	held   atomic.Int64
+	closed atomic.Bool
 
 	// Of the goroutine that reads.
 	pieces [][]byte
 	room   int64
 	off    bool
+}
+
+// pool bounds what answers that are under way hold together, beside those that are
+// kept.
+type pool struct {
+	limit int64
+	bytes atomic.Int64
+}
+
+// take holds n bytes more, if there is room, and if s is open.
+func (s *recording) take(n int64) bool {
+	if s.under.bytes.Add(n) > s.under.limit {
+		s.under.bytes.Add(-n)
+		return false
+	}
+	s.held.Add(n)
+	if s.closed.Load() {
+		s.release()
+		return false
+	}
+	return true
+}
+
+func (s *recording) release() { s.under.bytes.Add(-s.held.Swap(0)) }
+
+// Close implements inference.Stream.
+func (s *recording) Close() error {
+	s.closed.Store(true)
+	s.release()
+	return s.Stream.Close()
 }
 
 // Next implements inference.Stream.
@@ -28,13 +64,15 @@ func (s *recording) Next() (inference.Chunk, error) {
 	switch {
 	case s.off:
 	case errors.Is(err, io.EOF):
-		s.off = true
-		s.keep(s.pieces)
+		pieces := s.pieces
+		s.forget()
+		s.keep(pieces)
 	case err != nil || !keepable(chunk.Choices):
 		s.forget()
 	default:
 		data, err := encode(chunk)
-		if s.room -= int64(len(data)) + pieceBytes; err != nil || s.room < 0 {
+		n := int64(len(data)) + pieceBytes
+		if s.room -= n; err != nil || s.room < 0 || !s.take(n) {
 			s.forget()
 			break
 		}
@@ -43,28 +81,30 @@ func (s *recording) Next() (inference.Chunk, error) {
 	return chunk, err
 }
 
-func (s *recording) forget() { s.off, s.pieces = true, nil }
-
-// replay returns a kept answer as a stream.
-func replay(ctx context.Context, e *entry) (inference.Stream, error) {
-	s := &replayed{chunks: make([]inference.Chunk, len(e.pieces)), ended: ctx.Err}
-	for i, data := range e.pieces {
-		if err := decode(data, &s.chunks[i]); err != nil {
-			return nil, err
-		}
-		if s.chunks[i].Usage != nil { // this time nothing was used
-			s.chunks[i].Usage = new(inference.Usage)
-		}
-	}
-	return s, nil
+func (s *recording) forget() {
+	s.off, s.pieces = true, nil
+	s.release()
 }
 
-// replayed is a stream of what is there already.
+// replay returns a kept answer as a stream.
+func replay(ctx context.Context, e *entry) inference.Stream {
+	return &replayed{pieces: e.pieces, ended: ctx.Err}
+}
+
+// readable reports whether every piece can be read again: what is not UTF-8 cannot.
+func readable(pieces [][]byte) bool {
+	return !slices.ContainsFunc(pieces, func(data []byte) bool {
+		var chunk inference.Chunk
+		return decode(data, &chunk) != nil
+	})
+}
+
+// replayed is a stream of what is there already, read piece by piece.
 type replayed struct {
 	ended func() error
 
 	mu     sync.Mutex // guards what follows
-	chunks []inference.Chunk
+	pieces [][]byte
 	closed bool
 }
 
@@ -74,7 +114,7 @@ func (s *replayed) Next() (inference.Chunk, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch err := s.ended(); {
-	case len(s.chunks) == 0 && !s.closed:
+	case len(s.pieces) == 0 && !s.closed:
 		return inference.Chunk{}, io.EOF
 	case s.closed:
 		return inference.Chunk{}, fault.New(op, fault.Canceled, "the stream was closed")
@@ -83,8 +123,14 @@ func (s *replayed) Next() (inference.Chunk, error) {
 	case err != nil:
 		return inference.Chunk{}, fault.WrapAs(op, fault.Canceled, err, "the call was canceled")
 	}
-	c := s.chunks[0]
-	s.chunks = s.chunks[1:]
+	var c inference.Chunk
+	if err := decode(s.pieces[0], &c); err != nil {
+		return c, fault.WrapAs(op, fault.InferenceInternal, err, "an answer that was kept cannot be read")
+	}
+	s.pieces = s.pieces[1:]
+	if c.Usage != nil { // this time nothing was used
+		c.Usage = new(inference.Usage)
+	}
 	return c, nil
 }
 
@@ -98,6 +144,6 @@ func (s *replayed) Usage() inference.Usage { return inference.Usage{} }
 func (s *replayed) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.closed, s.chunks = true, nil
+	s.closed, s.pieces = true, nil
 	return nil
 }

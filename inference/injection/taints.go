@@ -23,9 +23,16 @@ type Taints struct {
 	clock consensus.Clock
 	last  time.Duration // of an agent without a run
 
-	mu    sync.Mutex                           // serialises changes of known
+	mu    sync.Mutex                           // serialises changes of known; guards over, before
 	known atomic.Pointer[map[string]taintedBy] // replaced, never changed
+	// over are the sessions of runs that ended, the last ones; before is what was over
+	// when that was full.
+	over, before map[string]bool
 }
+
+// maxOver bounds how many ended runs are remembered at least, in case one of their
+// requests is still under way.
+const maxOver = 4096
 
 // taintedBy is by what a session is tainted, and until when; 0 is until it ends.
 type taintedBy struct {
@@ -65,7 +72,7 @@ func OpenTaints(ctx context.Context, d *sql.DB, clock consensus.Clock, last time
 		t.written = true
 		known[session] = t
 	}
-	t := &Taints{db: d, clock: clock, last: last}
+	t := &Taints{db: d, clock: clock, last: last, over: map[string]bool{}}
 	t.known.Store(&known)
 	return t, db.Classify(op, rows.Err())
 }
@@ -105,11 +112,11 @@ func (t *Taints) Taint(ctx context.Context, agent creto.ID, run, by string) (boo
 	}
 	session := Session(agent, run)
 	next := taintedBy{by: by}
-	if run == "" {
-		next.until = now.Physical + int64(t.last)
-	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if run == "" || t.over[session] || t.before[session] { // nobody ends a run twice
+		next.until = now.Physical + int64(t.last)
+	}
 	old, ok := (*t.known.Load())[session]
 	if ok && old.until > 0 && old.until <= now.Physical {
 		ok = false
@@ -157,20 +164,28 @@ func (t *Taints) replace(change func(map[string]taintedBy)) {
 	t.known.Store(&next)
 }
 
-// Ended forgets a run, whose sandbox is gone.
+// Ended forgets a run, whose sandbox is gone. What a request of it that is still under
+// way taints later lasts as long as with an agent without a run.
 //
 // Errors: those of the database; nothing is forgotten then.
 func (t *Taints) Ended(ctx context.Context, run string) error {
 	const op fault.Op = "injection.Ended"
 	session := Session(creto.ID{}, run)
-	if _, ok := (*t.known.Load())[session]; !ok || !strings.HasPrefix(session, runPrefix) {
+	if !strings.HasPrefix(session, runPrefix) {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.over) >= maxOver {
+		t.over, t.before = map[string]bool{}, t.over
+	}
+	t.over[session] = true
+	if _, ok := (*t.known.Load())[session]; !ok {
 		return nil
 	}
 	if _, err := t.db.ExecContext(ctx, "DELETE FROM session_taint WHERE session = $1", session); err != nil {
 		return db.Classify(op, err)
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	t.replace(func(known map[string]taintedBy) { delete(known, session) })
 	return nil
 }

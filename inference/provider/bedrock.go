@@ -153,7 +153,7 @@ func (b *Bedrock) Complete(ctx context.Context, r inference.Request) (inference.
 	}
 	out, err := b.api.Converse(ctx, in)
 	if err != nil {
-		return none, bedrockFault(ctx, op, b.config.MaxResponseBytes, err)
+		return none, bedrockFault(ctx, op, b.config.MaxResponseBytes, nil, err)
 	}
 	response, err := decodeConverse(r.Model, out)
 	if err != nil {
@@ -177,6 +177,8 @@ func (b *Bedrock) CompleteStream(ctx context.Context, r inference.Request) (infe
 		return nil, err
 	}
 	ctx, end := b.withEnd(ctx)
+	sent := new(sentHeader)
+	ctx = context.WithValue(ctx, sentKey{}, sent)
 	in := &bedrockruntime.ConverseStreamInput{
 		ModelId: &r.Model, Messages: ask.messages, System: ask.system, InferenceConfig: ask.inference,
 		ToolConfig: ask.tools, OutputConfig: ask.output, AdditionalModelRequestFields: ask.additional,
@@ -186,7 +188,7 @@ func (b *Bedrock) CompleteStream(ctx context.Context, r inference.Request) (infe
 	}
 	out, err := b.api.ConverseStream(ctx, in)
 	if err != nil {
-		err = bedrockFault(ctx, op, b.config.MaxResponseBytes, err)
+		err = bedrockFault(ctx, op, b.config.MaxResponseBytes, sent.header, err)
 		end(nil)
 		return nil, err
 	}
@@ -194,8 +196,10 @@ func (b *Bedrock) CompleteStream(ctx context.Context, r inference.Request) (infe
 	said := &bedrockPieces{model: r.Model, open: map[int32]openBlock{}, events: events}
 	return &stream{
 		request: r, limit: b.config.MaxResponseBytes, idle: b.config.IdleTimeout, op: "provider.Bedrock.Next",
-		broken: func(op fault.Op, err error) error { return bedrockFault(ctx, op, b.config.MaxResponseBytes, err) },
-		end:    end, body: bedrockBody{events}, events: eventReader{said.next, func() bool { return false }}, pieces: said,
+		broken: func(op fault.Op, err error) error {
+			return bedrockFault(ctx, op, b.config.MaxResponseBytes, sent.header, err)
+		},
+		end: end, body: bedrockBody{events}, events: eventReader{said.next, func() bool { return false }}, pieces: said,
 	}, nil
 }
 
@@ -212,7 +216,7 @@ func (b *Bedrock) CountTokens(ctx context.Context, r inference.Request) (int64, 
 		Value: types.ConverseTokensRequest{Messages: ask.messages, System: ask.system, ToolConfig: ask.tools, AdditionalModelRequestFields: ask.additional},
 	}})
 	if err != nil {
-		return 0, bedrockFault(ctx, op, b.config.MaxResponseBytes, err)
+		return 0, bedrockFault(ctx, op, b.config.MaxResponseBytes, nil, err)
 	}
 	if out.InputTokens == nil || *out.InputTokens <= 0 {
 		return 0, fault.New(op, fault.InferenceProviderError, "the provider's answer holds no count")
@@ -235,12 +239,19 @@ func (b *Bedrock) Health(ctx context.Context) error {
 	if _, denied := errors.AsType[*types.AccessDeniedException](err); err == nil || denied {
 		return nil
 	}
-	return bedrockFault(ctx, op, b.config.MaxResponseBytes, err)
+	return bedrockFault(ctx, op, b.config.MaxResponseBytes, nil, err)
 }
 
 // speaksAnthropic reports whether a model is of the vendor whose own fields
 // (thinking, betas) go into what Converse passes on.
 func speaksAnthropic(model string) bool { return strings.Contains(model, "anthropic.") }
+
+// sentHeader is that of the request that a stream answers, which the SDK signs and does
+// not show. It is set before the stream begins.
+type sentHeader struct{ header http.Header }
+
+// sentKey is that of a *sentHeader in a context.
+type sentKey struct{}
 
 // boundedHTTP is what the SDK sends its requests with. Answers are bounded.
 type boundedHTTP struct {
@@ -264,6 +275,9 @@ func (b *boundedHTTP) Do(r *http.Request) (*http.Response, error) {
 	r.GetBody = nil
 	if b.trace { // it is no part of what was signed
 		propagation.TraceContext{}.Inject(r.Context(), propagation.HeaderCarrier(r.Header))
+	}
+	if sent, ok := r.Context().Value(sentKey{}).(*sentHeader); ok {
+		sent.header = r.Header
 	}
 	resp, err := b.http.Do(r)
 	if err != nil {

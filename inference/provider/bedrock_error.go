@@ -59,8 +59,9 @@ func bedrockMeaning(code, says string) (fault.Code, string, bool) {
 	return 0, "", false
 }
 
-// bedrockFault is what an error of the SDK means.
-func bedrockFault(ctx context.Context, op fault.Op, limit int64, err error) error {
+// bedrockFault is what an error of the SDK means. sent is what it came in answer to, of
+// whose credentials it quotes none.
+func bedrockFault(ctx context.Context, op fault.Op, limit int64, sent http.Header, err error) error {
 	var header http.Header
 	status := 0
 	if e, ok := errors.AsType[*smithyhttp.ResponseError](err); ok && e.Response != nil && e.Response.Response != nil {
@@ -79,20 +80,26 @@ func bedrockFault(ctx context.Context, op fault.Op, limit int64, err error) erro
 	case errors.Is(err, errTooLarge):
 		return tooLarge(op, limit)
 	case invalid:
-		return fault.WrapAs(op, fault.InvalidArgument, foreign(err), "the request lacks what the provider demands")
+		return fault.WrapAs(op, fault.InvalidArgument, quoted(err, sent), "the request lacks what the provider demands")
 	case isException || status >= http.StatusMultipleChoices:
-		return exceptionFault(op, status, header, exception)
+		return exceptionFault(op, status, header, sent, exception)
 	case urlErr || netErr || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF):
 		return broken(ctx, op, err)
 	case garbled || misfit || deserialization || status != 0:
-		return fault.WrapAs(op, fault.InferenceProviderError, foreign(err), "the provider's answer is not in the dialect")
+		return fault.WrapAs(op, fault.InferenceProviderError, quoted(err, sent), "the provider's answer is not in the dialect")
 	}
-	return fault.WrapAs(op, fault.InferenceProviderError, foreign(err), "the request cannot be signed with this node's credentials")
+	return fault.WrapAs(op, fault.InferenceProviderError, quoted(err, sent), "the request cannot be signed with this node's credentials")
+}
+
+// quoted is an error of somebody else's code as its text alone, without the credentials
+// that it may quote.
+func quoted(err error, sent http.Header) error {
+	return errors.New(string(redact([]byte(err.Error()), sent)))
 }
 
 // exceptionFault is what an exception means, as an answer, or in the middle of a
 // stream, where the status is 0 or 200. e is nil for an answer that names none.
-func exceptionFault(op fault.Op, status int, header http.Header, e smithy.APIError) error {
+func exceptionFault(op fault.Op, status int, header, sent http.Header, e smithy.APIError) error {
 	name, says := "", ""
 	if e != nil {
 		name, says = e.ErrorCode(), e.ErrorMessage()
@@ -104,6 +111,7 @@ func exceptionFault(op fault.Op, status int, header http.Header, e smithy.APIErr
 	if c, m, ok := bedrockMeaning(name, says); ok && status < http.StatusInternalServerError {
 		code, message = c, m
 	}
+	name, says = string(redact([]byte(name), sent)), string(redact([]byte(says), sent))
 	if len(says) > maxCauseBytes {
 		says = says[:maxCauseBytes]
 	}

@@ -624,3 +624,38 @@ func FuzzBedrockStream(f *testing.F) {
 		}
 	})
 }
+
+// What quotes a credential of ours in the middle of a stream is not believed to the
+// letter: neither key nor session token comes out with the error.
+func TestBedrockStreamQuotes(t *testing.T) {
+	const key, session = "bedrock-api-key-planted", "session+token/planted=="
+	for name, test := range map[string]struct {
+		change func(*provider.BedrockConfig)
+		header string
+	}{
+		"key":           {func(c *provider.BedrockConfig) { withBearer(c); c.APIKey = creto.NewSecret(key) }, "Authorization"},
+		"session token": {func(c *provider.BedrockConfig) { c.SessionToken = creto.NewSecret(session) }, "X-Amz-Security-Token"},
+		"signature":     {func(*provider.BedrockConfig) {}, "Authorization"},
+	} {
+		for _, exceptionType := range []string{"throttlingException", "modelStreamErrorException", "validationException", "newException"} {
+			var quoted string
+			b := openBedrock(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				quoted = strings.TrimPrefix(r.Header.Get(test.header), "Bearer ")
+				w.Header().Set("Content-Type", awsStream)
+				_, _ = w.Write([]byte(awsEvents("messageStart", `{"role":"assistant"}`, "contentBlockDelta", `{"contentBlockIndex":0,"delta":{"text":"hello"}}`)))
+				_, _ = w.Write(awsEvent("exception", exceptionType, exception("you sent "+quoted+" and it is wrong")))
+			}), test.change)
+			s, err := b.CompleteStream(t.Context(), inferencetest.Ask("hello"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for err == nil {
+				_, err = s.Next()
+			}
+			_ = s.Close()
+			if quoted == "" || errors.Is(err, io.EOF) || strings.Contains(err.Error(), quoted) || !strings.Contains(err.Error(), "you sent") && exceptionType != "newException" {
+				t.Errorf("%s, %s: %v, which quotes %q", name, exceptionType, err, quoted)
+			}
+		}
+	}
+}

@@ -399,7 +399,7 @@ func (c *client) refusal(op fault.Op, resp *http.Response) error {
 // redact takes the credentials of a request out of what was answered to it: some
 // servers quote them in their errors, which go to the log.
 func redact(body []byte, sent http.Header) []byte {
-	for _, name := range []string{"Authorization", "Api-Key", "X-Api-Key", "X-Goog-Api-Key"} {
+	for _, name := range []string{"Authorization", "Api-Key", "X-Api-Key", "X-Goog-Api-Key", "X-Amz-Security-Token"} {
 		value := strings.TrimPrefix(sent.Get(name), "Bearer ")
 		if value == "" {
 			continue

@@ -2,6 +2,7 @@ package remoteinference
 
 import (
 	"encoding/json"
+	"errors"
 
 	"creto.dev/fault"
 	"creto.dev/inference"
@@ -122,7 +123,7 @@ func toolFrom(in *inferencev1.Tool) inference.Tool {
 func metadataOf(m inference.RequestMetadata) *inferencev1.Metadata {
 	return &inferencev1.Metadata{
 		Sandbox: m.Sandbox, Agent: m.Agent.String(), TraceId: m.TraceID, IdempotencyKey: m.IdempotencyKey,
-		Policies: m.Policies, Classification: string(m.Classification), NoStore: m.NoStore,
+		Policies: m.Policies, Classification: string(m.Classification), NoStore: m.NoStore, OnBehalfOf: m.OnBehalfOf.String(),
 	}
 }
 
@@ -149,7 +150,7 @@ func metadataFrom(in *inferencev1.Metadata) (inference.RequestMetadata, error) {
 		Sandbox: in.GetSandbox(), TraceID: in.GetTraceId(), IdempotencyKey: in.GetIdempotencyKey(), Policies: in.GetPolicies(),
 		Classification: inference.Classification(in.GetClassification()), NoStore: in.GetNoStore(), Served: new(inference.Served),
 	}
-	err := m.Agent.UnmarshalText([]byte(in.GetAgent()))
+	err := errors.Join(m.Agent.UnmarshalText([]byte(in.GetAgent())), m.OnBehalfOf.UnmarshalText([]byte(in.GetOnBehalfOf())))
 	return m, fault.Wrap("remoteinference.metadata", err)
 }
 

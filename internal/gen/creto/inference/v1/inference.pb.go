@@ -778,7 +778,9 @@ type Metadata struct {
 	Policies       []string `protobuf:"bytes,5,rep,name=policies,proto3" json:"policies,omitempty"`
 	Classification string   `protobuf:"bytes,6,opt,name=classification,proto3" json:"classification,omitempty"`
 	// The answer is neither taken from what is kept nor kept.
-	NoStore       bool `protobuf:"varint,7,opt,name=no_store,json=noStore,proto3" json:"no_store,omitempty"`
+	NoStore bool `protobuf:"varint,7,opt,name=no_store,json=noStore,proto3" json:"no_store,omitempty"`
+	// The human that the agent acts for, as a SPIFFE id; empty is none.
+	OnBehalfOf    string `protobuf:"bytes,8,opt,name=on_behalf_of,json=onBehalfOf,proto3" json:"on_behalf_of,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -860,6 +862,13 @@ func (x *Metadata) GetNoStore() bool {
 		return x.NoStore
 	}
 	return false
+}
+
+func (x *Metadata) GetOnBehalfOf() string {
+	if x != nil {
+		return x.OnBehalfOf
+	}
+	return ""
 }
 
 // Prompt is inference.Request.
@@ -2287,7 +2296,7 @@ const file_creto_inference_v1_inference_proto_rawDesc = "" +
 	"\n" +
 	"ExtraEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"\xdd\x01\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"\xff\x01\n" +
 	"\bMetadata\x12\x18\n" +
 	"\asandbox\x18\x01 \x01(\tR\asandbox\x12\x14\n" +
 	"\x05agent\x18\x02 \x01(\tR\x05agent\x12\x19\n" +
@@ -2295,7 +2304,9 @@ const file_creto_inference_v1_inference_proto_rawDesc = "" +
 	"\x0fidempotency_key\x18\x04 \x01(\tR\x0eidempotencyKey\x12\x1a\n" +
 	"\bpolicies\x18\x05 \x03(\tR\bpolicies\x12&\n" +
 	"\x0eclassification\x18\x06 \x01(\tR\x0eclassification\x12\x19\n" +
-	"\bno_store\x18\a \x01(\bR\anoStore\"\xc6\x06\n" +
+	"\bno_store\x18\a \x01(\bR\anoStore\x12 \n" +
+	"\fon_behalf_of\x18\b \x01(\tR\n" +
+	"onBehalfOf\"\xc6\x06\n" +
 	"\x06Prompt\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x127\n" +
 	"\bmessages\x18\x02 \x03(\v2\x1b.creto.inference.v1.MessageR\bmessages\x12.\n" +
