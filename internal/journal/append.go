@@ -213,4 +213,3 @@ func (j *Journal) room(need int64) (at int64, ok bool) {
 	}
 	return 0, false
 }
-
