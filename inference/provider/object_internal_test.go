@@ -70,7 +70,7 @@ func FuzzObject(f *testing.F) {
 // white space, with encoding/json.
 func FuzzValidJSON(f *testing.F) {
 	for _, text := range []string{
-		"", " ", "null", "nul", "nulls", "true", "tru", "false", "0", "-0", "-", "01", "1.", "1.5", ".5", "1e", "1e+", "1E-07", "-1.50e+10", `"`, `""`, `"a`, `"\`, `"\"`, `"\u12`, `"\u12aF"`, `"\u12g0"`, `"\x"`, "\"\x1f\"", "\"\x7f\xff\"",
+		"", " ", "null", "nul", "nulls", "true", "tru", "false", "0", "-0", "-", "01", "1.", "1.5", ".5", "1e", "1e+", "1E-07", "-1.50e+10", `"`, `""`, `"a`, `"\`, `"\"`, `"\u12`, `"\u12aF"`, `"\u12g0"`, `"\x"`, "\"\x1f\"", "\"\x1fn\"", "\"\x7f\xff\"",
 		"{", "{}", "{ }", `{"a"}`, `{"a":}`, `{"a":1,}`, `{"a":1 , "b" : [ ] }`, `{a:1}`, `{"a":1]`, "[", "[]", "[ \t\r\n]", "[1,]", "[,1]", "[1 2]", "[1}", "[]]", "\v1", "1\u00a0", `"0123456\"89abcdefg"`, `"01234567\\`, "\"0123456\n\"",
 		strings.Repeat("[", maxDepth) + strings.Repeat("]", maxDepth), strings.Repeat("[", maxDepth+1) + strings.Repeat("]", maxDepth+1), strings.Repeat(`{"":`, maxDepth) + "0" + strings.Repeat("}", maxDepth),
 	} {
