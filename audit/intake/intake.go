@@ -356,12 +356,14 @@ func (b batch) last() uint64 { return b.frames[len(b.frames)-1].Sequence }
 // Errors: AuditUnavailable (Degraded), the sink's.
 func (i *Intake) Flush(ctx context.Context) error { return i.flush(ctx, 0) }
 
-// flush is Flush, and goes on with up to more records that come meanwhile.
+// flush is Flush, and goes on with up to more records that come meanwhile, as long as
+// there are enough for a batch.
 func (i *Intake) flush(ctx context.Context, more uint64) error {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.recordAbsent(ctx)
-	taken, err := i.handOn(ctx, i.journal.Newest()+more)
+	newest := i.journal.Newest()
+	taken, err := i.handOn(ctx, newest, newest+more)
 	if err != nil {
 		if !i.failed && ctx.Err() == nil {
 			i.failed = true
@@ -376,14 +378,18 @@ func (i *Intake) flush(ctx context.Context, more uint64) error {
 	return nil
 }
 
-// handOn hands on what waits up to a frame, and returns how much was taken. While the
-// sink takes one batch the next is read and prepared. The caller holds mu.
-func (i *Intake) handOn(ctx context.Context, newest uint64) (taken int, err error) {
+// handOn hands on what waits up to a frame, and what makes whole batches up to
+// another, and returns how much was taken. While the sink takes one batch the next is
+// read and prepared. The caller holds mu.
+func (i *Intake) handOn(ctx context.Context, newest, limit uint64) (taken int, err error) {
 	oldest := func() ([]journal.Frame, uint64, error) { return i.journal.Pending(maxHandOn) }
 	for b := i.prepare(ctx, oldest); ; {
 		i.missed += b.missing
 		if b.err != nil || len(b.frames) == 0 {
 			return taken, b.err
+		}
+		if now := i.journal.Newest(); now >= b.last()+uint64(i.cfg.Batch) {
+			newest = max(newest, min(now, limit))
 		}
 		var next batch
 		var beside sync.WaitGroup

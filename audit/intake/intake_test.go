@@ -140,6 +140,40 @@ func TestPrepare(t *testing.T) {
 	}
 }
 
+// Run waits for a batch or its time, also while others are under way: many small ones
+// would each wait for the disk.
+func TestRunWaits(t *testing.T) {
+	s := &slowSink{begun: make(chan struct{}), goOn: make(chan error)}
+	i := open(t, s, journal.Config{})
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	add := func(n int) {
+		for range n {
+			if _, err := i.Log(t.Context(), audittest.Record(creto.CallModel, n)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	go func() { done <- i.Run(ctx) }()
+	add(100)
+	<-s.begun
+	add(99) // while the first are taken
+	s.goOn <- nil
+	select {
+	case <-s.begun:
+		t.Error("99 records are no batch")
+		s.goOn <- nil
+	case <-time.After(300 * time.Millisecond): // they have a second
+	}
+	add(1)
+	<-s.begun
+	s.goOn <- nil
+	stop()
+	if err := <-done; err != nil || i.Waiting() > 0 {
+		t.Errorf("Run = %v; %d wait", err, i.Waiting())
+	}
+}
+
 // slowSink takes a batch when it is told to.
 type slowSink struct {
 	sink
