@@ -35,6 +35,7 @@ type Authorizer struct {
 	extensions authz.Extensions
 	current    atomic.Pointer[book]
 	reload     sync.Mutex // held from reading the files until they are in force
+	desk       desk       // of reloads
 	changed    func(context.Context, Change)
 	sessions   sessions
 	live       live
@@ -53,7 +54,7 @@ var _ authz.Authorizer = (*Authorizer)(nil)
 // are wrong; Unavailable (Degraded) if dir cannot be read.
 func Open(dir, tenant string, groups GroupsOf, extensions []authz.Extension, changed func(context.Context, Change)) (*Authorizer, error) {
 	a := &Authorizer{dir: dir, tenant: tenant, groups: groups, extensions: extensions, changed: changed}
-	b, err := loadBook(dir, tenant, nil, func() {})
+	b, err := loadBook(dir, tenant, nil, &a.desk, func() {})
 	if err != nil {
 		return nil, err
 	}

@@ -4,12 +4,14 @@ import (
 	"crypto/sha3"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cedar-policy/cedar-go"
@@ -107,10 +109,12 @@ const tenantsDir = "tenants"
 // loadBook reads every *.cedar file below dir, in lexical order. Tenants whose
 // policies are those of the book before keep their snapshot, and of others the
 // policies that are as before are not read again; it may be nil. It calls rest after
-// each policy.
-func loadBook(dir, home string, before *book, rest func()) (*book, error) {
+// each policy. Nothing of the book is in the desk's memory.
+func loadBook(dir, home string, before *book, on *desk, rest func()) (*book, error) {
 	const op fault.Op = "localauthz.load"
-	files, err := read(dir)
+	room := on.take()
+	defer on.put(room)
+	files, err := read(dir, room)
 	if err != nil {
 		return nil, err
 	}
@@ -197,7 +201,27 @@ type file struct {
 	text []byte
 }
 
-func read(dir string) ([]file, error) {
+// desk has memory for the texts of files while they are read. What reloads in quick
+// succession leave behind is less for it, and so are the garbage collector's turns; of
+// an authorizer whose policies stay the collector takes it. The zero value is ready.
+type desk struct{ rooms sync.Pool }
+
+// take returns memory for one reload, as long as nobody else has it.
+func (d *desk) take() *[]byte {
+	if room, ok := d.rooms.Get().(*[]byte); ok {
+		return room
+	}
+	return new([]byte)
+}
+
+// put gives memory back. No text in it is in use.
+func (d *desk) put(room *[]byte) {
+	*room = (*room)[:0]
+	d.rooms.Put(room)
+}
+
+// read returns the policy files below dir, their texts in room.
+func read(dir string, room *[]byte) ([]file, error) {
 	const op fault.Op = "localauthz.read"
 	var files []file
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
@@ -211,10 +235,11 @@ func read(dir string) ([]file, error) {
 		if info.Size() > maxFileBytes {
 			return fault.New(op, fault.InvalidArgument, "the policy file %s has %d bytes, limit %d", path, info.Size(), maxFileBytes)
 		}
-		text, err := os.ReadFile(path)
-		if err != nil {
+		begin := len(*room)
+		if *room, err = appendFile(*room, path, int(info.Size())); err != nil {
 			return err
 		}
+		text := (*room)[begin:len(*room):len(*room)]
 		name, err := filepath.Rel(dir, path)
 		files = append(files, file{name: filepath.ToSlash(name), text: text})
 		return err
@@ -223,6 +248,26 @@ func read(dir string) ([]file, error) {
 		return nil, err
 	}
 	return files, fault.WrapAs(op, fault.Unavailable, err, "the policies in %s cannot be read", dir)
+}
+
+// appendFile appends the content of a file, of about this size, to a text.
+func appendFile(text []byte, path string, size int) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return text, err
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	for {
+		text = slices.Grow(text, size+1) // one more, to see the end
+		n, err := f.Read(text[len(text):cap(text)])
+		text, size = text[:len(text)+n], 0
+		if err == io.EOF {
+			return text, nil
+		}
+		if err != nil {
+			return text, err
+		}
+	}
 }
 
 // entityTypes are the types that policies may name.

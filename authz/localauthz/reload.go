@@ -157,7 +157,7 @@ func (a *Authorizer) replace() (before, now *book, err error) {
 	defer a.reload.Unlock()
 	before = a.current.Load()
 	rest := turns()
-	b, err := loadBook(a.dir, a.tenant, before, rest)
+	b, err := loadBook(a.dir, a.tenant, before, &a.desk, rest)
 	if err != nil || b.version == before.version {
 		return before, nil, err
 	}

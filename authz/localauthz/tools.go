@@ -20,7 +20,7 @@ type Policies struct {
 //
 // Errors: those of Open.
 func ReadPolicies(dir, tenant string) (*Policies, error) {
-	b, err := loadBook(dir, tenant, nil, func() {})
+	b, err := loadBook(dir, tenant, nil, new(desk), func() {})
 	if err != nil {
 		return nil, err
 	}
